@@ -1,0 +1,130 @@
+//! What front and worker say to each other over their socket pair.
+//!
+//! The front starts one worker per active module: the same binary, re-executed, with a Unix stream
+//! socket as its standard input. On it travel length-prefixed messages of these types; `Open` carries
+//! one descriptor beside it, the worker's end of a second socket pair on which the session's frames
+//! then flow, as they are on the wire. The worker is the only one to write frames to the agent from
+//! `Welcome` on; the front copies bytes.
+
+use bincode::{Decode, Encode};
+use syncd_proto::digest::Digest;
+use syncd_proto::message::{Durability, Purpose};
+use syncd_proto::path::WirePath;
+
+/// Which user and groups a worker becomes before it reads anything from the network.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct RunAs {
+    /// User id.
+    pub uid: u32,
+    /// Primary group id.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+/// How a module's path is made the root of everything the worker can name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub enum Chroot {
+    /// `use chroot = yes`: must succeed.
+    Required,
+    /// Unset: tried; if not permitted, logged and off.
+    Tried,
+    /// `use chroot = no`.
+    Off,
+}
+
+/// Everything a worker must know of its module.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct ModuleSetup {
+    /// Name as configured.
+    pub name: Vec<u8>,
+    /// Its `path`, absolute.
+    pub path: Vec<u8>,
+    /// Identity to take; `None` stays as started (not root).
+    pub run_as: Option<RunAs>,
+    /// Chroot.
+    pub chroot: Chroot,
+    /// Durability of acknowledgements.
+    pub durability: Durability,
+    /// Whether several agents may write to the same sub-path.
+    pub shared_writers: bool,
+    /// Whether a directory symlink inside the module may be walked through.
+    pub keep_dirlinks: bool,
+    /// Whether ids are kept as numbers; otherwise names declared by the agent are looked up.
+    pub numeric_ids: bool,
+    /// `incoming chmod` as written, checked at load.
+    pub incoming_chmod: Option<Vec<u8>>,
+    /// Seconds without a sign of life after which a session ends; 0 is the default of 60.
+    pub timeout_s: u32,
+}
+
+/// A session handed to a worker.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct SessionOpen {
+    /// Number of the session, chosen by the front.
+    pub id: u64,
+    /// Who it is, for messages and the second writer's refusal: identity, user, address.
+    pub label: String,
+    /// What it is for.
+    pub purpose: Purpose,
+    /// Root of the mirror within the module.
+    pub sub_path: WirePath,
+    /// Whether it may write.
+    pub writable: bool,
+    /// Number of the next frame to send.
+    pub next_out: u64,
+    /// Number of the next frame to come.
+    pub next_in: u64,
+    /// TLS exporter.
+    pub session: [u8; 32],
+    /// The receiver's proof for `Welcome`.
+    pub proof: Option<Digest>,
+    /// The agent's end-entity certificate, DER: its key signs the commits.
+    pub certificate: Vec<u8>,
+}
+
+/// From front to worker.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum ToWorker {
+    /// First message.
+    Setup(ModuleSetup),
+    /// A session; its descriptor comes with this message.
+    Open(SessionOpen),
+    /// End one session: finish what was received, say `Draining` with this text, close.
+    Close {
+        /// Which.
+        id: u64,
+        /// Why, for the agent.
+        text: String,
+    },
+    /// End all sessions likewise and exit.
+    Drain {
+        /// Why, for the agents.
+        text: String,
+    },
+}
+
+/// From worker to front.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum FromWorker {
+    /// Set up and waiting.
+    Ready,
+    /// It cannot serve the module: why. It exits.
+    Failed {
+        /// rsync's words where it has them, for the agent.
+        text: String,
+        /// The whole reason, for the log.
+        log: String,
+    },
+    /// A session is over; nothing of it remains open.
+    Ended {
+        /// Which.
+        id: u64,
+        /// Bytes of content installed.
+        content_bytes: u64,
+        /// Operations applied.
+        ops: u64,
+        /// Why it ended, for the log.
+        text: String,
+    },
+}
