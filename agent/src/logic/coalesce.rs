@@ -1,0 +1,914 @@
+//! [`DirtySet`]: what one target has not got yet.
+//!
+//! Events and scans only mark paths; marks on one path merge. A path is looked at when it is due: at
+//! once after a close or a delete, after a quiet time while it is open for writing, after a backoff when
+//! it failed. Renames keep their order and carry the marks below them along. Directories that must be
+//! compared with the target are kept beside. The set is bounded: above its limit the marks of a
+//! directory collapse into "compare this directory".
+//!
+//! Pure: time comes in as milliseconds of any monotonic clock.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use syncd_proto::path::WirePath;
+
+/// Milliseconds of a monotonic clock.
+pub type Millis = u64;
+
+/// How thoroughly a path is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Look {
+    /// Only its metadata changed.
+    Meta,
+    /// Its content may have changed.
+    Content,
+}
+
+/// What is known of the path at the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remote {
+    /// Nothing.
+    Unknown,
+    /// It was not there when the trees were compared.
+    Absent,
+    /// Something is there.
+    Present,
+}
+
+/// Why a path failed last time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// A word for programs.
+    pub code: String,
+    /// What, where and why.
+    pub text: String,
+}
+
+/// What is pending for a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mark {
+    /// Its place in the order of everything seen; the oldest of what merged into it.
+    pub seq: u64,
+    /// When the oldest change was seen.
+    pub first: Millis,
+    /// When the newest change was seen.
+    pub last: Millis,
+    /// When it may be looked at.
+    pub due: Millis,
+    /// How to look.
+    pub look: Look,
+    /// Written, and not closed since.
+    pub open: bool,
+    /// It came into being here and was never sent.
+    pub born: bool,
+    /// It was seen to be gone; absence without that is looked at twice, since a rename may be on its
+    /// way to us.
+    pub gone: bool,
+    /// What the target has there.
+    pub remote: Remote,
+    /// How often it failed in a row.
+    pub attempts: u32,
+    /// Why it failed last.
+    pub failure: Option<Failure>,
+}
+
+/// A path and what was pending for it, taken out of the set to be worked on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Taken {
+    /// The path.
+    pub path: Arc<WirePath>,
+    /// What was pending.
+    pub mark: Mark,
+}
+
+/// A rename to be replayed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rename {
+    /// Its place in the order of everything seen.
+    pub seq: u64,
+    /// When it was seen.
+    pub first: Millis,
+    /// Old name.
+    pub from: WirePath,
+    /// New name.
+    pub to: WirePath,
+    /// Whether it is a directory.
+    pub dir: bool,
+    /// Two directories whose names were swapped, or one that went there and back.
+    pub swap: bool,
+}
+
+/// A directory to be compared with the target, taken out of the set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Comparison {
+    /// Its place in the order of everything seen.
+    pub seq: u64,
+    /// When it was seen.
+    pub first: Millis,
+    /// When it may begin.
+    pub due: Millis,
+    /// How often it failed in a row.
+    pub attempts: u32,
+}
+
+/// Delays and bounds of a [`DirtySet`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settle {
+    /// Quiet time after which a file that was not closed is sent, in milliseconds.
+    pub settle_ms: Millis,
+    /// Longest time a file that is written all the time waits, in milliseconds.
+    pub hold_max_ms: Millis,
+    /// Most marks; above, directories collapse.
+    pub marks_max: usize,
+    /// Whether names that are gone here are removed there; without it renames become copies.
+    pub delete: bool,
+}
+
+/// How long a new name waits for the close that usually follows at once, in milliseconds.
+const BIRTH_MS: Millis = 5;
+
+/// Paths a target has not got yet, with the renames in front of them.
+#[derive(Debug)]
+pub struct DirtySet {
+    settle: Settle,
+    marks: BTreeMap<Arc<WirePath>, Mark>,
+    comparisons: BTreeMap<Arc<WirePath>, Comparison>,
+    /// (due, seq) of every mark that does not wait for an earlier version to arrive.
+    queue: BTreeSet<(Millis, u64)>,
+    by_seq: HashMap<u64, Arc<WirePath>>,
+    in_flight: HashMap<Arc<WirePath>, u32>,
+    /// Those on their way that are not in the commit log yet.
+    transfers: BTreeMap<Arc<WirePath>, ()>,
+    renames: VecDeque<Rename>,
+    /// Everything not yet durable: seq -> when it was seen.
+    outstanding: BTreeMap<u64, Millis>,
+    next_seq: u64,
+    collapsed: u64,
+}
+
+impl DirtySet {
+    /// An empty set.
+    #[must_use]
+    pub fn new(settle: Settle) -> Self {
+        Self {
+            settle,
+            marks: BTreeMap::new(),
+            comparisons: BTreeMap::new(),
+            queue: BTreeSet::new(),
+            by_seq: HashMap::new(),
+            in_flight: HashMap::new(),
+            transfers: BTreeMap::new(),
+            renames: VecDeque::new(),
+            outstanding: BTreeMap::new(),
+            next_seq: 1,
+            collapsed: 0,
+        }
+    }
+
+    /// A name appeared. A regular file waits for its close.
+    pub fn created(&mut self, path: WirePath, now: Millis) {
+        self.mark(path, now, |mark, settle, fresh| {
+            mark.look = Look::Content;
+            mark.gone = false;
+            if fresh {
+                mark.born = true;
+                mark.open = true;
+                now + BIRTH_MS
+            } else {
+                mark.due_if_open(settle, now)
+            }
+        });
+    }
+
+    /// A file was written and is still open.
+    pub fn modified(&mut self, path: WirePath, now: Millis) {
+        self.mark(path, now, |mark, settle, _| {
+            mark.look = Look::Content;
+            mark.open = true;
+            mark.due_if_open(settle, now)
+        });
+    }
+
+    /// A file was closed after writing, or a name came from elsewhere: look now.
+    pub fn written(&mut self, path: WirePath, now: Millis) {
+        self.mark(path, now, |mark, _, _| {
+            mark.look = Look::Content;
+            mark.open = false;
+            mark.gone = false;
+            now
+        });
+    }
+
+    /// Metadata changed.
+    pub fn attrib(&mut self, path: WirePath, now: Millis) {
+        self.mark(path, now, |mark, settle, _| mark.due_if_open(settle, now));
+    }
+
+    /// A name is gone, with everything below it. One that was never sent is forgotten.
+    pub fn gone(&mut self, path: WirePath, now: Millis) {
+        self.absorb_below(&path);
+        if self.was_never_sent(&path) {
+            self.forget(&path);
+            return;
+        }
+        self.mark(path, now, |mark, _, _| {
+            mark.look = Look::Content;
+            mark.open = false;
+            mark.gone = true;
+            now
+        });
+    }
+
+    /// A scan or a comparison found the path to differ.
+    pub fn found(&mut self, path: WirePath, look: Look, remote: Remote, now: Millis) {
+        self.mark(path, now, |mark, _, fresh| {
+            mark.look = mark.look.max(look);
+            mark.remote = remote;
+            if fresh || !mark.open { now } else { mark.due }
+        });
+    }
+
+    /// Everything below a directory is to be compared with the target.
+    pub fn compare(&mut self, path: WirePath, now: Millis) {
+        let covered = self
+            .comparisons
+            .keys()
+            .any(|above| path.starts_with(above) && **above != path);
+        if covered || self.comparisons.contains_key(&path) {
+            return;
+        }
+        let below: Vec<_> = range_below(&self.comparisons, &path)
+            .map(|(path, comparison)| (path.clone(), comparison.seq))
+            .collect();
+        for (path, seq) in below {
+            self.comparisons.remove(&path);
+            self.settle_seq(seq);
+        }
+        let comparison = Comparison {
+            seq: self.issue_seq(now),
+            first: now,
+            due: now,
+            attempts: 0,
+        };
+        self.comparisons.insert(Arc::new(path), comparison);
+    }
+
+    /// A name moved within the tree. Returns whether the new name must be scanned as if it were new:
+    /// its old name was never sent, or renames are not replayed.
+    pub fn renamed(&mut self, from: WirePath, to: WirePath, dir: bool, now: Millis) -> bool {
+        let unsent = self
+            .marks
+            .get(&from)
+            .is_some_and(|mark| mark.born || (!dir && mark.look == Look::Content))
+            || (!dir && self.transfers.contains_key(&from));
+        let replay = self.settle.delete && !unsent;
+        let under_way: Vec<_> = range_below(&self.transfers, &from)
+            .map(|(path, ())| path.clone())
+            .collect();
+        let never_sent = self.was_never_sent(&from);
+        let moved = self.extract(&from);
+        self.absorb_below(&to);
+        self.forget(&to);
+        for (tail, mark) in moved {
+            let keep = replay || !tail.is_root();
+            match to.join_path(&tail).filter(|_| keep) {
+                Some(path) => self.adopt(Arc::new(path), mark),
+                None => self.settle_seq(mark.seq),
+            }
+        }
+        for path in under_way {
+            // What is being transferred will be committed under its old name: look at both.
+            let tail = path.strip_prefix(&from);
+            self.written(WirePath::clone(&path), now);
+            if let Some(moved) = tail.and_then(|tail| to.join_path(&tail)) {
+                self.written(moved, now);
+            }
+        }
+        if replay {
+            self.push_rename(from, to, dir, now);
+        } else {
+            if !never_sent {
+                self.written(from, now);
+            }
+            self.written(to, now);
+        }
+        !replay
+    }
+
+    /// Renames to be sent before anything else, oldest first.
+    pub fn take_renames(&mut self, max: usize) -> Vec<Rename> {
+        let count = max.min(self.renames.len());
+        self.renames.drain(..count).collect()
+    }
+
+    /// Paths that are due, parents first: at most `max`, and the marked directories above them. Paths
+    /// on their way are left until they have arrived.
+    pub fn take(&mut self, now: Millis, max: usize) -> Vec<Taken> {
+        let mut chosen: BTreeMap<Arc<WirePath>, Mark> = BTreeMap::new();
+        while chosen.len() < max {
+            let Some(&(due, seq)) = self.queue.first().filter(|(due, _)| *due <= now) else {
+                break;
+            };
+            self.queue.remove(&(due, seq));
+            let Some(path) = self.by_seq.get(&seq).cloned() else {
+                continue;
+            };
+            if self.in_flight.contains_key(&path) {
+                continue;
+            }
+            self.take_with_parents(path, &mut chosen);
+        }
+        chosen
+            .into_iter()
+            .map(|(path, mark)| Taken { path, mark })
+            .collect()
+    }
+
+    /// The next directory to compare, if one is due.
+    pub fn take_comparison(&mut self, now: Millis) -> Option<(Arc<WirePath>, Comparison)> {
+        let (path, _) = self
+            .comparisons
+            .iter()
+            .find(|(_, comparison)| comparison.due <= now)?;
+        let path = path.clone();
+        self.comparisons.remove_entry(&path)
+    }
+
+    /// Puts a comparison back that could not be finished.
+    pub fn give_back_comparison(
+        &mut self,
+        path: Arc<WirePath>,
+        mut comparison: Comparison,
+        due: Millis,
+    ) {
+        comparison.due = due;
+        comparison.attempts += 1;
+        if let Some(other) = self.comparisons.insert(path, comparison) {
+            self.settle_seq(other.seq);
+        }
+    }
+
+    /// When [`DirtySet::take_comparison`] may have something, if ever.
+    #[must_use]
+    pub fn next_comparison_due(&self) -> Option<Millis> {
+        self.comparisons
+            .values()
+            .map(|comparison| comparison.due)
+            .min()
+    }
+
+    /// Notes that a path is on its way to the target.
+    pub fn sent(&mut self, path: &Arc<WirePath>) {
+        *self.in_flight.entry(path.clone()).or_default() += 1;
+    }
+
+    /// Notes that the content of a path on its way is being transferred, before its commit.
+    pub fn transfer_began(&mut self, path: &Arc<WirePath>) {
+        self.transfers.insert(path.clone(), ());
+    }
+
+    /// Notes that it is in the commit log now, or given up.
+    pub fn transfer_ended(&mut self, path: &Arc<WirePath>) {
+        self.transfers.remove(path);
+    }
+
+    /// Notes that a path on its way has arrived, or will not.
+    pub fn arrived(&mut self, path: &Arc<WirePath>) {
+        let Some(count) = self.in_flight.get_mut(path) else {
+            return;
+        };
+        *count -= 1;
+        if *count > 0 {
+            return;
+        }
+        self.in_flight.remove(path);
+        if let Some(mark) = self.marks.get(path) {
+            self.queue.insert((mark.due, mark.seq));
+        }
+    }
+
+    /// Puts a path back: not stable yet, refused, or lost with the connection.
+    pub fn give_back(&mut self, taken: Taken, due: Millis) {
+        let Taken { path, mut mark } = taken;
+        mark.due = due;
+        self.adopt(path, mark);
+    }
+
+    /// Puts a rename back that was lost with the connection: what became of it is found by looking.
+    pub fn give_back_rename(&mut self, rename: &Rename, now: Millis) {
+        self.written(rename.from.clone(), now);
+        if rename.dir {
+            self.compare(rename.to.clone(), now);
+        }
+        self.written(rename.to.clone(), now);
+        self.settle_seq(rename.seq);
+    }
+
+    /// Something seen as `seq` is durable at the target, or of no interest any more.
+    pub fn settle_seq(&mut self, seq: u64) {
+        self.outstanding.remove(&seq);
+    }
+
+    /// Number that the next thing seen will get; everything below it has been seen.
+    #[must_use]
+    pub fn horizon(&self) -> u64 {
+        self.next_seq
+    }
+
+    /// The oldest thing that is not durable: its number and when it was seen.
+    #[must_use]
+    pub fn oldest(&self) -> Option<(u64, Millis)> {
+        self.outstanding
+            .first_key_value()
+            .map(|(seq, first)| (*seq, *first))
+    }
+
+    /// Whether nothing at, below or above `path` is pending that concerns it.
+    #[must_use]
+    pub fn is_clean(&self, path: &WirePath) -> bool {
+        let related = |other: &WirePath| path.starts_with(other) || other.starts_with(path);
+        range_below(&self.marks, path).next().is_none()
+            && !self.comparisons.keys().any(|other| related(other))
+            && !self.in_flight.keys().any(|other| other.starts_with(path))
+            && !self
+                .renames
+                .iter()
+                .any(|rename| related(&rename.to) || related(&rename.from))
+    }
+
+    /// When [`DirtySet::take`] may have something, if ever.
+    #[must_use]
+    pub fn next_due(&self) -> Option<Millis> {
+        self.queue.first().map(|(due, _)| *due)
+    }
+
+    /// How many paths are marked and renames waiting.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.marks.len() + self.renames.len()
+    }
+
+    /// Whether nothing waits to be sent.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.marks.is_empty() && self.renames.is_empty()
+    }
+
+    /// Whether renames wait to be sent.
+    #[must_use]
+    pub fn has_renames(&self) -> bool {
+        !self.renames.is_empty()
+    }
+
+    /// How many things seen are not durable yet, those on their way included.
+    #[must_use]
+    pub fn outstanding(&self) -> usize {
+        self.outstanding.len()
+    }
+
+    /// How often marks collapsed because there were too many.
+    #[must_use]
+    pub fn collapsed(&self) -> u64 {
+        self.collapsed
+    }
+
+    /// Paths that failed, with what is pending for them.
+    pub fn failed(&self) -> impl Iterator<Item = (&WirePath, &Mark)> {
+        self.marks
+            .iter()
+            .filter(|(_, mark)| mark.failure.is_some())
+            .map(|(path, mark)| (&**path, mark))
+    }
+
+    /// Makes everything that waits after a failure due now: somebody made room, or asked.
+    pub fn retry_all(&mut self, now: Millis) {
+        let queue = &mut self.queue;
+        for mark in self
+            .marks
+            .values_mut()
+            .filter(|mark| mark.failure.is_some())
+        {
+            if queue.remove(&(mark.due, mark.seq)) {
+                queue.insert((now, mark.seq));
+            }
+            mark.due = now;
+        }
+    }
+
+    fn push_rename(&mut self, from: WirePath, to: WirePath, dir: bool, now: Millis) {
+        let back = self
+            .renames
+            .back_mut()
+            .filter(|last| !last.swap && last.from == to && last.to == from);
+        match back {
+            Some(last) if dir => {
+                last.swap = true;
+                self.compare(from, now);
+                self.compare(to, now);
+            }
+            Some(_) => {
+                if let Some(last) = self.renames.pop_back() {
+                    self.settle_seq(last.seq);
+                }
+                self.written(from, now);
+                self.written(to, now);
+            }
+            None => {
+                let seq = self.issue_seq(now);
+                self.renames.push_back(Rename {
+                    seq,
+                    first: now,
+                    from,
+                    to,
+                    dir,
+                    swap: false,
+                });
+            }
+        }
+    }
+
+    fn take_with_parents(
+        &mut self,
+        path: Arc<WirePath>,
+        chosen: &mut BTreeMap<Arc<WirePath>, Mark>,
+    ) {
+        let mut above = path.parent();
+        while let Some(parent) = above {
+            if let Some((key, mark)) = self.remove(&parent) {
+                chosen.insert(key, mark);
+            }
+            above = parent.parent();
+        }
+        if let Some((key, mark)) = self.remove(&path) {
+            chosen.insert(key, mark);
+        }
+    }
+
+    /// Makes or changes the mark of a path; `change` returns when it is due.
+    fn mark(
+        &mut self,
+        path: WirePath,
+        now: Millis,
+        change: impl FnOnce(&mut Mark, Settle, bool) -> Millis,
+    ) {
+        let fresh = !self.marks.contains_key(&path);
+        if fresh && self.marks.len() >= self.settle.marks_max {
+            self.collapse(&path, now);
+            return;
+        }
+        let (path, mut mark) = if fresh {
+            let seq = self.issue_seq(now);
+            (Arc::new(path), Mark::new(seq, now))
+        } else {
+            match self.remove(&path) {
+                Some(found) => found,
+                None => return,
+            }
+        };
+        mark.last = now;
+        mark.due = change(&mut mark, self.settle, fresh);
+        self.insert(path, mark);
+    }
+
+    /// Takes a mark as it is; merges with one that is already there.
+    fn adopt(&mut self, path: Arc<WirePath>, mut mark: Mark) {
+        if let Some((_, newer)) = self.remove(&path) {
+            let merged = mark.seq.max(newer.seq);
+            self.outstanding.remove(&merged);
+            mark = Mark {
+                seq: mark.seq.min(newer.seq),
+                first: mark.first.min(newer.first),
+                last: mark.last.max(newer.last),
+                due: newer.due,
+                look: mark.look.max(newer.look),
+                open: newer.open,
+                born: mark.born && newer.born,
+                gone: newer.gone,
+                remote: newer.remote,
+                attempts: mark.attempts,
+                failure: mark.failure,
+            };
+        }
+        self.insert(path, mark);
+    }
+
+    fn insert(&mut self, path: Arc<WirePath>, mark: Mark) {
+        self.by_seq.insert(mark.seq, path.clone());
+        self.queue.insert((mark.due, mark.seq));
+        self.marks.insert(path, mark);
+    }
+
+    fn remove(&mut self, path: &WirePath) -> Option<(Arc<WirePath>, Mark)> {
+        let (path, mark) = self.marks.remove_entry(path)?;
+        self.queue.remove(&(mark.due, mark.seq));
+        self.by_seq.remove(&mark.seq);
+        Some((path, mark))
+    }
+
+    fn forget(&mut self, path: &WirePath) {
+        if let Some((_, mark)) = self.remove(path) {
+            self.settle_seq(mark.seq);
+        }
+    }
+
+    /// Marks below a path vanish: a delete, a rename or a comparison covers them.
+    fn absorb_below(&mut self, path: &WirePath) {
+        let below: Vec<_> = range_below(&self.marks, path)
+            .filter(|(other, _)| ***other != *path)
+            .map(|(other, _)| other.clone())
+            .collect();
+        for path in below {
+            self.forget(&path);
+        }
+    }
+
+    /// Takes out the marks at and below a path, as tails from there.
+    fn extract(&mut self, path: &WirePath) -> Vec<(WirePath, Mark)> {
+        let below: Vec<_> = range_below(&self.marks, path)
+            .map(|(other, _)| other.clone())
+            .collect();
+        below
+            .into_iter()
+            .filter_map(|other| {
+                let (other, mark) = self.remove(&other)?;
+                Some((other.strip_prefix(path)?, mark))
+            })
+            .collect()
+    }
+
+    fn collapse(&mut self, path: &WirePath, now: Millis) {
+        self.collapsed += 1;
+        let dir = path.parent().unwrap_or_default();
+        let first = range_below(&self.marks, &dir)
+            .map(|(_, mark)| mark.first)
+            .min()
+            .unwrap_or(now);
+        self.absorb_below(&dir);
+        self.compare(dir, first);
+    }
+
+    fn was_never_sent(&self, path: &WirePath) -> bool {
+        !self.in_flight.contains_key(path)
+            && self
+                .marks
+                .get(path)
+                .is_some_and(|mark| mark.born && mark.remote != Remote::Present)
+    }
+
+    fn issue_seq(&mut self, first: Millis) -> u64 {
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        self.outstanding.insert(seq, first);
+        seq
+    }
+}
+
+impl Mark {
+    fn new(seq: u64, now: Millis) -> Self {
+        Self {
+            seq,
+            first: now,
+            last: now,
+            due: now,
+            look: Look::Meta,
+            open: false,
+            born: false,
+            gone: false,
+            remote: Remote::Unknown,
+            attempts: 0,
+            failure: None,
+        }
+    }
+
+    fn due_if_open(&self, settle: Settle, now: Millis) -> Millis {
+        if !self.open {
+            return now;
+        }
+        (now + settle.settle_ms).min(self.first + settle.hold_max_ms)
+    }
+}
+
+/// Entries at and below a path: a range, since a directory sorts right before what it holds.
+fn range_below<'a, V>(
+    map: &'a BTreeMap<Arc<WirePath>, V>,
+    path: &'a WirePath,
+) -> impl Iterator<Item = (&'a Arc<WirePath>, &'a V)> {
+    map.range::<WirePath, _>((Bound::Included(path), Bound::Unbounded))
+        .take_while(move |(other, _)| other.starts_with(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SETTLE: Settle = Settle {
+        settle_ms: 100,
+        hold_max_ms: 1_000,
+        marks_max: 1_000,
+        delete: true,
+    };
+
+    fn path(text: &str) -> WirePath {
+        WirePath::from_relative(text.as_ref()).unwrap()
+    }
+
+    fn taken(set: &mut DirtySet, now: Millis) -> Vec<String> {
+        set.take(now, 100)
+            .iter()
+            .map(|taken| taken.path.to_string())
+            .collect()
+    }
+
+    fn renames(set: &mut DirtySet) -> Vec<String> {
+        set.take_renames(100)
+            .iter()
+            .map(|rename| format!("{}->{}", rename.from, rename.to))
+            .collect()
+    }
+
+    #[test]
+    fn a_file_is_sent_when_closed_not_when_created() {
+        let mut set = DirtySet::new(SETTLE);
+        set.created(path("f"), 0);
+        set.modified(path("f"), 1);
+        assert!(taken(&mut set, 50).is_empty());
+        set.written(path("f"), 60);
+        assert_eq!(taken(&mut set, 60), ["f"]);
+        assert_eq!(set.outstanding(), 1);
+    }
+
+    #[test]
+    fn a_file_that_is_never_closed_goes_when_quiet_and_at_the_latest_after_the_hold() {
+        let mut set = DirtySet::new(SETTLE);
+        set.modified(path("quiet"), 0);
+        assert!(taken(&mut set, 99).is_empty());
+        assert_eq!(taken(&mut set, 100), ["quiet"]);
+        for now in (0..1_000).step_by(50) {
+            set.modified(path("log"), now);
+            assert!(taken(&mut set, now).is_empty());
+        }
+        assert_eq!(taken(&mut set, 1_000), ["log"]);
+    }
+
+    #[test]
+    fn a_thousand_writes_in_flight_make_one_more_send() {
+        let mut set = DirtySet::new(SETTLE);
+        set.written(path("f"), 0);
+        let first = set.take(0, 1).remove(0);
+        set.sent(&first.path);
+        for now in 1..1_000 {
+            set.written(path("f"), now);
+            assert!(taken(&mut set, now).is_empty());
+        }
+        set.arrived(&first.path);
+        assert_eq!(taken(&mut set, 1_000), ["f"]);
+        assert!(set.is_empty());
+    }
+
+    #[test]
+    fn a_temporary_name_that_came_and_went_is_never_sent() {
+        let mut set = DirtySet::new(SETTLE);
+        set.created(path("4913"), 0);
+        set.written(path("4913"), 1);
+        set.gone(path("4913"), 2);
+        assert!(set.is_empty());
+        assert_eq!(set.outstanding(), 0);
+    }
+
+    #[test]
+    fn saving_by_a_temporary_file_is_one_change_of_the_target_name() {
+        let mut set = DirtySet::new(SETTLE);
+        set.created(path("f.tmp"), 0);
+        set.written(path("f.tmp"), 1);
+        assert!(set.renamed(path("f.tmp"), path("f"), false, 2));
+        assert!(renames(&mut set).is_empty());
+        assert_eq!(taken(&mut set, 2), ["f"]);
+        assert!(set.is_empty());
+    }
+
+    #[test]
+    fn a_rename_carries_what_is_dirty_below_it() {
+        let mut set = DirtySet::new(SETTLE);
+        set.written(path("a/x"), 0);
+        set.written(path("b/old"), 0);
+        assert!(!set.renamed(path("a"), path("b"), true, 1));
+        assert_eq!(renames(&mut set), ["a->b"]);
+        assert_eq!(taken(&mut set, 1), ["b/x"]);
+    }
+
+    #[test]
+    fn a_file_renamed_while_it_is_transferred_is_looked_at_under_both_names() {
+        let mut set = DirtySet::new(SETTLE);
+        set.written(path("d/big"), 0);
+        let big = set.take(0, 1).remove(0);
+        set.sent(&big.path);
+        set.transfer_began(&big.path);
+        set.renamed(path("d"), path("e"), true, 1);
+        assert_eq!(renames(&mut set), ["d->e"]);
+        assert_eq!(taken(&mut set, 1), ["e/big"]);
+        set.transfer_ended(&big.path);
+        set.arrived(&big.path);
+        assert_eq!(taken(&mut set, 1), ["d/big"]);
+    }
+
+    #[test]
+    fn renames_keep_their_order() {
+        let mut set = DirtySet::new(SETTLE);
+        for (from, to) in [("a", "t"), ("b", "a"), ("t", "b")] {
+            set.renamed(path(from), path(to), false, 0);
+        }
+        assert_eq!(renames(&mut set), ["a->t", "b->a", "t->b"]);
+    }
+
+    #[test]
+    fn swapped_files_are_looked_at_and_swapped_directories_compared() {
+        let mut set = DirtySet::new(SETTLE);
+        set.renamed(path("a"), path("b"), false, 0);
+        set.renamed(path("b"), path("a"), false, 0);
+        assert!(renames(&mut set).is_empty());
+        assert_eq!(taken(&mut set, 0), ["a", "b"]);
+
+        set.renamed(path("c"), path("d"), true, 0);
+        set.renamed(path("d"), path("c"), true, 0);
+        let swap = set.take_renames(9);
+        assert!(swap.len() == 1 && swap[0].swap);
+        assert!(set.take_comparison(0).is_some() && set.take_comparison(0).is_some());
+    }
+
+    #[test]
+    fn without_deletes_a_rename_is_a_copy() {
+        let mut set = DirtySet::new(Settle {
+            delete: false,
+            ..SETTLE
+        });
+        assert!(set.renamed(path("a"), path("b"), true, 0));
+        assert!(renames(&mut set).is_empty());
+        assert_eq!(taken(&mut set, 0), ["a", "b"]);
+    }
+
+    #[test]
+    fn a_delete_absorbs_what_was_queued_below() {
+        let mut set = DirtySet::new(SETTLE);
+        for name in ["d/a", "d/b/c", "dx"] {
+            set.written(path(name), 0);
+        }
+        set.gone(path("d"), 1);
+        assert_eq!(taken(&mut set, 1), ["d", "dx"]);
+        assert_eq!(set.outstanding(), 2);
+    }
+
+    #[test]
+    fn parents_come_along_and_first() {
+        let mut set = DirtySet::new(SETTLE);
+        set.created(path("new"), 0);
+        set.created(path("new/sub"), 0);
+        set.written(path("new/sub/f"), 0);
+        assert_eq!(taken(&mut set, 0), ["new", "new/sub", "new/sub/f"]);
+    }
+
+    #[test]
+    fn too_many_marks_collapse_into_a_comparison() {
+        let mut set = DirtySet::new(Settle {
+            marks_max: 10,
+            ..SETTLE
+        });
+        for index in 0..11 {
+            set.written(path(&format!("d/{index:02}")), 5);
+        }
+        assert_eq!(set.len(), 0);
+        let (dir, comparison) = set.take_comparison(5).unwrap();
+        assert_eq!(dir.to_string(), "d");
+        assert_eq!(set.oldest(), Some((comparison.seq, 5)));
+        set.settle_seq(comparison.seq);
+        assert_eq!(set.outstanding(), 0);
+    }
+
+    #[test]
+    fn a_wider_comparison_covers_narrower_ones() {
+        let mut set = DirtySet::new(SETTLE);
+        set.compare(path("a/b"), 0);
+        set.compare(WirePath::root(), 0);
+        set.compare(path("c"), 0);
+        assert!(
+            set.take_comparison(0)
+                .is_some_and(|(path, _)| path.is_root())
+        );
+        assert_eq!(set.take_comparison(0), None);
+        assert_eq!(set.outstanding(), 1);
+    }
+
+    #[test]
+    fn what_is_given_back_keeps_its_place_and_merges() {
+        let mut set = DirtySet::new(SETTLE);
+        set.written(path("f"), 0);
+        let taken = set.take(0, 1).remove(0);
+        let seq = taken.mark.seq;
+        set.written(path("f"), 3);
+        set.give_back(taken, 500);
+        assert_eq!(set.oldest().map(|(seq, _)| seq), Some(seq));
+        assert_eq!(set.outstanding(), 1);
+        assert_eq!(set.take(3, 1).len(), 1);
+    }
+}

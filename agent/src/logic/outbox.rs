@@ -1,0 +1,159 @@
+//! What is on its way: commits sent and not yet durable, and what each was made for.
+
+use std::collections::VecDeque;
+
+use crate::logic::coalesce::Millis;
+use crate::logic::plan::Cause;
+
+/// A commit on its way.
+#[derive(Debug)]
+pub struct Sent {
+    /// Its number in the session's log.
+    pub seq: u64,
+    /// Bytes of its frame.
+    pub bytes: usize,
+    /// When it was handed to the connection.
+    pub at: Millis,
+    /// What each operation was made for; `None` once it was rejected and given back.
+    pub causes: Vec<Option<Cause>>,
+}
+
+/// Commits on their way, in order, and how much room is left for more.
+#[derive(Debug)]
+pub struct Outbox {
+    sent: VecDeque<Sent>,
+    /// How many at the front are visible at the receiver, though not durable.
+    applied: usize,
+    bytes: usize,
+    commits_max: usize,
+    bytes_max: usize,
+}
+
+impl Outbox {
+    /// An empty outbox with room for so many commits and bytes.
+    #[must_use]
+    pub fn new(commits_max: usize, bytes_max: usize) -> Self {
+        Self {
+            sent: VecDeque::new(),
+            applied: 0,
+            bytes: 0,
+            commits_max: commits_max.max(1),
+            bytes_max,
+        }
+    }
+
+    /// Whether another commit may be sent. One always may when nothing is on its way.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.sent.is_empty() || (self.sent.len() < self.commits_max && self.bytes < self.bytes_max)
+    }
+
+    /// Notes a commit that was sent.
+    pub fn push(&mut self, sent: Sent) {
+        self.bytes += sent.bytes;
+        self.sent.push_back(sent);
+    }
+
+    /// Takes the cause of a rejected operation out, so that it is not counted as done.
+    pub fn reject(&mut self, seq: u64, index: u32) -> Option<Cause> {
+        let sent = self.sent.iter_mut().find(|sent| sent.seq == seq)?;
+        sent.causes.get_mut(index as usize)?.take()
+    }
+
+    /// Commits up to `seq` are visible: calls `arrived` with each of their causes, once.
+    pub fn applied(&mut self, seq: u64, mut arrived: impl FnMut(&Cause)) {
+        while let Some(sent) = self.sent.get(self.applied).filter(|sent| sent.seq <= seq) {
+            sent.causes.iter().flatten().for_each(&mut arrived);
+            self.applied += 1;
+        }
+    }
+
+    /// Commits up to `seq` are durable: returns them.
+    pub fn durable(&mut self, seq: u64) -> Vec<Sent> {
+        let mut done = Vec::new();
+        while self.sent.front().is_some_and(|sent| sent.seq <= seq) {
+            if let Some(sent) = self.sent.pop_front() {
+                self.bytes -= sent.bytes;
+                self.applied = self.applied.saturating_sub(1);
+                done.push(sent);
+            }
+        }
+        done
+    }
+
+    /// The connection is gone: returns everything that was not durable, and how many of the commits
+    /// in front had been reported visible.
+    pub fn drain(&mut self) -> (Vec<Sent>, usize) {
+        self.bytes = 0;
+        (
+            self.sent.drain(..).collect(),
+            std::mem::take(&mut self.applied),
+        )
+    }
+
+    /// How many commits are on their way.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.sent.len()
+    }
+
+    /// Whether nothing is on its way.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.sent.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use syncd_proto::path::WirePath;
+
+    use super::*;
+
+    fn sent(seq: u64, bytes: usize) -> Sent {
+        Sent {
+            seq,
+            bytes,
+            at: 0,
+            causes: vec![Some(Cause::Parent(WirePath::root())), None],
+        }
+    }
+
+    #[test]
+    fn room_is_bounded_but_one_always_goes() {
+        let mut outbox = Outbox::new(2, 100);
+        assert!(outbox.has_room());
+        outbox.push(sent(1, 500));
+        assert!(!outbox.has_room());
+        assert_eq!(outbox.durable(1).len(), 1);
+        outbox.push(sent(2, 1));
+        assert!(outbox.has_room());
+        outbox.push(sent(3, 1));
+        assert!(!outbox.has_room());
+    }
+
+    #[test]
+    fn each_commit_arrives_once_and_is_done_once() {
+        let mut outbox = Outbox::new(9, 100);
+        (1..=3).for_each(|seq| outbox.push(sent(seq, 1)));
+        let mut arrived = 0;
+        outbox.applied(2, |_| arrived += 1);
+        outbox.applied(2, |_| arrived += 1);
+        assert_eq!(arrived, 2);
+        assert_eq!(outbox.durable(1).len(), 1);
+        outbox.applied(3, |_| arrived += 1);
+        assert_eq!(arrived, 3);
+        let (rest, applied) = outbox.drain();
+        assert_eq!((rest.len(), applied), (2, 2));
+    }
+
+    #[test]
+    fn a_rejected_operation_is_taken_out_once() {
+        let mut outbox = Outbox::new(9, 100);
+        outbox.push(sent(1, 1));
+        assert!(outbox.reject(1, 0).is_some());
+        assert!(outbox.reject(1, 0).is_none());
+        assert!(outbox.reject(2, 0).is_none());
+        assert!(outbox.reject(1, 7).is_none());
+    }
+}

@@ -1,0 +1,436 @@
+//! Orders what the disk says about dirty paths into one batch of operations.
+//!
+//! Parents before children; renames first, as the source did them; removes after everything that may
+//! have moved away from them, deepest first; the metadata of touched directories last, since each entry
+//! made or removed below changes a directory's time.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use syncd_proto::digest::Digest;
+use syncd_proto::limits;
+use syncd_proto::meta::{EntryMeta, Kind, Meta};
+use syncd_proto::op::{Content, Expect, Op, TransferId};
+use syncd_proto::path::WirePath;
+
+use crate::logic::coalesce::{Rename, Taken};
+
+/// Operations after which a batch is sent, whatever else is dirty.
+const BATCH_OPS: usize = 1_024;
+
+/// Inline bytes after which a batch is sent.
+const BATCH_INLINE_BYTES: usize = 1 << 20;
+
+/// Encoded size after which a batch is sent, estimated; well below the limit of a frame body.
+const BATCH_BODY_BYTES: usize = limits::BODY_BYTES_MAX / 2;
+
+/// What stands at a dirty path now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing.
+    Absent,
+    /// A directory.
+    Dir(Meta),
+    /// A symlink.
+    Symlink {
+        /// Its metadata.
+        meta: Meta,
+        /// Its target.
+        target: Vec<u8>,
+    },
+    /// A fifo, socket or device.
+    Special {
+        /// Its metadata.
+        meta: Meta,
+        /// What it is.
+        kind: Kind,
+        /// Device numbers.
+        rdev: (u32, u32),
+    },
+    /// A file small enough to travel inline.
+    Small {
+        /// Its metadata.
+        meta: Meta,
+        /// Its content.
+        bytes: Vec<u8>,
+        /// Digest of the content.
+        digest: Digest,
+    },
+    /// A file whose content has been staged.
+    Staged {
+        /// Its metadata.
+        meta: Meta,
+        /// The transfer.
+        transfer: TransferId,
+        /// Its length in bytes.
+        len: u64,
+        /// Its digest.
+        digest: Digest,
+    },
+    /// Another name of a file that the target has, or gets earlier in the log.
+    Link {
+        /// That name.
+        to: WirePath,
+    },
+    /// Something whose metadata alone is sent.
+    Metadata {
+        /// What it is.
+        kind: Kind,
+        /// Length of a regular file, else 0.
+        size: u64,
+        /// Its metadata.
+        meta: Meta,
+    },
+}
+
+/// What an operation of a batch was made for: where to put the blame when it is rejected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cause {
+    /// A dirty path.
+    Path(Taken),
+    /// A rename.
+    Rename(Rename),
+    /// A directory whose metadata follows a change below it.
+    Parent(WirePath),
+}
+
+/// A batch, ready to be signed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// The operations.
+    pub ops: Vec<Op>,
+    /// Inline content, in the order of the operations.
+    pub inline: Vec<u8>,
+    /// What each operation was made for; as long as `ops`.
+    pub causes: Vec<Cause>,
+}
+
+/// Collects operations for one batch.
+#[derive(Debug, Default)]
+pub struct Planner {
+    renames: Vec<(Op, Cause)>,
+    makes: Vec<(Op, Cause)>,
+    removes: Vec<(Op, Cause)>,
+    inline: Vec<u8>,
+    touched: BTreeSet<WirePath>,
+    body_bytes: usize,
+}
+
+impl Planner {
+    /// A planner for an empty batch.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a rename. `there` is what stands at the new name now; the receiver must find the same at
+    /// the old one.
+    pub fn rename(&mut self, rename: Rename, there: Option<&EntryMeta>) {
+        let expect = there.map(|entry| Expect {
+            kind: entry.kind,
+            size: if entry.kind == Kind::File {
+                entry.size
+            } else {
+                0
+            },
+            mtime: (entry.kind != Kind::Dir).then_some(entry.mtime),
+        });
+        let op = Op::Rename {
+            from: rename.from.clone(),
+            to: rename.to.clone(),
+            expect,
+        };
+        self.count(&op);
+        self.touch(&rename.from);
+        self.touch(&rename.to);
+        self.renames.push((op, Cause::Rename(rename)));
+    }
+
+    /// Adds the swap of two directories.
+    pub fn exchange(&mut self, rename: Rename) {
+        let op = Op::Exchange {
+            a: rename.from.clone(),
+            b: rename.to.clone(),
+        };
+        self.count(&op);
+        self.touch(&rename.from);
+        self.touch(&rename.to);
+        self.renames.push((op, Cause::Rename(rename)));
+    }
+
+    /// Adds what was found at a dirty path.
+    pub fn found(&mut self, taken: Taken, found: Found) {
+        let path = WirePath::clone(&taken.path);
+        let metadata_only = matches!(found, Found::Metadata { .. });
+        let op = match found {
+            Found::Absent => {
+                let op = Op::Remove {
+                    path,
+                    recursive: true,
+                };
+                self.count(&op);
+                self.touch(&taken.path);
+                self.removes.push((op, Cause::Path(taken)));
+                return;
+            }
+            Found::Dir(meta) => Op::Mkdir { path, meta },
+            Found::Symlink { meta, target } => Op::Symlink { path, meta, target },
+            Found::Special { meta, kind, rdev } => Op::Special {
+                path,
+                meta,
+                kind,
+                rdev,
+            },
+            Found::Small {
+                meta,
+                bytes,
+                digest,
+            } => {
+                let len = bytes.len() as u32;
+                self.inline.extend_from_slice(&bytes);
+                Op::Put {
+                    path,
+                    meta,
+                    content: Content::Inline { len, digest },
+                }
+            }
+            Found::Staged {
+                meta,
+                transfer,
+                len,
+                digest,
+            } => Op::Put {
+                path,
+                meta,
+                content: Content::Staged {
+                    transfer,
+                    len,
+                    digest,
+                },
+            },
+            Found::Link { to } => Op::Link { path, to },
+            Found::Metadata { kind, size, meta } => Op::SetMeta {
+                path,
+                kind,
+                size,
+                meta,
+            },
+        };
+        self.count(&op);
+        if !metadata_only {
+            self.touch(&taken.path);
+        }
+        self.makes.push((op, Cause::Path(taken)));
+    }
+
+    /// Whether the batch should be sent before more is added.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.len() >= BATCH_OPS
+            || self.inline.len() >= BATCH_INLINE_BYTES
+            || self.body_bytes >= BATCH_BODY_BYTES
+    }
+
+    /// Whether a file of this length fits in.
+    #[must_use]
+    pub fn has_room(&self, len: u64) -> bool {
+        self.inline.len() as u64 + len <= limits::COMMIT_INLINE_BYTES_MAX as u64
+    }
+
+    /// Whether nothing was added.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many removes it holds: the brake counts them.
+    #[must_use]
+    pub fn removes(&self) -> usize {
+        self.removes.len()
+    }
+
+    /// Directories whose entries change, whose metadata must follow.
+    #[must_use]
+    pub fn touched(&self) -> Vec<WirePath> {
+        self.touched.iter().cloned().collect()
+    }
+
+    /// The batch, with the metadata of touched directories that are (still) there.
+    #[must_use]
+    pub fn finish(mut self, dirs: Vec<(WirePath, Meta)>) -> Batch {
+        self.removes.reverse();
+        let dirs = dirs.into_iter().rev().map(|(path, meta)| {
+            let op = Op::SetMeta {
+                path: path.clone(),
+                kind: Kind::Dir,
+                size: 0,
+                meta,
+            };
+            (op, Cause::Parent(path))
+        });
+        let (ops, causes) = self
+            .renames
+            .into_iter()
+            .chain(self.makes)
+            .chain(self.removes)
+            .chain(dirs)
+            .unzip();
+        Batch {
+            ops,
+            inline: self.inline,
+            causes,
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.renames.len() + self.makes.len() + self.removes.len() + self.touched.len()
+    }
+
+    fn touch(&mut self, path: &WirePath) {
+        if let Some(parent) = path.parent() {
+            self.touched.insert(parent);
+        }
+    }
+
+    fn count(&mut self, op: &Op) {
+        let names: usize = op
+            .paths()
+            .flat_map(|path| path.names())
+            .map(|name| name.as_bytes().len() + 3)
+            .sum();
+        let target = match op {
+            Op::Symlink { target, .. } => target.len(),
+            _ => 0,
+        };
+        self.body_bytes += 128 + 2 * names + target;
+    }
+}
+
+/// What a scan knows of an entry, as an operation sets it.
+#[must_use]
+pub fn meta_of(entry: &EntryMeta) -> Meta {
+    Meta {
+        mode: entry.mode,
+        uid: entry.uid,
+        gid: entry.gid,
+        mtime: entry.mtime,
+        xattrs: None,
+    }
+}
+
+/// A path in the form that marks keep it.
+#[must_use]
+pub fn shared(path: &WirePath) -> Arc<WirePath> {
+    Arc::new(path.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use syncd_proto::meta::Mtime;
+
+    use super::*;
+    use crate::logic::coalesce::{DirtySet, Settle};
+
+    fn path(text: &str) -> WirePath {
+        WirePath::from_relative(text.as_ref()).unwrap()
+    }
+
+    fn meta() -> Meta {
+        Meta {
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            mtime: Mtime::new(0, 0).unwrap(),
+            xattrs: None,
+        }
+    }
+
+    fn dirty(paths: &[&str]) -> Vec<Taken> {
+        let mut set = DirtySet::new(Settle {
+            settle_ms: 0,
+            hold_max_ms: 0,
+            marks_max: 99,
+            delete: true,
+        });
+        for text in paths {
+            set.written(path(text), 0);
+        }
+        set.take(0, 99)
+    }
+
+    fn words(batch: &Batch) -> Vec<String> {
+        batch
+            .ops
+            .iter()
+            .map(|op| format!("{} {}", op.verb(), op.path()))
+            .collect()
+    }
+
+    #[test]
+    fn parents_first_removes_deepest_first_directory_times_last() {
+        let mut planner = Planner::new();
+        for taken in dirty(&["a", "a/f", "old", "old/sub"]) {
+            let found = match taken.path.to_string().as_str() {
+                "a" => Found::Dir(meta()),
+                "a/f" => Found::Small {
+                    meta: meta(),
+                    bytes: b"x".to_vec(),
+                    digest: Digest::of(b"x"),
+                },
+                _ => Found::Absent,
+            };
+            planner.found(taken, found);
+        }
+        let dirs = planner.touched();
+        assert_eq!(dirs, [WirePath::root(), path("a"), path("old")]);
+        let dirs = dirs.into_iter().take(2).map(|dir| (dir, meta())).collect();
+        let batch = planner.finish(dirs);
+        assert_eq!(
+            words(&batch),
+            [
+                "mkdir a",
+                "put a/f",
+                "remove old/sub",
+                "remove old",
+                "set metadata of a",
+                "set metadata of ."
+            ]
+        );
+        assert_eq!(batch.causes.len(), batch.ops.len());
+        assert_eq!(batch.inline, b"x");
+    }
+
+    #[test]
+    fn a_metadata_change_touches_no_parent() {
+        let mut planner = Planner::new();
+        for taken in dirty(&["d/f"]) {
+            planner.found(
+                taken,
+                Found::Metadata {
+                    kind: Kind::File,
+                    size: 1,
+                    meta: meta(),
+                },
+            );
+        }
+        assert!(planner.touched().is_empty());
+    }
+
+    #[test]
+    fn a_batch_is_full_by_count_and_by_bytes() {
+        let mut planner = Planner::new();
+        for taken in dirty(&["f"]) {
+            planner.found(
+                taken,
+                Found::Small {
+                    meta: meta(),
+                    bytes: vec![0; BATCH_INLINE_BYTES],
+                    digest: Digest::empty(),
+                },
+            );
+        }
+        assert!(planner.is_full());
+        assert!(planner.has_room(1));
+        assert!(!planner.has_room(limits::COMMIT_INLINE_BYTES_MAX as u64));
+    }
+}
