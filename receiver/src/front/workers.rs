@@ -59,11 +59,15 @@ impl Unavailable {
 #[derive(Debug)]
 pub struct Pool {
     arguments: Vec<String>,
-    slots: Mutex<HashMap<Vec<u8>, Slot>>,
+    /// `None` once all is going down.
+    places: Mutex<Option<Places>>,
 }
 
+/// By module and path: the path of one module may depend on the user.
+type Places = HashMap<(Vec<u8>, Vec<u8>), Place>;
+
 /// One module's place; held while its worker is being started or replaced.
-type Slot = Arc<AsyncMutex<Option<Worker>>>;
+type Place = Arc<AsyncMutex<Option<Worker>>>;
 
 /// A running worker.
 #[derive(Debug, Clone)]
@@ -85,7 +89,7 @@ impl Pool {
     pub fn new(arguments: Vec<String>) -> Self {
         Self {
             arguments,
-            slots: Mutex::default(),
+            places: Mutex::new(Some(HashMap::new())),
         }
     }
 
@@ -111,10 +115,10 @@ impl Pool {
 
     /// Tells all workers to end their sessions and themselves, and waits until they have.
     pub async fn drain(&self, text: &str) {
-        let slots: Vec<Slot> = self.lock().drain().map(|(_, slot)| slot).collect();
+        let places = self.lock().take().unwrap_or_default();
         let mut ending = Vec::new();
-        for slot in slots {
-            if let Some(worker) = slot.lock().await.take() {
+        for place in places.into_values() {
+            if let Some(worker) = place.lock().await.take() {
                 worker.say(ToWorker::Drain {
                     text: text.to_owned(),
                 });
@@ -126,13 +130,27 @@ impl Pool {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Vec<u8>, Slot>> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Places>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn place(&self, setup: &ModuleSetup) -> Result<Place, Unavailable> {
+        let mut places = self.lock();
+        let Some(places) = places.as_mut() else {
+            return Err(Unavailable {
+                text: "receiver is going down".to_owned(),
+                log: "going down".to_owned(),
+            });
+        };
+        let key = (setup.name.clone(), setup.path.clone());
+        // Places of workers that have gone, with nobody waiting for another.
+        places.retain(|other, place| *other == key || Arc::strong_count(place) > 1 || is_used(place));
+        Ok(Arc::clone(places.entry(key).or_default()))
     }
 
     async fn worker(&self, setup: &ModuleSetup) -> Result<Worker, Unavailable> {
-        let slot = Arc::clone(self.lock().entry(setup.name.clone()).or_default());
-        let mut place = slot.lock().await;
+        let place = self.place(setup)?;
+        let mut place = place.lock().await;
         if let Some(worker) = place.as_ref() {
             if worker.is_here() && *worker.setup == *setup {
                 return Ok(worker.clone());
@@ -181,6 +199,13 @@ impl Worker {
             return Ok(None);
         }
         Ok(answer.await.is_ok().then_some(ours))
+    }
+}
+
+fn is_used(place: &Place) -> bool {
+    match place.try_lock() {
+        Ok(worker) => worker.as_ref().is_some_and(|worker| !*worker.gone.borrow()),
+        Err(_) => true,
     }
 }
 

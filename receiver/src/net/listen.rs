@@ -131,7 +131,7 @@ pub async fn accept(
                 continue;
             }
         };
-        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        let peer = canonical(peer);
         let Some(permit) = budget.permit(total, peer.ip()) else {
             warn!(%peer, "too many unfinished connections from this address: closed");
             continue;
@@ -140,6 +140,14 @@ pub async fn accept(
             debug!(%peer, %error, "socket options");
         }
         connected(socket, peer, permit);
+    }
+}
+
+/// An IPv4 client is one on whatever socket it came.
+fn canonical(peer: SocketAddr) -> SocketAddr {
+    match peer.ip().to_canonical() {
+        IpAddr::V4(ip) => SocketAddr::new(ip.into(), peer.port()),
+        IpAddr::V6(_) => peer,
     }
 }
 

@@ -3,36 +3,65 @@
 //! Blocking: the system's own resolver has no other form. Call it where blocking is allowed. What an
 //! answer means is decided by whoever reads `hosts allow`.
 
-use std::net::{IpAddr, Ipv4Addr, ToSocketAddrs};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::{IpAddr, ToSocketAddrs};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
+
+use crate::logic::hosts::Resolver;
 
 /// Most addresses taken from one answer.
 const ADDRESSES_MAX: usize = 256;
 
-/// The name an address claims, if its own look-up confirms that the address belongs to it.
-#[must_use]
-pub fn confirmed_name(address: IpAddr) -> Option<String> {
-    let name = dns_lookup::lookup_addr(&address).ok()?;
-    // Without a name the resolver answers with the address in letters.
-    if name.parse::<IpAddr>().is_ok() || name.is_empty() {
-        return None;
+/// The system's resolver. Answers are kept as long as the value, which is one decision: a list that
+/// names a host twice asks once, and all of it sees the same answer.
+#[derive(Debug, Default)]
+pub struct System {
+    names: RefCell<HashMap<IpAddr, Option<Vec<u8>>>>,
+    addresses: RefCell<HashMap<Vec<u8>, Vec<IpAddr>>>,
+}
+
+impl Resolver for System {
+    fn reverse(&self, address: IpAddr) -> Option<Vec<u8>> {
+        let mut names = self.names.borrow_mut();
+        names.entry(address).or_insert_with(|| reverse(address)).clone()
     }
-    addresses(&name).contains(&address).then_some(name)
+
+    fn forward(&self, name: &[u8]) -> Vec<IpAddr> {
+        let mut addresses = self.addresses.borrow_mut();
+        let found = addresses.entry(name.to_vec());
+        found.or_insert_with(|| forward(name)).clone()
+    }
+
+    /// Netgroups cannot be asked without unsafe code; the lists take that as doubt.
+    fn netgroup_holds(&self, _: &[u8], _: &[u8]) -> Option<bool> {
+        None
+    }
+
+    fn interface(&self, name: &[u8]) -> Option<u32> {
+        let name = std::str::from_utf8(name).ok()?;
+        let socket = socket_with(
+            AddressFamily::INET6,
+            SocketType::DGRAM,
+            SocketFlags::CLOEXEC,
+            None,
+        );
+        netdevice::name_to_index(socket.ok()?, name).ok()
+    }
 }
 
-/// The IPv4 addresses of a name; `None` if it does not resolve to any.
-#[must_use]
-pub fn ipv4_of(name: &str) -> Option<Vec<Ipv4Addr>> {
-    let found: Vec<Ipv4Addr> = addresses(name)
-        .into_iter()
-        .filter_map(|address| match address {
-            IpAddr::V4(address) => Some(address),
-            IpAddr::V6(_) => None,
-        })
-        .collect();
-    (!found.is_empty()).then_some(found)
+fn reverse(address: IpAddr) -> Option<Vec<u8>> {
+    let name = dns_lookup::lookup_addr(&address).ok()?;
+    // A record may claim anything, an address in letters too.
+    let is_name = !name.is_empty() && name.parse::<IpAddr>().is_err();
+    is_name.then(|| name.into_bytes())
 }
 
-fn addresses(name: &str) -> Vec<IpAddr> {
+fn forward(name: &[u8]) -> Vec<IpAddr> {
+    let Ok(name) = std::str::from_utf8(name) else {
+        return Vec::new();
+    };
     let Ok(found) = (name, 0).to_socket_addrs() else {
         return Vec::new();
     };
@@ -44,12 +73,23 @@ fn addresses(name: &str) -> Vec<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     #[test]
     fn the_machine_knows_its_own_name() {
-        let local = Ipv4Addr::LOCALHOST;
-        assert!(ipv4_of("localhost").unwrap().contains(&local));
-        assert_eq!(ipv4_of("no such name.invalid"), None);
+        let system = System::default();
+        let local = IpAddr::from(Ipv4Addr::LOCALHOST);
+        assert!(system.forward(b"localhost").contains(&local));
+        assert!(system.forward(b"no such name.invalid").is_empty());
+        assert!(system.forward(b"\xff\0").is_empty());
+    }
+
+    #[test]
+    fn interfaces_have_numbers() {
+        let system = System::default();
+        assert!(system.interface(b"lo").is_some());
+        assert_eq!(system.interface(b"no-such-interface"), None);
     }
 }

@@ -21,8 +21,9 @@ use tokio_rustls::server::TlsStream;
 use syncd_proto::auth::key_hash;
 use syncd_proto::digest::Digest;
 use syncd_proto::exchange::agent::Channel;
-use syncd_proto::path::escaped;
 use syncd_proto::{ALPN, EXPORTER_LABEL};
+
+use crate::logic::users::CertIdentity;
 
 /// Bytes TLS may hold back before the writer waits: a few of our writes.
 const BUFFER_BYTES: usize = 512 << 10;
@@ -76,7 +77,7 @@ impl std::error::Error for MaterialError {}
 /// Who is at the other end: the names in its certificate.
 #[derive(Debug, Clone)]
 pub struct Identity {
-    names: Vec<String>,
+    names: Vec<CertIdentity>,
     key: Digest,
     chain: Vec<CertificateDer<'static>>,
 }
@@ -85,9 +86,10 @@ impl Identity {
     fn of(chain: &[CertificateDer<'_>]) -> Option<Self> {
         let leaf = chain.first()?;
         let parsed = webpki::EndEntityCert::try_from(leaf).ok()?;
-        let names = parsed.valid_uri_names().chain(parsed.valid_dns_names());
+        let uris = parsed.valid_uri_names().map(|name| CertIdentity::Uri(name.to_owned()));
+        let hosts = parsed.valid_dns_names().map(|name| CertIdentity::Dns(name.to_owned()));
         Some(Self {
-            names: names.take(NAMES_MAX).map(str::to_owned).collect(),
+            names: uris.chain(hosts).take(NAMES_MAX).collect(),
             key: key_hash(leaf)?,
             chain: chain.iter().map(|cert| cert.clone().into_owned()).collect(),
         })
@@ -95,7 +97,7 @@ impl Identity {
 
     /// URI names, then DNS names.
     #[must_use]
-    pub fn names(&self) -> &[String] {
+    pub fn names(&self) -> &[CertIdentity] {
         &self.names
     }
 
@@ -109,7 +111,7 @@ impl Identity {
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.names.first() {
-            Some(name) => f.write_str(&escaped(name.as_bytes())),
+            Some(name) => name.fmt(f),
             None => write!(f, "key {}", self.key.short()),
         }
     }
