@@ -1,2 +1,3 @@
 //! Placeholder.
+pub mod logic;
 pub mod relay;
