@@ -79,7 +79,10 @@ impl Front {
     }
 
     fn replace(&self, generation: Arc<Generation>) {
-        *self.generation.write().unwrap_or_else(PoisonError::into_inner) = generation;
+        *self
+            .generation
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = generation;
     }
 
     /// Whether no new session may begin.
@@ -116,7 +119,12 @@ pub async fn run(options: Options) -> Result<(), Fatal> {
     let mut accepting = JoinSet::new();
     let budget = Budget::default();
     for listener in listeners {
-        accepting.spawn(accept(listener, budget.clone(), Arc::clone(&front), alive.clone()));
+        accepting.spawn(accept(
+            listener,
+            budget.clone(),
+            Arc::clone(&front),
+            alive.clone(),
+        ));
     }
     drop(alive);
     loop {
@@ -133,12 +141,7 @@ pub async fn run(options: Options) -> Result<(), Fatal> {
     Ok(())
 }
 
-async fn accept(
-    listener: TcpListener,
-    budget: Budget,
-    front: Arc<Front>,
-    alive: mpsc::Sender<()>,
-) {
+async fn accept(listener: TcpListener, budget: Budget, front: Arc<Front>, alive: mpsc::Sender<()>) {
     listen::accept(listener, budget, |socket, peer, permit| {
         let (front, alive) = (Arc::clone(&front), alive.clone());
         tokio::spawn(async move {
@@ -174,7 +177,10 @@ async fn reload(front: &Arc<Front>, options: &Options) {
             let old = front.generation();
             let generation = Arc::new(generation);
             front.replace(Arc::clone(&generation));
-            info!(modules = generation.config.modules.len(), "configuration reloaded");
+            info!(
+                modules = generation.config.modules.len(),
+                "configuration reloaded"
+            );
             if old.listens_on() != generation.listens_on() {
                 warn!("`address` or `syncd port` has changed: takes effect after a restart");
             }
@@ -220,7 +226,10 @@ fn is_missing_ipv6(address: &SocketAddr, error: Option<i32>) -> bool {
 
 async fn addresses(address: Option<&str>, port: u16) -> Result<Vec<SocketAddr>, Fatal> {
     let Some(address) = address else {
-        let everywhere = [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()];
+        let everywhere = [
+            IpAddr::from(Ipv4Addr::UNSPECIFIED),
+            Ipv6Addr::UNSPECIFIED.into(),
+        ];
         return Ok(everywhere.map(|ip| SocketAddr::new(ip, port)).to_vec());
     };
     let unknown = |why: String| {

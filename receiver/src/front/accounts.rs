@@ -118,9 +118,7 @@ impl Account {
                 (_, word) => groups.push(group_id(word)?),
             }
         }
-        let (&gid, supplementary) = groups
-            .split_first()
-            .ok_or_else(|| invalid("gid", list))?;
+        let (&gid, supplementary) = groups.split_first().ok_or_else(|| invalid("gid", list))?;
         Ok(RunAs {
             uid: self.uid,
             gid,
@@ -132,8 +130,8 @@ impl Account {
         let log = || format!("uid {} has no account, so no groups", escaped(&self.text));
         let user = self.user.as_ref();
         let user = user.ok_or_else(|| refusal("getpwuid failed", log()))?;
-        let name = CString::new(user.name.as_bytes())
-            .map_err(|_| refusal("getpwuid failed", log()))?;
+        let name =
+            CString::new(user.name.as_bytes()).map_err(|_| refusal("getpwuid failed", log()))?;
         let more = getgrouplist(&name, user.gid)
             .map_err(|error| refusal("getgrouplist failed", format!("getgrouplist: {error}")))?;
         let mut groups = vec![user.gid.as_raw()];
@@ -147,7 +145,9 @@ impl Account {
 }
 
 fn user_named(name: &[u8]) -> Option<User> {
-    User::from_name(std::str::from_utf8(name).ok()?).ok().flatten()
+    User::from_name(std::str::from_utf8(name).ok()?)
+        .ok()
+        .flatten()
 }
 
 fn group_id(word: &[u8]) -> Result<u32, Unavailable> {
@@ -192,7 +192,6 @@ fn refusal(text: &str, log: String) -> Unavailable {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -209,7 +208,10 @@ mod tests {
     #[test]
     fn root_takes_names_numbers_and_lists() {
         let run_as = ids(Some("1234"), Some("5, 6 7")).unwrap();
-        assert_eq!((run_as.uid, run_as.gid, run_as.groups), (1_234, 5, vec![6, 7]));
+        assert_eq!(
+            (run_as.uid, run_as.gid, run_as.groups),
+            (1_234, 5, vec![6, 7])
+        );
         assert_eq!(ids(Some("root"), Some("root")).unwrap().uid, 0);
         let nobody = ids(None, None).unwrap();
         assert_ne!(nobody.uid, 0);
@@ -220,12 +222,21 @@ mod tests {
 
     #[test]
     fn what_does_not_exist_is_refused_in_rsyncs_words() {
-        assert_eq!(ids(Some("no-such-user"), None).unwrap_err(), "invalid uid no-such-user");
+        assert_eq!(
+            ids(Some("no-such-user"), None).unwrap_err(),
+            "invalid uid no-such-user"
+        );
         assert_eq!(ids(Some("+0"), None).unwrap_err(), "invalid uid +0");
         assert_eq!(ids(None, Some("#")).unwrap_err(), "invalid gid #");
         assert_eq!(ids(None, Some("0 *")).unwrap_err(), "invalid gid *");
-        assert_eq!(ids(Some("4294967295"), None).unwrap_err(), "invalid uid 4294967295");
-        assert_eq!(ids(Some("987654321"), Some("*")).unwrap_err(), "getpwuid failed");
+        assert_eq!(
+            ids(Some("4294967295"), None).unwrap_err(),
+            "invalid uid 4294967295"
+        );
+        assert_eq!(
+            ids(Some("987654321"), Some("*")).unwrap_err(),
+            "getpwuid failed"
+        );
     }
 
     #[test]
@@ -233,13 +244,22 @@ mod tests {
         let own = OTHER.uid.to_string();
         assert_eq!(OTHER.run_as(None, None), Ok(None));
         assert_eq!(OTHER.run_as(Some(own.as_bytes()), None), Ok(None));
-        assert_eq!(OTHER.run_as(Some(b"root"), None).unwrap_err().text, "setuid failed");
-        assert_eq!(OTHER.run_as(None, Some(b"0")).unwrap_err().text, "setgroups failed");
+        assert_eq!(
+            OTHER.run_as(Some(b"root"), None).unwrap_err().text,
+            "setuid failed"
+        );
+        assert_eq!(
+            OTHER.run_as(None, Some(b"0")).unwrap_err().text,
+            "setgroups failed"
+        );
     }
 
     #[test]
     fn roots_first_group_is_its_primary_one() {
-        assert_eq!(groups_of(b"root").first().map(Vec::as_slice), Some(&b"root"[..]));
+        assert_eq!(
+            groups_of(b"root").first().map(Vec::as_slice),
+            Some(&b"root"[..])
+        );
         assert!(groups_of(b"no-such-user").is_empty());
     }
 }

@@ -37,9 +37,17 @@ pub struct Files {
 /// # Errors
 /// What is wrong, where, and the fix, for people.
 pub fn load(files: &Files, me: Me) -> Result<Tls, String> {
-    let certificate = read(parameter(Part::Certificate), files.certificate.as_deref(), None)?;
+    let certificate = read(
+        parameter(Part::Certificate),
+        files.certificate.as_deref(),
+        None,
+    )?;
     let key = read(parameter(Part::Key), files.key.as_deref(), Some(me))?;
-    let authorities = read(parameter(Part::Authorities), files.authorities.as_deref(), None)?;
+    let authorities = read(
+        parameter(Part::Authorities),
+        files.authorities.as_deref(),
+        None,
+    )?;
     let revocations = match &files.revocations {
         Some(path) => Some(read(parameter(Part::Revocations), Some(path), None)?),
         None => None,
@@ -96,7 +104,9 @@ fn read(
     let mut limited = file.take(FILE_BYTES_MAX + 1);
     limited.read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(format!("`{parameter}` {at}: larger than {FILE_BYTES_MAX} bytes"));
+        return Err(format!(
+            "`{parameter}` {at}: larger than {FILE_BYTES_MAX} bytes"
+        ));
     }
     Ok(bytes)
 }
@@ -110,7 +120,9 @@ fn strict(mode: u32, owner: u32, me: Me) -> Result<(), String> {
         ));
     }
     if me.is_root() && owner != 0 {
-        return Err(format!("it belongs to uid {owner}, not to root: chown it to root"));
+        return Err(format!(
+            "it belongs to uid {owner}, not to root: chown it to root"
+        ));
     }
     Ok(())
 }
@@ -130,7 +142,11 @@ mod tests {
     fn a_key_that_others_can_read_is_refused() {
         let me = Me::now();
         let owner = if me.is_root() { 0 } else { 1 };
-        assert!(strict(0o100_644, owner, me).unwrap_err().contains("chmod 600"));
+        assert!(
+            strict(0o100_644, owner, me)
+                .unwrap_err()
+                .contains("chmod 600")
+        );
         assert!(strict(0o100_602, owner, me).is_err());
         assert!(strict(0o100_660, owner, me).is_ok());
     }
@@ -142,6 +158,9 @@ mod tests {
             ..Files::default()
         };
         let text = load(&files, Me::now()).unwrap_err();
-        assert!(text.starts_with("`tls cert file` /no/such\\x0afile: No such file"), "{text}");
+        assert!(
+            text.starts_with("`tls cert file` /no/such\\x0afile: No such file"),
+            "{text}"
+        );
     }
 }

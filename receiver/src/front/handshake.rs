@@ -19,11 +19,11 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
+use crate::front::Front;
 use crate::front::policy::{self, Asked};
 use crate::front::reload::{self, Generation};
 use crate::front::sessions::{Entered, Live};
 use crate::front::workers::{Unavailable, Worker};
-use crate::front::Front;
 use crate::logic::authorize::{Admission, Authorization, Grant, PendingLogin, Refusal, Slot};
 use crate::logic::hosts::PeerAddr;
 use crate::logic::users::Access;
@@ -177,7 +177,9 @@ impl Guest<'_> {
             Admission::Challenge(pending) => self.challenge(*stage, &hello, pending).await?,
         };
         match authorization {
-            Authorization::Grant(grant) => self.hand_over(stage, hello, asked, *grant).await.map(Some),
+            Authorization::Grant(grant) => {
+                self.hand_over(stage, hello, asked, *grant).await.map(Some)
+            }
             Authorization::Refusal(refusal) => Err(refused(stage, hello, refusal)),
         }
     }
@@ -210,7 +212,8 @@ impl Guest<'_> {
         pending: Box<PendingLogin>,
     ) -> Result<(Authorization, Stage), End> {
         let mut nonce = [0; 32];
-        getrandom::fill(&mut nonce).map_err(|error| End::Lost(format!("no random bytes: {error}")))?;
+        getrandom::fill(&mut nonce)
+            .map_err(|error| End::Lost(format!("no random bytes: {error}")))?;
         let (state, frame) = greeted
             .challenge(nonce)
             .map_err(|error| End::Lost(error.to_string()))?;
@@ -270,7 +273,13 @@ impl Guest<'_> {
         }
     }
 
-    fn session_open(&self, id: u64, hello: &Hello, grant: &Grant, handover: &Handover) -> SessionOpen {
+    fn session_open(
+        &self,
+        id: u64,
+        hello: &Hello,
+        grant: &Grant,
+        handover: &Handover,
+    ) -> SessionOpen {
         let user = grant.user.as_ref();
         let user = user.map_or_else(String::new, |user| format!(" as {}", escaped(user)));
         SessionOpen {
@@ -437,9 +446,7 @@ fn shorten(text: &mut String) {
     text.truncate(end);
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, End> {
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, End> {
     let done = spawn_blocking(work).await;
     done.map_err(|error| End::Lost(format!("the decision failed: {error}")))
 }
@@ -471,6 +478,11 @@ impl Session {
                 worker.close(id, format!("protocol error: {error}"));
             })
             .await;
-        info!(session = id, bytes_out = relayed.bytes_out, "session closed: {}", relayed.cause);
+        info!(
+            session = id,
+            bytes_out = relayed.bytes_out,
+            "session closed: {}",
+            relayed.cause
+        );
     }
 }

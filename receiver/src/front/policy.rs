@@ -3,14 +3,14 @@
 //!
 //! The decisions are in `logic/`; here they get their resolver, accounts and files. Look-ups block.
 
-use syncd_proto::message::{ModuleLine, Modules, Purpose};
 use syncd_proto::limits::MODULES_MAX;
+use syncd_proto::message::{ModuleLine, Modules, Purpose};
 use syncd_proto::reject::RejectCode;
 
 use crate::front::accounts;
 use crate::front::reload::Generation;
 use crate::front::workers::Unavailable;
-use crate::fs::secrets::{self, Strictness};
+use crate::fs::secrets;
 use crate::logic::authorize::{
     self, Admission, Authorization, Grant, Refusal, Request, Slots, World,
 };
@@ -77,7 +77,13 @@ pub fn visible(generation: &Generation, asked: &Asked) -> Modules {
         .filter(|module| {
             // Slots of its own: looking does not count as a connection.
             let slots = Slots::default();
-            may_know_of(ask(generation, &asked, &module.name.value, &slots, &resolver))
+            may_know_of(ask(
+                generation,
+                &asked,
+                &module.name.value,
+                &slots,
+                &resolver,
+            ))
         })
         .take(MODULES_MAX)
         .map(|module| line(generation, module))

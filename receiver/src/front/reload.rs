@@ -31,7 +31,12 @@ pub struct Generation {
 
 impl fmt::Debug for Generation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Generation({} modules, {:?})", self.config.modules.len(), self.tls)
+        write!(
+            f,
+            "Generation({} modules, {:?})",
+            self.config.modules.len(),
+            self.tls
+        )
     }
 }
 

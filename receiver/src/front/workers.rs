@@ -144,7 +144,8 @@ impl Pool {
         };
         let key = (setup.name.clone(), setup.path.clone());
         // Places of workers that have gone, with nobody waiting for another.
-        places.retain(|other, place| *other == key || Arc::strong_count(place) > 1 || is_used(place));
+        places
+            .retain(|other, place| *other == key || Arc::strong_count(place) > 1 || is_used(place));
         Ok(Arc::clone(places.entry(key).or_default()))
     }
 
@@ -190,9 +191,8 @@ impl Worker {
 
     /// `None` if the worker was about to leave.
     async fn open(&self, session: SessionOpen) -> Result<Option<UnixStream>, Unavailable> {
-        let (ours, theirs) = pair().map_err(|error| {
-            Unavailable::broken(format!("cannot make a socket pair: {error}"))
-        })?;
+        let (ours, theirs) = pair()
+            .map_err(|error| Unavailable::broken(format!("cannot make a socket pair: {error}")))?;
         let (taken, answer) = oneshot::channel();
         let order = Order::Open(Box::new(session), OwnedFd::from(theirs), taken);
         if self.orders.send(order).await.is_err() {
@@ -296,13 +296,15 @@ impl Process {
         match self.receiver.receive(&self.control).await {
             Ok(Some((FromWorker::Ready, _))) => Ok(()),
             Ok(Some((FromWorker::Failed { text, log }, _))) => Err(Unavailable { text, log }),
-            Ok(Some((FromWorker::Ended { .. }, _))) => {
-                Err(Unavailable::broken("the worker spoke out of turn".to_owned()))
-            }
+            Ok(Some((FromWorker::Ended { .. }, _))) => Err(Unavailable::broken(
+                "the worker spoke out of turn".to_owned(),
+            )),
             Ok(None) => Err(Unavailable::broken(
                 "the worker ended while setting itself up".to_owned(),
             )),
-            Err(error) => Err(Unavailable::broken(format!("the worker is unreadable: {error}"))),
+            Err(error) => Err(Unavailable::broken(format!(
+                "the worker is unreadable: {error}"
+            ))),
         }
     }
 

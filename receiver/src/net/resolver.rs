@@ -25,7 +25,10 @@ pub struct System {
 impl Resolver for System {
     fn reverse(&self, address: IpAddr) -> Option<Vec<u8>> {
         let mut names = self.names.borrow_mut();
-        names.entry(address).or_insert_with(|| reverse(address)).clone()
+        names
+            .entry(address)
+            .or_insert_with(|| reverse(address))
+            .clone()
     }
 
     fn forward(&self, name: &[u8]) -> Vec<IpAddr> {

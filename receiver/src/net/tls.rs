@@ -86,8 +86,12 @@ impl Identity {
     fn of(chain: &[CertificateDer<'_>]) -> Option<Self> {
         let leaf = chain.first()?;
         let parsed = webpki::EndEntityCert::try_from(leaf).ok()?;
-        let uris = parsed.valid_uri_names().map(|name| CertIdentity::Uri(name.to_owned()));
-        let hosts = parsed.valid_dns_names().map(|name| CertIdentity::Dns(name.to_owned()));
+        let uris = parsed
+            .valid_uri_names()
+            .map(|name| CertIdentity::Uri(name.to_owned()));
+        let hosts = parsed
+            .valid_dns_names()
+            .map(|name| CertIdentity::Dns(name.to_owned()));
         Some(Self {
             names: uris.chain(hosts).take(NAMES_MAX).collect(),
             key: key_hash(leaf)?,
