@@ -1,3 +1,4 @@
 //! Placeholder.
+pub mod fs;
 pub mod logic;
 pub mod relay;
