@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fmt::Write;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
@@ -22,7 +23,7 @@ const DEGRADED: u8 = 2;
 ///
 /// Exit codes: 0 all is served; 2 some module is not; 78 the receiver would not start.
 #[must_use]
-pub fn run(path: &[u8], as_json: bool) -> ExitCode {
+pub fn run(path: &Path, as_json: bool) -> ExitCode {
     let report = Report::of(path);
     if as_json {
         println!("{:#}", report.to_json());
@@ -38,8 +39,8 @@ struct Report {
 }
 
 impl Report {
-    fn of(path: &[u8]) -> Self {
-        match config::load(path) {
+    fn of(path: &Path) -> Self {
+        match config::read(path) {
             Err(unusable) => Self {
                 diagnostics: unusable.diagnostics,
                 config: None,

@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
-use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -156,7 +155,7 @@ fn dispatch(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     };
     match cli.command {
         Command::Run(run) => serve(run),
-        Command::Check(check) => check::run(check.config.as_os_str().as_bytes(), check.json),
+        Command::Check(check) => check::run(&check.config, check.json),
         Command::Worker(logging) => {
             logging.start();
             worker::run()

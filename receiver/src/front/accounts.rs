@@ -28,6 +28,12 @@ impl Me {
         }
     }
 
+    /// Effective user id.
+    #[must_use]
+    pub const fn uid(self) -> u32 {
+        self.uid
+    }
+
     /// Whether it is root.
     #[must_use]
     pub const fn is_root(self) -> bool {

@@ -11,13 +11,11 @@ use syncd_proto::path::escaped;
 use zeroize::Zeroizing;
 
 use crate::front::accounts::Me;
+use crate::logic::secrets::{Unfit, strict_modes};
 use crate::net::tls::{Material, Part, Tls};
 
 /// Largest file read; an authority bundle of the whole web is a quarter of it.
 const FILE_BYTES_MAX: u64 = 1 << 20;
-
-/// Bits of a key file's mode that let others at it, as `strict modes` counts them.
-const OTHERS: u32 = 0o006;
 
 /// The names of the files, as configured.
 #[derive(Debug, Clone, Default)]
@@ -97,8 +95,8 @@ fn read(
         return Err(format!("`{parameter}` {at}: not a regular file"));
     }
     if let Some(me) = private {
-        strict(metadata.mode(), metadata.uid(), me)
-            .map_err(|why| format!("`{parameter}` {at}: {why}"))?;
+        strict_modes(metadata.mode(), metadata.uid(), me.uid())
+            .map_err(|unfit| format!("`{parameter}` {at}: {}", unfit_key(unfit)))?;
     }
     let mut bytes = Zeroizing::new(Vec::new());
     let mut limited = file.take(FILE_BYTES_MAX + 1);
@@ -111,20 +109,15 @@ fn read(
     Ok(bytes)
 }
 
-/// The rules of `strict modes`, for a private key.
-fn strict(mode: u32, owner: u32, me: Me) -> Result<(), String> {
-    if mode & OTHERS != 0 {
-        return Err(format!(
-            "others may read or write it (mode {:04o}): chmod 600 it",
-            mode & 0o7777
-        ));
+fn unfit_key(unfit: Unfit) -> String {
+    match unfit {
+        Unfit::OtherAccess { mode } => {
+            format!("others may read or write it (mode {mode:04o}): chmod 600 it")
+        }
+        Unfit::NotRootOwned { owner } => {
+            format!("it belongs to uid {owner}, not to root: chown it to root")
+        }
     }
-    if me.is_root() && owner != 0 {
-        return Err(format!(
-            "it belongs to uid {owner}, not to root: chown it to root"
-        ));
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -136,19 +129,6 @@ mod tests {
         let text = load(&Files::default(), Me::now()).unwrap_err();
         assert!(text.contains("`tls cert file` is not set"), "{text}");
         assert!(text.contains("`tls cert file = FILE`"), "{text}");
-    }
-
-    #[test]
-    fn a_key_that_others_can_read_is_refused() {
-        let me = Me::now();
-        let owner = if me.is_root() { 0 } else { 1 };
-        assert!(
-            strict(0o100_644, owner, me)
-                .unwrap_err()
-                .contains("chmod 600")
-        );
-        assert!(strict(0o100_602, owner, me).is_err());
-        assert!(strict(0o100_660, owner, me).is_ok());
     }
 
     #[test]

@@ -442,7 +442,10 @@ fn frame(seq: u64, mut refused: Refused) -> Result<Frame, DecodeError> {
 }
 
 fn shorten(text: &mut String) {
-    let end = text.floor_char_boundary(TEXT_BYTES_MAX);
+    let mut end = text.len().min(TEXT_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
     text.truncate(end);
 }
 

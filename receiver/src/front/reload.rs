@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls_pki_types::UnixTime;
@@ -56,7 +56,7 @@ impl Generation {
 /// # Errors
 /// Why it cannot be used, for people.
 pub fn load(path: &OsStr) -> Result<Generation, String> {
-    let config = match config::load(path.as_bytes()) {
+    let config = match config::read(Path::new(path)) {
         Ok(loaded) => {
             log(&loaded.diagnostics);
             loaded.config

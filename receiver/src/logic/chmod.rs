@@ -218,7 +218,7 @@ impl Change {
             } => (who, operator, what),
         };
         let (rwx, special) = match what {
-            What::CopyOf(shift) => (mode >> shift & 7, 0),
+            What::CopyOf(shift) => ((mode >> shift) & 7, 0),
             What::Bits {
                 rwx,
                 x_if_sensible,
@@ -232,18 +232,17 @@ impl Change {
             0 => (EVERYBODY, !umask),
             classes => (classes, MODE_BITS),
         };
-        let bits = classes * rwx & allowed | special;
+        let bits = ((classes * rwx) & allowed) | special;
         match operator {
             Operator::Add => mode | bits,
             Operator::Remove => mode & !bits,
             Operator::Set => {
-                let replaced = classes * 7
-                    | if special == 0 {
-                        0
-                    } else {
-                        who.set_id | special
-                    };
-                mode & !replaced | bits
+                let set_ids = match special {
+                    0 => 0,
+                    special => who.set_id | special,
+                };
+                let replaced = (classes * 7) | set_ids;
+                (mode & !replaced) | bits
             }
         }
     }
