@@ -122,12 +122,13 @@ impl Logging {
         };
     }
 
-    /// The same for a worker.
+    /// The arguments of a worker that logs the same way.
     fn arguments(self) -> Vec<String> {
         let name = |value: Option<clap::builder::PossibleValue>| {
             value.map_or_else(String::new, |value| value.get_name().to_owned())
         };
         vec![
+            "worker".to_owned(),
             "--log-format".to_owned(),
             name(self.log_format.to_possible_value()),
             "--log-level".to_owned(),
@@ -213,7 +214,7 @@ mod tests {
             log_format: LogFormat::Json,
             log_level: LogLevel::Debug,
         };
-        let mut line = vec!["syncd-recv".to_owned(), "worker".to_owned()];
+        let mut line = vec!["syncd-recv".to_owned()];
         line.extend(logging.arguments());
         let Command::Worker(parsed) = Cli::try_parse_from(line).unwrap().command else {
             panic!("not a worker");

@@ -56,7 +56,7 @@ pub struct Options {
     pub port: Option<u16>,
     /// Overrides `address`.
     pub address: Option<String>,
-    /// Arguments of each worker.
+    /// Arguments with which this program is a worker.
     pub worker_arguments: Vec<String>,
 }
 

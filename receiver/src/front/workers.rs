@@ -84,7 +84,7 @@ enum Order {
 }
 
 impl Pool {
-    /// A pool whose processes get these arguments after `worker`.
+    /// A pool whose processes are this program with these arguments.
     #[must_use]
     pub fn new(arguments: Vec<String>) -> Self {
         Self {
@@ -261,7 +261,6 @@ fn spawn(arguments: &[String]) -> std::io::Result<(UnixStream, Child)> {
     let mut command = Command::new("/proc/self/exe");
     command
         .arg0("syncd-recv")
-        .arg("worker")
         .args(arguments)
         .env_clear()
         .current_dir("/")
@@ -421,3 +420,6 @@ impl Process {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -176,33 +176,12 @@ impl Conversation {
         violation: impl AsyncFnOnce(&ProtocolError),
     ) -> Relayed {
         let early = self.deframer.pending().to_vec();
-        let (reader, mut writer) = tokio::io::split(self.stream);
-        let (worker_reader, worker_writer) = worker.into_split();
-        let mut reader = reader;
-        let (cause, bytes_out) = {
-            let mut inbound = pin!(inbound(
-                &mut reader,
-                worker_writer,
-                Gate::new(next_in),
-                early
-            ));
-            let mut outbound = pin!(outbound(worker_reader, &mut writer));
-            tokio::select! {
-                ended = &mut outbound => ended,
-                cause = &mut inbound => {
-                    let bytes = if let Ended::ByViolation(error) = &cause {
-                        violation(error).await;
-                        timeout(VIOLATION_GRACE, outbound).await.map_or(0, |(_, bytes)| bytes)
-                    } else {
-                        outbound.await.1
-                    };
-                    (cause, bytes)
-                }
-            }
-        };
+        let (mut reader, mut writer) = tokio::io::split(self.stream);
+        let gate = Gate::new(next_in);
+        let relayed = copy(&mut reader, &mut writer, worker, gate, early, violation).await;
         let _ = timeout(LINGER, writer.shutdown()).await;
         linger(&mut reader).await;
-        Relayed { cause, bytes_out }
+        relayed
     }
 }
 
@@ -234,6 +213,32 @@ impl fmt::Display for Ended {
             Self::ByWorker => f.write_str("ended by the receiver"),
         }
     }
+}
+
+async fn copy(
+    reader: &mut (impl AsyncRead + Unpin),
+    writer: &mut (impl AsyncWriteExt + Unpin),
+    worker: UnixStream,
+    gate: Gate,
+    early: Vec<u8>,
+    violation: impl AsyncFnOnce(&ProtocolError),
+) -> Relayed {
+    let (worker_reader, worker_writer) = worker.into_split();
+    let mut inbound = pin!(inbound(reader, worker_writer, gate, early));
+    let mut outbound = pin!(outbound(worker_reader, writer));
+    let (cause, bytes_out) = tokio::select! {
+        ended = &mut outbound => ended,
+        cause = &mut inbound => {
+            let bytes = if let Ended::ByViolation(error) = &cause {
+                violation(error).await;
+                timeout(VIOLATION_GRACE, outbound).await.map_or(0, |(_, bytes)| bytes)
+            } else {
+                outbound.await.1
+            };
+            (cause, bytes)
+        }
+    };
+    Relayed { cause, bytes_out }
 }
 
 async fn inbound(
@@ -358,5 +363,102 @@ mod tests {
         assert_eq!(read_available(&mut near, &mut buffer).await.unwrap(), 32);
         assert_eq!(read_available(&mut near, &mut buffer).await.unwrap(), 8);
         assert_eq!(read_available(&mut near, &mut buffer).await.unwrap(), 0);
+    }
+
+    fn ping(seq: u64, body: usize) -> Vec<u8> {
+        let mut wire = Vec::new();
+        Frame {
+            seq,
+            kind: 11,
+            body: vec![1; body],
+            payload: Vec::new(),
+        }
+        .write_to(&mut wire);
+        wire
+    }
+
+    /// Runs a relay; gives the agent's and the worker's end.
+    fn relaying(
+        early: Vec<u8>,
+    ) -> (
+        tokio::io::DuplexStream,
+        UnixStream,
+        tokio::task::JoinHandle<(Relayed, bool)>,
+    ) {
+        let (agent, ours) = tokio::io::duplex(COPY_BYTES);
+        let (front, worker) = UnixStream::pair().unwrap();
+        let relay = tokio::spawn(async move {
+            let (mut reader, mut writer) = tokio::io::split(ours);
+            let mut violated = false;
+            let noted = async |_: &ProtocolError| violated = true;
+            let relayed = copy(&mut reader, &mut writer, front, Gate::new(1), early, noted).await;
+            (relayed, violated)
+        });
+        (agent, worker, relay)
+    }
+
+    #[tokio::test]
+    async fn a_session_passes_unchanged_both_ways_and_ends_with_its_agent() {
+        let (mut agent, mut worker, relay) = relaying(ping(1, 9));
+        let sent = [ping(2, 700_000), ping(3, 0)].concat();
+        let expected = [ping(1, 9), sent.clone()].concat();
+        let sending = tokio::spawn(async move {
+            agent.write_all(&sent).await.unwrap();
+            let mut answer = [0; 6];
+            agent.read_exact(&mut answer).await.unwrap();
+            answer
+        });
+        let mut arrived = vec![0; expected.len()];
+        worker.read_exact(&mut arrived).await.unwrap();
+        assert!(arrived == expected);
+        worker.write_all(b"answer").await.unwrap();
+        assert_eq!(&sending.await.unwrap(), b"answer");
+        // The agent has gone; the worker learns it, and may finish before it closes.
+        assert_eq!(worker.read(&mut [0; 1]).await.unwrap(), 0);
+        assert!(!relay.is_finished());
+        drop(worker);
+        let (relayed, violated) = relay.await.unwrap();
+        assert_eq!(
+            (relayed.cause, relayed.bytes_out, violated),
+            (Ended::ByAgent, 6, false)
+        );
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_ends_ends_the_session_after_its_last_words() {
+        let (mut agent, mut worker, relay) = relaying(Vec::new());
+        worker.write_all(b"draining").await.unwrap();
+        drop(worker);
+        let (relayed, _) = relay.await.unwrap();
+        assert_eq!((relayed.cause, relayed.bytes_out), (Ended::ByWorker, 8));
+        let mut words = [0; 8];
+        agent.read_exact(&mut words).await.unwrap();
+        assert_eq!(&words, b"draining");
+    }
+
+    #[tokio::test]
+    async fn a_bad_frame_reaches_nobody_and_the_worker_may_answer() {
+        let (mut agent, mut worker, relay) = relaying(Vec::new());
+        agent
+            .write_all(&[ping(1, 5), ping(9, 5)].concat())
+            .await
+            .unwrap();
+        let mut arrived = vec![0; ping(1, 5).len()];
+        worker.read_exact(&mut arrived).await.unwrap();
+        assert_eq!(arrived, ping(1, 5));
+        worker.write_all(b"why").await.unwrap();
+        worker.shutdown().await.unwrap();
+        let (relayed, violated) = relay.await.unwrap();
+        assert!(violated);
+        assert!(matches!(
+            relayed.cause,
+            Ended::ByViolation(ProtocolError::Sequence { .. })
+        ));
+        let mut rest = Vec::new();
+        worker.read_to_end(&mut rest).await.unwrap();
+        assert!(rest.is_empty());
+        let mut words = [0; 3];
+        agent.read_exact(&mut words).await.unwrap();
+        assert_eq!(&words, b"why");
     }
 }

@@ -31,6 +31,9 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_COUNT: u32 = 3;
 
+/// A peer that takes nothing of what is sent for so long, in milliseconds, is gone.
+const UNREAD_MAX_MS: u32 = 120_000;
+
 /// How many strangers there are, and where they come from.
 #[derive(Debug, Clone)]
 pub struct Budget {
@@ -170,6 +173,7 @@ fn prepare(socket: &TcpStream) -> io::Result<()> {
     sockopt::set_tcp_keepidle(socket, KEEPALIVE_IDLE)?;
     sockopt::set_tcp_keepintvl(socket, KEEPALIVE_INTERVAL)?;
     sockopt::set_tcp_keepcnt(socket, KEEPALIVE_COUNT)?;
+    sockopt::set_tcp_user_timeout(socket, UNREAD_MAX_MS)?;
     Ok(())
 }
 
