@@ -71,6 +71,18 @@ pub struct Front {
 }
 
 impl Front {
+    /// Nobody connected yet.
+    #[must_use]
+    pub fn new(generation: Generation, worker_arguments: Vec<String>) -> Self {
+        Self {
+            generation: RwLock::new(Arc::new(generation)),
+            sessions: Arc::default(),
+            slots: Slots::default(),
+            workers: Pool::new(worker_arguments),
+            draining: watch::Sender::new(false),
+        }
+    }
+
     /// The configuration in force.
     #[must_use]
     pub fn generation(&self) -> Arc<Generation> {
@@ -184,7 +196,9 @@ async fn reload(front: &Arc<Front>, options: &Options) {
             if old.listens_on() != generation.listens_on() {
                 warn!("`address` or `syncd port` has changed: takes effect after a restart");
             }
-            reload::review(front, &generation).await;
+            // Apart from the signals: look-ups may take their time, and so must not an end.
+            let front = Arc::clone(front);
+            tokio::spawn(async move { reload::review(&front).await });
         }
         Err(text) => error!("not reloaded, the earlier configuration stays in force: {text}"),
     }
@@ -294,3 +308,6 @@ impl Signals {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

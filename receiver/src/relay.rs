@@ -4,7 +4,11 @@
 //! socket as its standard input. On it travel length-prefixed messages of these types; `Open` carries
 //! one descriptor beside it, the worker's end of a second socket pair on which the session's frames
 //! then flow, as they are on the wire. The worker is the only one to write frames to the agent from
-//! `Welcome` on; the front copies bytes.
+//! `Welcome` on; the front copies bytes. [`crate::net::relay_io`] is the wire form.
+//!
+//! The end of the front's messages tells the worker to finish and exit. After `Close` or `Drain` the
+//! front may have stopped reading from the agent, so the worker ends the session by closing its
+//! descriptor and does not wait for the agent to do so.
 
 use bincode::{Decode, Encode};
 use syncd_proto::digest::Digest;

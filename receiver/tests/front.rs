@@ -7,7 +7,8 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use certs_dev::{Authority, Request, Role, Validity};
-use common::{Agent, Answer, Daemon, Site, hello};
+use common::Daemon;
+use common::agent::{Agent, Answer, Site, chmod, hello, tls12_hello};
 use syncd_proto::frame::Frame;
 use syncd_proto::message::{Hello, Purpose};
 use syncd_proto::reject::RejectCode;
@@ -69,7 +70,7 @@ fn modules_refuse_in_the_words_of_rsync() {
             continue;
         }
         let (site, daemon) = one_module(lines);
-        let agent = Agent::connect(&site, &daemon, "web01").expect("TLS");
+        let agent = Agent::connect(&site, daemon.port).expect("TLS");
         let told = refused(agent.ask(hello("m"), None));
         assert_eq!(told.0, code, "{lines}: {}", told.1);
         assert!(told.1.starts_with(text), "{lines}: {}", told.1);
@@ -83,7 +84,7 @@ fn modules_refuse_in_the_words_of_rsync() {
 #[test]
 fn an_unknown_module_is_named_and_escaped() {
     let (site, daemon) = one_module(OPEN);
-    let agent = Agent::connect(&site, &daemon, "web01").expect("TLS");
+    let agent = Agent::connect(&site, daemon.port).expect("TLS");
     let told = refused(agent.ask(hello("no\nsuch\u{1b}[31m"), None));
     assert_eq!(
         told,
@@ -99,7 +100,7 @@ fn an_unknown_module_is_named_and_escaped() {
 #[test]
 fn names_match_exactly() {
     let (site, daemon) = one_module(OPEN);
-    let agent = Agent::connect(&site, &daemon, "web01").expect("TLS");
+    let agent = Agent::connect(&site, daemon.port).expect("TLS");
     assert_eq!(
         refused(agent.ask(hello("M"), None)).0,
         RejectCode::UnknownModule
@@ -109,7 +110,7 @@ fn names_match_exactly() {
 #[test]
 fn a_version_nobody_speaks_is_told_with_both() {
     let (site, daemon) = one_module(OPEN);
-    let agent = Agent::connect(&site, &daemon, "web01").expect("TLS");
+    let agent = Agent::connect(&site, daemon.port).expect("TLS");
     let future = Hello {
         version_min: 7,
         version_max: 9,
@@ -138,7 +139,7 @@ fn the_right_password_opens_and_all_wrong_ones_look_alike() {
         ("bob", "other", "denied by rule"),
         ("alice", "no such user has a password", "password mismatch"),
     ] {
-        let agent = Agent::connect(&site, &daemon, "web01").expect("TLS");
+        let agent = Agent::connect(&site, daemon.port).expect("TLS");
         let told = refused(agent.ask(as_user("m", user), Some(password)));
         assert_eq!(
             told,
@@ -147,7 +148,7 @@ fn the_right_password_opens_and_all_wrong_ones_look_alike() {
         daemon.wait_for(&format!("for {user}: {reason}"));
     }
     // The password is believed: what refuses now comes after the login.
-    let agent = Agent::connect(&site, &daemon, "web01").expect("TLS");
+    let agent = Agent::connect(&site, daemon.port).expect("TLS");
     let told = refused(agent.ask(as_user("m", "alice"), Some("right")));
     assert_eq!(told.0, RejectCode::ReadOnly);
     let log = daemon.log();
@@ -171,14 +172,14 @@ fn secrets_are_read_anew_and_strictly() {
     );
     let daemon = Daemon::start(&site, &module);
     let code = |password: &str| {
-        let agent = Agent::connect(&site, &daemon, "web01").expect("TLS");
+        let agent = Agent::connect(&site, daemon.port).expect("TLS");
         refused(agent.ask(as_user("m", "alice"), Some(password))).0
     };
     assert_eq!(code("first"), RejectCode::ReadOnly);
     site.secrets("alice:second\n");
     assert_eq!(code("first"), RejectCode::AuthFailed);
     assert_eq!(code("second"), RejectCode::ReadOnly);
-    common::chmod(&secrets, 0o644);
+    chmod(&secrets, 0o644);
     assert_eq!(code("second"), RejectCode::AuthFailed);
     daemon.wait_for("must not be other-accessible");
 }
@@ -199,7 +200,7 @@ fn modules_are_listed_to_those_who_may_know_of_them() {
         purpose: Purpose::ListModules,
         ..hello("")
     };
-    let agent = Agent::connect(&site, &daemon, "web01").expect("TLS");
+    let agent = Agent::connect(&site, daemon.port).expect("TLS");
     let Answer::Modules(list) = agent.ask(question, None) else {
         panic!("no list");
     };
@@ -228,14 +229,14 @@ fn certificates_that_are_not_ours_end_in_tls() {
         (server, "not made for clients"),
     ] {
         let answer =
-            Agent::with(&site, &daemon, Some(&issued)).map(|agent| agent.ask(hello("m"), None));
+            Agent::with(&site, daemon.port, Some(&issued)).map(|agent| agent.ask(hello("m"), None));
         assert!(
             matches!(answer, Err(_) | Ok(Answer::Closed)),
             "{reason}: {answer:?}"
         );
         daemon.wait_for(reason);
     }
-    let answer = Agent::with(&site, &daemon, None).map(|agent| agent.ask(hello("m"), None));
+    let answer = Agent::with(&site, daemon.port, None).map(|agent| agent.ask(hello("m"), None));
     assert!(matches!(answer, Err(_) | Ok(Answer::Closed)), "{answer:?}");
     daemon.wait_for("showed no certificate");
 }
@@ -251,10 +252,11 @@ fn a_revoked_certificate_ends_in_tls() {
         site.module("m")
     );
     let daemon = Daemon::start(&site, &config);
-    let answer = Agent::with(&site, &daemon, Some(&lost)).map(|agent| agent.ask(hello("m"), None));
+    let answer =
+        Agent::with(&site, daemon.port, Some(&lost)).map(|agent| agent.ask(hello("m"), None));
     assert!(matches!(answer, Err(_) | Ok(Answer::Closed)), "{answer:?}");
     daemon.wait_for("is listed in `tls crl file`");
-    let agent = Agent::connect(&site, &daemon, "web01").expect("TLS");
+    let agent = Agent::connect(&site, daemon.port).expect("TLS");
     assert_eq!(refused(agent.ask(hello("m"), None)).0, RejectCode::ReadOnly);
 }
 
@@ -285,13 +287,13 @@ fn strangers_are_closed_at_once_with_one_line() {
 #[test]
 fn older_tls_and_other_protocols_are_turned_away() {
     let (site, daemon) = one_module(OPEN);
-    let other = Agent::speaking(&site, &daemon, &[b"h2"]);
+    let other = Agent::speaking(&site, daemon.port, &[b"h2"]);
     assert!(other.is_err());
     daemon.wait_for("does not ask for syncd/1");
-    let none = Agent::speaking(&site, &daemon, &[]).map(|agent| agent.ask(hello("m"), None));
+    let none = Agent::speaking(&site, daemon.port, &[]).map(|agent| agent.ask(hello("m"), None));
     assert!(matches!(none, Err(_) | Ok(Answer::Closed)), "{none:?}");
     let mut socket = TcpStream::connect(("127.0.0.1", daemon.port)).expect("connect");
-    socket.write_all(&common::tls12_hello()).expect("write");
+    socket.write_all(&tls12_hello()).expect("write");
     daemon.wait_for("does not speak TLS 1.3");
 }
 
@@ -310,7 +312,7 @@ fn frames_that_may_not_come_now_are_protocol_errors() {
         frame(0, 99, 0),
         frame(0, 1, 100_000),
     ] {
-        let agent = Agent::connect(&site, &daemon, "web01").expect("TLS");
+        let agent = Agent::connect(&site, daemon.port).expect("TLS");
         let told = refused(agent.send(&bad));
         assert_eq!(told.0, RejectCode::Protocol);
     }
@@ -321,7 +323,7 @@ fn frames_that_may_not_come_now_are_protocol_errors() {
 fn sigterm_ends_it_with_zero() {
     let (site, daemon) = one_module(OPEN);
     // One that has not said anything must not hold it up.
-    let _silent = Agent::connect(&site, &daemon, "web01").expect("TLS");
+    let _silent = Agent::connect(&site, daemon.port).expect("TLS");
     assert_eq!(daemon.end(rustix::process::Signal::TERM), Some(0));
 }
 
@@ -331,7 +333,7 @@ fn a_reload_takes_effect_and_a_broken_one_changes_nothing() {
     let path = site.module("m");
     let daemon = Daemon::start(&site, &format!("[m]\npath = {path}\n"));
     let code = |module: &str| {
-        let agent = Agent::connect(&site, &daemon, "web01").expect("TLS");
+        let agent = Agent::connect(&site, daemon.port).expect("TLS");
         refused(agent.ask(hello(module), None)).0
     };
     assert_eq!(code("new"), RejectCode::UnknownModule);

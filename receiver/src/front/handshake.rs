@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use syncd_proto::auth::PasswordKey;
+use syncd_proto::chain::CommitVerifier;
 use syncd_proto::error::{DecodeError, ProtocolError};
 use syncd_proto::exchange::receiver::{Answered, AwaitAnswer, AwaitHello, Greeted, Handover};
 use syncd_proto::frame::Frame;
@@ -177,11 +178,29 @@ impl Guest<'_> {
             Admission::Challenge(pending) => self.challenge(*stage, &hello, pending).await?,
         };
         match authorization {
+            Authorization::Grant(_) if !self.can_sign(&hello) => {
+                Err(self.cannot_sign(stage, hello))
+            }
             Authorization::Grant(grant) => {
                 self.hand_over(stage, hello, asked, *grant).await.map(Some)
             }
             Authorization::Refusal(refusal) => Err(refused(stage, hello, refusal)),
         }
+    }
+
+    /// Whoever writes signs each commit with the key of its certificate.
+    fn can_sign(&self, hello: &Hello) -> bool {
+        let certificate = self.identity.certificate().to_vec();
+        hello.purpose != Purpose::Mirror || CommitVerifier::new(certificate.into()).is_some()
+    }
+
+    fn cannot_sign(&self, stage: Stage, hello: Hello) -> End {
+        let text = "the key of the agent's certificate cannot sign commits: use Ed25519, or ECDSA P-256 or P-384";
+        let refused = Refused {
+            code: RejectCode::CertificateDenied,
+            text: text.to_owned(),
+        };
+        turned_away(stage, hello, refused, text.to_owned())
     }
 
     fn asked(&self, hello: &Hello) -> Asked {

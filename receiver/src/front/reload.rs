@@ -84,9 +84,10 @@ pub fn files(config: &Config) -> Files {
 }
 
 /// Ends the sessions that would not be admitted any more; their agents are told why.
-pub async fn review(front: &Arc<Front>, generation: &Arc<Generation>) {
+pub async fn review(front: &Front) {
     for live in front.sessions.live() {
-        judge(generation, live).await;
+        // Always the newest: another reload may have come meanwhile.
+        judge(&front.generation(), live).await;
     }
 }
 
