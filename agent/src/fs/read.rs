@@ -23,6 +23,8 @@ pub enum ReadError {
     Gone,
     /// It was written to, replaced or cut while it was read.
     Changed,
+    /// It is larger than it may be to be read at once.
+    TooLarge,
     /// What is there is no regular file.
     NotAFile,
     /// It may not be read.
@@ -36,6 +38,7 @@ impl std::fmt::Display for ReadError {
         match self {
             Self::Gone => f.write_str("gone"),
             Self::Changed => f.write_str("changed while it was read"),
+            Self::TooLarge => f.write_str("too large to be read at once"),
             Self::NotAFile => f.write_str("not a regular file"),
             Self::Denied(error) => write!(f, "not readable: {error}"),
             Self::Io(error) => write!(f, "read failed: {error}"),
@@ -47,7 +50,7 @@ impl std::error::Error for ReadError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Denied(error) | Self::Io(error) => Some(error),
-            Self::Gone | Self::Changed | Self::NotAFile => None,
+            Self::Gone | Self::Changed | Self::TooLarge | Self::NotAFile => None,
         }
     }
 }
@@ -82,22 +85,38 @@ pub struct SmallFile {
     pub digest: Digest,
 }
 
-/// Reads the file at `path` at once. A file above `max` bytes is [`ReadError::Changed`]: it has grown
-/// since it was chosen for this way.
+/// How sure a read must be that the file stood still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stability {
+    /// It did, or the read is [`ReadError::Changed`].
+    Required,
+    /// The file never rests: what was read within its length at opening goes, with the metadata from
+    /// before.
+    Waived,
+}
+
+/// Reads the file at `path` at once, if it has at most `max` bytes.
 ///
 /// # Errors
 /// See [`ReadError`].
-pub fn read_small(root: &SourceRoot, path: &WirePath, max: usize) -> Result<SmallFile, ReadError> {
+pub fn read_small(
+    root: &SourceRoot,
+    path: &WirePath,
+    max: u64,
+    stability: Stability,
+) -> Result<SmallFile, ReadError> {
     let (fd, stamp, entry) = open(root, path)?;
-    let size = usize::try_from(stamp.size).unwrap_or(usize::MAX);
-    if size > max {
-        return Err(ReadError::Changed);
+    if stamp.size > max {
+        return Err(ReadError::TooLarge);
     }
+    let size = usize::try_from(stamp.size).map_err(|_| ReadError::TooLarge)?;
     // One byte more, so that a file that grew shows.
-    let bytes = read_range(&fd, 0, size.saturating_add(1))?;
-    if bytes.len() != size || Stamp::of(&root::statx_of(&fd)?) != stamp {
+    let mut bytes = read_range(&fd, 0, size.saturating_add(1))?;
+    let changed = bytes.len() != size || Stamp::of(&root::statx_of(&fd)?) != stamp;
+    if changed && stability == Stability::Required {
         return Err(ReadError::Changed);
     }
+    bytes.truncate(size);
     Ok(SmallFile {
         meta: root::meta_of(&entry),
         digest: Digest::of(&bytes),
@@ -216,6 +235,18 @@ impl LargeFile {
         self.check_unchanged()?;
         let meta = root::meta_of(&self.entry);
         Ok((meta, self.stamp.size, self.hasher.finish()))
+    }
+
+    /// The same without the check: also says whether the file stood still. For a file that never rests
+    /// and must go as it is; what was read is its content within the length at opening.
+    ///
+    /// # Errors
+    /// [`ReadError::Changed`] if it has become shorter; else see [`ReadError`].
+    pub fn finish_as_read(mut self) -> Result<(Meta, u64, Digest, bool), ReadError> {
+        while self.next_piece(REST_BYTES)?.is_some() {}
+        let stable = self.check_unchanged().is_ok();
+        let meta = root::meta_of(&self.entry);
+        Ok((meta, self.stamp.size, self.hasher.finish(), stable))
     }
 
     /// Whether the file is still the version that was opened, so that a long read can stop early.
@@ -338,14 +369,14 @@ mod tests {
     fn a_small_file_is_read_whole_with_what_was_seen_of_it() {
         let (dir, root) = setup();
         fs::write(dir.path().join("f"), "hello").unwrap();
-        let file = read_small(&root, &path("f"), 5).unwrap();
+        let file = read_small(&root, &path("f"), 5, Stability::Required).unwrap();
         assert_eq!(file.bytes, b"hello");
         assert_eq!(file.digest, Digest::of(b"hello"));
         assert_eq!(Some(file.entry), root.stat(&path("f")).unwrap());
-        let too_large = read_small(&root, &path("f"), 4);
-        assert!(matches!(too_large, Err(ReadError::Changed)));
+        let too_large = read_small(&root, &path("f"), 4, Stability::Waived);
+        assert!(matches!(too_large, Err(ReadError::TooLarge)));
         fs::write(dir.path().join("empty"), "").unwrap();
-        let empty = read_small(&root, &path("empty"), 0).unwrap();
+        let empty = read_small(&root, &path("empty"), 0, Stability::Required).unwrap();
         assert!(empty.bytes.is_empty());
     }
 
@@ -358,12 +389,12 @@ mod tests {
         symlink("/etc/passwd", dir.path().join("link")).unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("sock")).unwrap();
         for bad in ["fifo", "dir", "link", "sock"] {
-            let read = read_small(&root, &path(bad), 100);
+            let read = read_small(&root, &path(bad), 100, Stability::Required);
             assert!(matches!(read, Err(ReadError::NotAFile)), "{bad}: {read:?}");
             assert!(LargeFile::open(&root, &path(bad)).is_err());
         }
         for gone in ["fifo/x", "absent"] {
-            let read = read_small(&root, &path(gone), 100);
+            let read = read_small(&root, &path(gone), 100, Stability::Required);
             assert!(matches!(read, Err(ReadError::Gone)), "{gone}: {read:?}");
         }
     }

@@ -66,6 +66,10 @@ pub struct Mark {
     /// It was seen to be gone; absence without that is looked at twice, since a rename may be on its
     /// way to us.
     pub gone: bool,
+    /// Until when a regular file that is open waits, at least.
+    pub quiet_at: Millis,
+    /// How many names were seen to go with it.
+    pub weight: u64,
     /// What the target has there.
     pub remote: Remote,
     /// How often it failed in a row.
@@ -129,6 +133,9 @@ pub struct Settle {
 /// How long a new name waits for the close that usually follows at once, in milliseconds.
 const BIRTH_MS: Millis = 5;
 
+/// How long a file waits that a listing found and that was written just now, in milliseconds.
+const RECENT_MS: Millis = 100;
+
 /// Paths a target has not got yet, with the renames in front of them.
 #[derive(Debug)]
 pub struct DirtySet {
@@ -175,10 +182,37 @@ impl DirtySet {
             if fresh {
                 mark.born = true;
                 mark.open = true;
+                mark.due_if_open(settle, now);
                 now + BIRTH_MS
             } else {
                 mark.due_if_open(settle, now)
             }
+        });
+    }
+
+    /// A directory appeared.
+    pub fn created_dir(&mut self, path: WirePath, now: Millis) {
+        self.mark(path, now, |mark, _, fresh| {
+            mark.look = Look::Content;
+            mark.gone = false;
+            mark.open = false;
+            mark.born |= fresh;
+            now
+        });
+    }
+
+    /// A listing of a new directory shows the name. `recent`: a file that may still be written, by
+    /// somebody who had opened it before it was watched.
+    pub fn listed(&mut self, path: WirePath, recent: bool, now: Millis) {
+        self.mark(path, now, |mark, _, fresh| {
+            mark.look = Look::Content;
+            mark.gone = false;
+            if !fresh {
+                return mark.due;
+            }
+            mark.open = recent;
+            mark.quiet_at = now + if recent { RECENT_MS } else { 0 };
+            mark.quiet_at
         });
     }
 
@@ -208,7 +242,7 @@ impl DirtySet {
 
     /// A name is gone, with everything below it. One that was never sent is forgotten.
     pub fn gone(&mut self, path: WirePath, now: Millis) {
-        self.absorb_below(&path);
+        let below = self.absorb_below(&path);
         if self.was_never_sent(&path) {
             self.forget(&path);
             return;
@@ -217,6 +251,7 @@ impl DirtySet {
             mark.look = Look::Content;
             mark.open = false;
             mark.gone = true;
+            mark.weight += below;
             now
         });
     }
@@ -586,6 +621,8 @@ impl DirtySet {
                 open: newer.open,
                 born: mark.born && newer.born,
                 gone: newer.gone,
+                quiet_at: newer.quiet_at,
+                weight: mark.weight.max(newer.weight),
                 remote: newer.remote,
                 attempts: mark.attempts,
                 failure: mark.failure,
@@ -614,14 +651,18 @@ impl DirtySet {
     }
 
     /// Marks below a path vanish: a delete, a rename or a comparison covers them.
-    fn absorb_below(&mut self, path: &WirePath) {
+    /// Returns how many names they stood for.
+    fn absorb_below(&mut self, path: &WirePath) -> u64 {
         let below: Vec<_> = range_below(&self.marks, path)
             .filter(|(other, _)| ***other != *path)
-            .map(|(other, _)| other.clone())
+            .map(|(other, mark)| (other.clone(), mark.weight))
             .collect();
-        for path in below {
+        let mut weight = 0;
+        for (path, names) in below {
+            weight += names;
             self.forget(&path);
         }
+        weight
     }
 
     /// Takes out the marks at and below a path, as tails from there.
@@ -676,17 +717,20 @@ impl Mark {
             open: false,
             born: false,
             gone: false,
+            quiet_at: now,
+            weight: 1,
             remote: Remote::Unknown,
             attempts: 0,
             failure: None,
         }
     }
 
-    fn due_if_open(&self, settle: Settle, now: Millis) -> Millis {
+    fn due_if_open(&mut self, settle: Settle, now: Millis) -> Millis {
         if !self.open {
             return now;
         }
-        (now + settle.settle_ms).min(self.first + settle.hold_max_ms)
+        self.quiet_at = (now + settle.settle_ms).min(self.first + settle.hold_max_ms);
+        self.quiet_at
     }
 }
 

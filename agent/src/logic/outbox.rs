@@ -16,6 +16,8 @@ pub struct Sent {
     pub at: Millis,
     /// What each operation was made for; `None` once it was rejected and given back.
     pub causes: Vec<Option<Cause>>,
+    /// Verb and content bytes of each operation, for whoever follows changes.
+    pub notes: Vec<(&'static str, u64)>,
 }
 
 /// Commits on their way, in order, and how much room is left for more.
@@ -54,10 +56,12 @@ impl Outbox {
         self.sent.push_back(sent);
     }
 
-    /// Takes the cause of a rejected operation out, so that it is not counted as done.
-    pub fn reject(&mut self, seq: u64, index: u32) -> Option<Cause> {
-        let sent = self.sent.iter_mut().find(|sent| sent.seq == seq)?;
-        sent.causes.get_mut(index as usize)?.take()
+    /// Takes the cause of a rejected operation out, so that it is not counted as done; and whether its
+    /// commit had been reported visible before.
+    pub fn reject(&mut self, seq: u64, index: u32) -> Option<(Cause, bool)> {
+        let at = self.sent.iter().position(|sent| sent.seq == seq)?;
+        let cause = self.sent[at].causes.get_mut(index as usize)?.take()?;
+        Some((cause, at < self.applied))
     }
 
     /// Commits up to `seq` are visible: calls `arrived` with each of their causes, once.
@@ -116,6 +120,7 @@ mod tests {
             bytes,
             at: 0,
             causes: vec![Some(Cause::Parent(WirePath::root())), None],
+            notes: Vec::new(),
         }
     }
 
