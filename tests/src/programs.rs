@@ -76,14 +76,24 @@ impl Deref for Agent {
     }
 }
 
-/// What both builders add to a command line.
+/// What both builders may change about a command line.
 #[derive(Debug, Clone, Default)]
 struct Extras {
+    program: Option<PathBuf>,
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
 }
 
 impl Extras {
+    /// The other program asked for, or the one from [`Binaries`].
+    #[track_caller]
+    fn command(&self, usual: impl FnOnce(&'static Binaries) -> &'static PathBuf) -> Command {
+        match &self.program {
+            Some(program) => Command::new(program),
+            None => Command::new(usual(Binaries::locate())),
+        }
+    }
+
     fn apply(&self, command: &mut Command) {
         command
             .args(&self.args)
@@ -125,6 +135,13 @@ impl ReceiverBuilder {
         self
     }
 
+    /// Runs another program, say an older version of this one.
+    #[must_use]
+    pub fn program(mut self, path: impl Into<PathBuf>) -> Self {
+        self.extras.program = Some(path.into());
+        self
+    }
+
     /// One more argument, after all others.
     #[must_use]
     pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
@@ -142,7 +159,7 @@ impl ReceiverBuilder {
     /// Starts it without waiting for anything: for a receiver that is to refuse.
     #[track_caller]
     pub fn spawn(&self) -> Process {
-        let mut command = Command::new(&Binaries::locate().receiver);
+        let mut command = self.extras.command(|found| &found.receiver);
         command
             .arg("run")
             .arg("--config")
@@ -233,6 +250,13 @@ impl AgentBuilder {
         self
     }
 
+    /// Runs another program, say an older version of this one.
+    #[must_use]
+    pub fn program(mut self, path: impl Into<PathBuf>) -> Self {
+        self.extras.program = Some(path.into());
+        self
+    }
+
     /// One more argument, after all others.
     #[must_use]
     pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
@@ -263,7 +287,7 @@ impl AgentBuilder {
     }
 
     fn command(&self, name: &str) -> Command {
-        let mut command = Command::new(&Binaries::locate().agent);
+        let mut command = self.extras.command(|found| &found.agent);
         command
             .arg(name)
             .arg(&self.source)
@@ -328,7 +352,29 @@ fn next_number() -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::os::unix::net::UnixListener;
+    use std::thread;
+
     use super::*;
+    use crate::process::Exit;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    /// A program that prints its arguments and then does what `script` says. Another process writes it: a descriptor
+    /// open for writing here could be inherited by a test's child, and then the program could not be executed.
+    fn program(sandbox: &Sandbox, script: &str) -> PathBuf {
+        let path = sandbox.path().join("program");
+        let text = format!("#!/bin/sh\necho \"args $*\"\n{script}\n");
+        let write = r#"printf %s "$1" > "$2" && chmod 755 "$2""#;
+        let written = Command::new("sh")
+            .args(["-c", write, "sh", &text])
+            .arg(&path)
+            .status()
+            .unwrap();
+        assert!(written.success());
+        path
+    }
 
     #[test]
     fn the_address_is_found_in_a_log_line() {
@@ -347,5 +393,87 @@ mod tests {
             Some(1)
         );
         assert_eq!(listening_address("listening on somewhere"), None);
+    }
+
+    #[test]
+    fn a_receiver_is_started_as_agreed_and_known_by_its_port() {
+        let sandbox = Sandbox::new();
+        let fake = program(
+            &sandbox,
+            "echo \"$NOTE listening on 127.0.0.1:4711\" >&2; exec sleep 1000",
+        );
+        let builder = sandbox
+            .receiver()
+            .program(fake)
+            .arg("--more")
+            .env("NOTE", "first");
+        let receiver = builder.start();
+        assert_eq!(receiver.port(), 4711);
+        let args = format!(
+            "args run --config {} --port 0 --more\n",
+            sandbox.conf_file().display()
+        );
+        assert!(receiver.log().starts_with(&args), "{}", receiver.log());
+        assert_eq!(receiver.kill9(), Exit::Signal(9));
+        // A restart writes a log of its own: the line of the first start is not taken for the second's.
+        let again = builder.port(4711).env("NOTE", "second").start();
+        assert!(
+            again.log().contains("--port 4711") && !again.log().contains("first"),
+            "{}",
+            again.log()
+        );
+    }
+
+    #[test]
+    #[should_panic(expected = "it ended instead: Code(64)")]
+    fn a_receiver_that_ends_at_once_fails_the_test() {
+        let sandbox = Sandbox::new();
+        sandbox
+            .receiver()
+            .program(program(&sandbox, "exit 64"))
+            .start();
+    }
+
+    #[test]
+    fn an_agent_is_started_as_agreed_and_ready_when_it_answers() {
+        let sandbox = Sandbox::new();
+        let builder = sandbox
+            .agent_to(8730)
+            .program(program(&sandbox, "exec sleep 1000"))
+            .arg("--more");
+        let listener = UnixListener::bind(&builder.control).unwrap();
+        let answering = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            BufReader::new(&stream)
+                .read_line(&mut String::new())
+                .unwrap();
+            stream.write_all(b"{\"ok\":true}\n").unwrap();
+        });
+        let agent = builder.start();
+        answering.join().unwrap();
+        let line = agent.wait_line(LONG, "args run ");
+        let dir = sandbox.path().display();
+        let start = format!(
+            "args run {dir}/src mirror@localhost::demo --port 8730 --ca {dir}/certs/ca.pem "
+        );
+        assert!(line.starts_with(&start), "{line}");
+        let rest = [
+            &format!("--cert {dir}/certs/agent.pem --key {dir}/certs/agent.key")[..],
+            &format!(
+                "--password-file {dir}/password --control {} --more",
+                agent.control().path().display()
+            ),
+        ];
+        assert!(line.ends_with(&rest.join(" ")), "{line}");
+    }
+
+    #[test]
+    #[should_panic(expected = "agent ended instead of getting ready: Code(3)")]
+    fn an_agent_that_ends_at_once_fails_the_test() {
+        let sandbox = Sandbox::new();
+        sandbox
+            .agent_to(1)
+            .program(program(&sandbox, "exit 3"))
+            .start();
     }
 }

@@ -370,3 +370,24 @@ fn a_root_that_is_missing_or_a_file_is_an_error() {
         assert!(error.to_string().contains(path), "{error}");
     }
 }
+
+#[test]
+fn a_copy_by_rsync_of_a_wild_tree_is_equal() {
+    if !require(&[Need::Tool("rsync")]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let [left, right] = ["left", "right"].map(|name| dir.path().join(name));
+    fs::create_dir(&left).unwrap();
+    let mut workload = crate::workload::Workload::new(&left, 2026).unwrap();
+    workload.run(800).unwrap();
+    let copied = std::process::Command::new("rsync")
+        .arg("-aH")
+        .arg(left.join(""))
+        .arg(&right)
+        .status();
+    assert!(copied.unwrap().success());
+    let [a, b] = [&left, &right].map(|root| Tree::scan(root, &Options::default()).unwrap());
+    assert_eq!(diff(&a, &b), [], "{}", workload.story());
+    assert!(a.len() > 100, "{} entries", a.len());
+}
