@@ -1,0 +1,4 @@
+//! What blocks on the file system.
+
+pub mod credentials;
+pub mod password;
