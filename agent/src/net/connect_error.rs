@@ -284,6 +284,11 @@ fn explain_alert(alert: AlertDescription) -> (Fault, String, &'static str) {
             "the receiver refused our certificate: it does not know the authority it comes from",
             "use a certificate issued by the receiver's `tls ca file`, or add our authority to that file",
         ),
+        AlertDescription::DecryptError => (
+            Fault::Agent,
+            "the receiver refused our certificate: its signature does not verify there",
+            "use a certificate issued by the receiver's `tls ca file`; an authority made anew under the same name is another one",
+        ),
         AlertDescription::CertificateExpired => (
             Fault::Agent,
             "the receiver refused our certificate as expired",
