@@ -187,6 +187,13 @@ impl BlockSignature {
     }
 }
 
+/// How many whole blocks these ranges (offset, length) have; `None` if they overlap, run backwards or
+/// are not aligned to the block size.
+pub(crate) fn blocks_of(block: BlockSize, ranges: &[(u64, u64)]) -> Option<u64> {
+    let runs = runs_of(block, ranges, u64::MAX).ok()?;
+    Some(runs.last().map_or(0, |run| run.first + run.blocks))
+}
+
 fn runs_of(block: BlockSize, ranges: &[(u64, u64)], len: u64) -> Result<Vec<Run>, DeltaError> {
     if ranges.len() > SIGNATURE_RANGES_MAX {
         return Err(DeltaError::BadRanges);

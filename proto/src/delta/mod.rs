@@ -26,6 +26,7 @@ mod tests;
 
 use std::fmt;
 
+pub(crate) use blocks::blocks_of;
 pub use blocks::{
     BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, BlockIndex, BlockSignature, BlockSize, SUM_BYTES,
     block_bytes_for, sign_range,
