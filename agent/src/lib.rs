@@ -12,6 +12,7 @@
 //!
 //! [`pipeline`] knows the whole order; nothing else does.
 
+pub mod control;
 pub mod fs;
 pub mod logic;
 pub mod net;

@@ -170,6 +170,17 @@ impl LargeFile {
         })
     }
 
+    /// The same version, to be read again from its beginning.
+    #[must_use]
+    pub fn rewind(self) -> Self {
+        Self {
+            hasher: Hasher::new(),
+            position: 0,
+            data_end: 0,
+            ..self
+        }
+    }
+
     /// Its length when it was opened, in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {

@@ -208,7 +208,7 @@ impl<'a> SourceReader<'a> {
             entry = match self.hash(dir, name) {
                 Ok(hashed) => hashed,
                 Err(ReadError::Gone | ReadError::NotAFile) => return Ok(None),
-                Err(ReadError::Changed) => {
+                Err(ReadError::Changed | ReadError::TooLarge) => {
                     self.tell(path, Unscanned::Unstable);
                     entry
                 }

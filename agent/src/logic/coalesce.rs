@@ -147,7 +147,7 @@ pub struct DirtySet {
     by_seq: HashMap<u64, Arc<WirePath>>,
     in_flight: HashMap<Arc<WirePath>, u32>,
     /// Those on their way that are not in the commit log yet.
-    transfers: BTreeMap<Arc<WirePath>, ()>,
+    in_work: BTreeMap<Arc<WirePath>, ()>,
     renames: VecDeque<Rename>,
     /// Everything not yet durable: seq -> when it was seen.
     outstanding: BTreeMap<u64, Millis>,
@@ -166,7 +166,7 @@ impl DirtySet {
             queue: BTreeSet::new(),
             by_seq: HashMap::new(),
             in_flight: HashMap::new(),
-            transfers: BTreeMap::new(),
+            in_work: BTreeMap::new(),
             renames: VecDeque::new(),
             outstanding: BTreeMap::new(),
             next_seq: 1,
@@ -296,12 +296,15 @@ impl DirtySet {
         let unsent = self
             .marks
             .get(&from)
-            .is_some_and(|mark| mark.born || (!dir && mark.look == Look::Content))
-            || (!dir && self.transfers.contains_key(&from));
+            .is_some_and(|mark| mark.is_unsent(dir))
+            || (!dir && self.in_work.contains_key(&from));
         let replay = self.settle.delete && !unsent;
-        let under_way: Vec<_> = range_below(&self.transfers, &from)
-            .map(|(path, ())| path.clone())
-            .collect();
+        let in_work = |path| -> Vec<Arc<WirePath>> {
+            range_below(&self.in_work, path)
+                .map(|(path, ())| path.clone())
+                .collect()
+        };
+        let (moving, replaced) = (in_work(&from), in_work(&to));
         let never_sent = self.was_never_sent(&from);
         let moved = self.extract(&from);
         self.absorb_below(&to);
@@ -313,8 +316,12 @@ impl DirtySet {
                 None => self.settle_seq(mark.seq),
             }
         }
-        for path in under_way {
-            // What is being transferred will be committed under its old name: look at both.
+        // What is being worked on will be committed under the name it had: look again afterwards, and
+        // at the new name as well.
+        for path in replaced {
+            self.written(WirePath::clone(&path), now);
+        }
+        for path in moving {
             let tail = path.strip_prefix(&from);
             self.written(WirePath::clone(&path), now);
             if let Some(moved) = tail.and_then(|tail| to.join_path(&tail)) {
@@ -395,18 +402,19 @@ impl DirtySet {
     }
 
     /// Notes that a path is on its way to the target.
-    pub fn sent(&mut self, path: &Arc<WirePath>) {
+    fn sent(&mut self, path: &Arc<WirePath>) {
         *self.in_flight.entry(path.clone()).or_default() += 1;
     }
 
-    /// Notes that the content of a path on its way is being transferred, before its commit.
-    pub fn transfer_began(&mut self, path: &Arc<WirePath>) {
-        self.transfers.insert(path.clone(), ());
+    /// Notes that a path is worked on: taken, and not in the commit log yet.
+    pub fn begun(&mut self, path: &Arc<WirePath>) {
+        self.sent(path);
+        self.in_work.insert(path.clone(), ());
     }
 
     /// Notes that it is in the commit log now, or given up.
-    pub fn transfer_ended(&mut self, path: &Arc<WirePath>) {
-        self.transfers.remove(path);
+    pub fn logged(&mut self, path: &Arc<WirePath>) {
+        self.in_work.remove(path);
     }
 
     /// Notes that a path on its way has arrived, or will not.
@@ -725,6 +733,11 @@ impl Mark {
         }
     }
 
+    /// Whether the target cannot have what is under this name.
+    fn is_unsent(&self, dir: bool) -> bool {
+        self.born || self.remote == Remote::Absent || (!dir && self.look == Look::Content)
+    }
+
     fn due_if_open(&mut self, settle: Settle, now: Millis) -> Millis {
         if !self.open {
             return now;
@@ -801,7 +814,7 @@ mod tests {
         let mut set = DirtySet::new(SETTLE);
         set.written(path("f"), 0);
         let first = set.take(0, 1).remove(0);
-        set.sent(&first.path);
+        set.begun(&first.path);
         for now in 1..1_000 {
             set.written(path("f"), now);
             assert!(taken(&mut set, now).is_empty());
@@ -847,14 +860,26 @@ mod tests {
         let mut set = DirtySet::new(SETTLE);
         set.written(path("d/big"), 0);
         let big = set.take(0, 1).remove(0);
-        set.sent(&big.path);
-        set.transfer_began(&big.path);
+        set.begun(&big.path);
         set.renamed(path("d"), path("e"), true, 1);
         assert_eq!(renames(&mut set), ["d->e"]);
         assert_eq!(taken(&mut set, 1), ["e/big"]);
-        set.transfer_ended(&big.path);
+        set.logged(&big.path);
         set.arrived(&big.path);
         assert_eq!(taken(&mut set, 1), ["d/big"]);
+    }
+
+    #[test]
+    fn a_file_renamed_over_one_that_is_worked_on_is_looked_at_again() {
+        let mut set = DirtySet::new(SETTLE);
+        set.written(path("f"), 0);
+        let old = set.take(0, 1).remove(0);
+        set.begun(&old.path);
+        set.renamed(path("g"), path("f"), false, 1);
+        assert_eq!(renames(&mut set), ["g->f"]);
+        set.logged(&old.path);
+        set.arrived(&old.path);
+        assert_eq!(taken(&mut set, 1), ["f"]);
     }
 
     #[test]

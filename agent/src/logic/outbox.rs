@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use syncd_proto::path::WirePath;
+
 use crate::logic::coalesce::Millis;
 use crate::logic::plan::Cause;
 
@@ -95,6 +97,21 @@ impl Outbox {
         )
     }
 
+    /// Whether nothing on its way concerns a path or what is below it.
+    #[must_use]
+    pub fn is_clean(&self, path: &WirePath) -> bool {
+        let concerns = |cause: &Cause| match cause {
+            Cause::Path(taken) => taken.path.starts_with(path),
+            Cause::Rename(rename) => rename.to.starts_with(path) || path.starts_with(&rename.to),
+            Cause::Parent(_) => false,
+        };
+        !self
+            .sent
+            .iter()
+            .flat_map(|sent| sent.causes.iter().flatten())
+            .any(concerns)
+    }
+
     /// How many commits are on their way.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -110,8 +127,6 @@ impl Outbox {
 
 #[cfg(test)]
 mod tests {
-    use syncd_proto::path::WirePath;
-
     use super::*;
 
     fn sent(seq: u64, bytes: usize) -> Sent {

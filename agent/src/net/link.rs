@@ -17,11 +17,10 @@ use syncd_proto::message::{
     AgentMessage, Digests, Listing, ReceiverMessage, Reject, Rejected, Signature, Welcome,
 };
 use syncd_proto::op::{IdName, Op, TransferId};
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::io::AsyncWrite;
 use tokio::sync::Notify;
 
-/// Bytes gathered before they are handed to TLS, unless nothing more is queued.
-const WRITE_BYTES: usize = 256 << 10;
+use crate::net::framing::FrameWriter;
 
 /// Longest wait for the answer to one question.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
@@ -311,24 +310,19 @@ impl Link {
     ///
     /// # Errors
     /// Those of the connection.
-    pub async fn write_all(&self, mut stream: impl AsyncWrite + Unpin) -> std::io::Result<()> {
-        let mut buffer = Vec::with_capacity(2 * WRITE_BYTES);
+    pub async fn write_all<W: AsyncWrite + Unpin>(
+        &self,
+        mut writer: FrameWriter<W>,
+    ) -> std::io::Result<()> {
         loop {
             let next = lock(&self.outgoing).frames.pop_front();
             if let Some(frame) = next {
                 self.bytes_sent
                     .fetch_add(frame.wire_len() as u64, Ordering::Relaxed);
-                frame.write_to(&mut buffer);
-                if buffer.len() < WRITE_BYTES {
-                    continue;
-                }
-            }
-            if !buffer.is_empty() {
-                stream.write_all(&buffer).await?;
-                buffer.clear();
+                writer.feed(&frame).await?;
                 continue;
             }
-            stream.flush().await?;
+            writer.flush().await?;
             if self.is_closed() {
                 return Ok(());
             }

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use syncd_proto::digest::{Digest, Hasher};
-use syncd_proto::message::{
-    AgentMessage, PatchOp, StageAbort, StageBegin, StageChunk, StageEnd,
-};
+use syncd_proto::message::{AgentMessage, PatchOp, StageAbort, StageBegin, StageChunk, StageEnd};
 use syncd_proto::meta::Meta;
 use syncd_proto::op::TransferId;
 use syncd_proto::path::WirePath;
@@ -118,14 +116,14 @@ fn settle(
             if current {
                 state.ready.push((taken, found));
             } else {
-                state.dirty.transfer_ended(&taken.path);
+                state.dirty.logged(&taken.path);
                 state.dirty.arrived(&taken.path);
                 state.dirty.give_back(taken, now);
             }
         }),
         Err(TransferError::Link(LinkError::Rejected(reject))) => target.update(|state, now| {
             tracing::warn!(target = %target.name, code = %reject.code, "transfer refused: {}", reject.text);
-            state.dirty.transfer_ended(&taken.path);
+            state.dirty.logged(&taken.path);
             state.dirty.arrived(&taken.path);
             state.path_failed(taken, reject.code, &reject.text, now);
         }),

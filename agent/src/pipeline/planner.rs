@@ -55,7 +55,6 @@ pub fn run(target: &Arc<Target>) {
             add_rename(target, &mut batch, rename);
         }
         for (taken, found) in work.ready {
-            target.update(|state, _| state.dirty.transfer_ended(&taken.path));
             batch.found(taken, found);
         }
         for taken in work.taken {
@@ -108,7 +107,7 @@ fn take_work(state: &mut State, link: Arc<Link>, now: Millis) -> Work {
         state.dirty.take(now, TAKE_MAX)
     };
     for taken in &taken {
-        state.dirty.sent(&taken.path);
+        state.dirty.begun(&taken.path);
     }
     Work {
         link,
@@ -158,6 +157,7 @@ fn look_and_add(target: &Arc<Target>, link: &Arc<Link>, batch: &mut Planner, mut
         }
         Outcome::Found(Found::Absent) if !target.delete => {
             target.update(|state, _| {
+                state.dirty.logged(&taken.path);
                 state.dirty.arrived(&taken.path);
                 state.dirty.settle_seq(taken.mark.seq);
             });
@@ -172,10 +172,7 @@ fn look_and_add(target: &Arc<Target>, link: &Arc<Link>, batch: &mut Planner, mut
             }
             batch.found(taken, found);
         }
-        Outcome::Large => target.update(|state, _| {
-            state.dirty.transfer_began(&taken.path);
-            state.bulk.push_back(taken);
-        }),
+        Outcome::Large => target.update(|state, _| state.bulk.push_back(taken)),
         Outcome::Later(due) => target.defer(taken, due),
         Outcome::Failed(code, text) => target.failed(taken, code, text),
     }
@@ -206,7 +203,9 @@ fn doubt_about_root(target: &Target, path: &WirePath) -> Option<String> {
     }
     let empty = path.parent().is_some_and(|parent| parent.is_root())
         && matches!(scan::list(&target.root, &WirePath::root()), Ok(Some(entries)) if entries.is_empty());
-    empty.then(|| format!("{root} is empty: if that is meant, remove the files at the target by hand"))
+    empty.then(|| {
+        format!("{root} is empty: if that is meant, remove the files at the target by hand")
+    })
 }
 
 fn look(target: &Target, taken: &Taken) -> Outcome {
@@ -263,7 +262,9 @@ fn look_at_file(target: &Target, taken: &Taken, entry: &EntryMeta) -> Outcome {
             digest: file.digest,
         }),
         Err(ReadError::TooLarge) => Outcome::Large,
-        Err(ReadError::Changed) => Outcome::Later((now + settle.settle_ms).min(held_until.max(now + 10))),
+        Err(ReadError::Changed) => {
+            Outcome::Later((now + settle.settle_ms).min(held_until.max(now + 10)))
+        }
         Err(ReadError::Gone | ReadError::NotAFile) => Outcome::Later(now + 1),
         Err(ReadError::Denied(error)) => {
             Outcome::Failed("permission denied", describe(taken, "read", &error))

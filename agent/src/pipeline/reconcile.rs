@@ -82,11 +82,11 @@ pub fn run(target: &Arc<Target>) {
                 }
                 let now = target.now();
                 let link = state.link.clone().filter(|link| !link.is_closed());
-                if let Some(link) = link {
-                    if let Some((path, comparison)) = state.dirty.take_comparison(now) {
-                        state.comparing = true;
-                        break (path, comparison, link);
-                    }
+                if let Some(link) = link
+                    && let Some((path, comparison)) = state.dirty.take_comparison(now)
+                {
+                    state.comparing = true;
+                    break (path, comparison, link);
                 }
                 let due = state.dirty.next_comparison_due().filter(|due| *due > now);
                 state = target.wait(state, due);
@@ -105,12 +105,16 @@ fn finish(target: &Arc<Target>, path: Arc<WirePath>, comparison: Comparison, lin
             Ok(equal) => {
                 state.counts.comparisons += 1;
                 state.dirty.settle_seq(comparison.seq);
+                state.first_sync_done |= state.dirty.outstanding() == 0;
                 if let (Some(root), true) = (equal, path.is_root()) {
                     state.identical = Some((root, std::time::SystemTime::now()));
                 }
             }
             Err(error) => {
-                if !matches!(error, CompareError::Stopped | CompareError::Link(LinkError::Closed)) {
+                if !matches!(
+                    error,
+                    CompareError::Stopped | CompareError::Link(LinkError::Closed)
+                ) {
                     tracing::warn!(target = %target.name, path = %path, "{error}");
                 }
                 state
@@ -136,7 +140,11 @@ fn mark(target: &Target, path: WirePath, difference: Difference) -> Result<(), C
                     && here.size == there.size
                     && here.content == there.content
                     && (here.kind != Kind::File || here.mtime == there.mtime);
-                let look = if same_content { Look::Meta } else { Look::Content };
+                let look = if same_content {
+                    Look::Meta
+                } else {
+                    Look::Content
+                };
                 (look, Remote::Present, Some(here))
             }
         };
@@ -195,7 +203,10 @@ pub fn compare(
         if let Some(entry) = stat(target, path)? {
             report(path.clone(), Difference::Missing(entry))?;
         } else if there.is_some() && !path.is_root() {
-            let gone = EntryMeta { kind: Kind::Dir, ..unknown() };
+            let gone = EntryMeta {
+                kind: Kind::Dir,
+                ..unknown()
+            };
             report(path.clone(), Difference::Extra(gone))?;
         }
         return Ok(None);

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use syncd_proto::message::{AgentMessage, Bye, Ping, Purpose, ReceiverMessage, Rejected};
 use tokio::io::ReadHalf;
-use tokio_util::sync::CancellationToken;
 
 use crate::logic::backoff::Backoff;
 use crate::logic::config::TargetConfig;
@@ -14,6 +13,7 @@ use crate::net::framing::FrameReader;
 use crate::net::handshake::{self, ConnectError, Connected, Dial, Stream};
 use crate::net::link::Link;
 use crate::net::tls::TlsSettings;
+use crate::pipeline::stop::Stop;
 use crate::pipeline::target::{Phase, Target};
 
 /// How often the receiver is asked for a sign of life while nothing else happens.
@@ -61,7 +61,7 @@ pub async fn run(
     access: &Access,
     purpose: Purpose,
     once: bool,
-    stop: &CancellationToken,
+    stop: &Stop,
 ) -> Result<(), ConnectError> {
     let mut attempt = 0;
     loop {
@@ -106,7 +106,7 @@ async fn run_session(
     target: &Arc<Target>,
     access: &Access,
     connected: Connected,
-    stop: &CancellationToken,
+    stop: &Stop,
 ) -> String {
     let Connected {
         mut reader,
@@ -166,7 +166,10 @@ async fn read_frames(
                 return format!("{}: {}", refused.code, safe(&refused.text));
             }
             Some(other) => {
-                return format!("the receiver broke the protocol: unexpected {}", other.name());
+                return format!(
+                    "the receiver broke the protocol: unexpected {}",
+                    other.name()
+                );
             }
         }
     }

@@ -47,6 +47,7 @@ struct Queue {
     overflows: u64,
     watched: usize,
     root_gone: Option<String>,
+    backend: &'static str,
 }
 
 /// One source and its targets.
@@ -79,6 +80,8 @@ pub struct WatchState {
     pub pending: usize,
     /// The root is gone.
     pub root_gone: Option<String>,
+    /// How changes are noticed.
+    pub backend: &'static str,
 }
 
 /// Delivers events of a watcher to the source.
@@ -112,6 +115,10 @@ impl Source {
     /// # Errors
     /// If watching cannot begin at all.
     pub fn run(self: &Arc<Self>, backend: Backend) -> Result<(), WatchError> {
+        self.lock().backend = match backend {
+            Backend::Notify => "notify",
+            Backend::Inotify => "inotify",
+        };
         let sink = Box::new(Events(self.clone()));
         let mut watcher = watching::start(self.root.path(), backend, sink)?;
         while let Some(work) = self.next_chore() {
@@ -143,6 +150,38 @@ impl Source {
             initial_done: queue.initial_done,
             pending: queue.chores.len() + queue.rewatch.len() + usize::from(queue.busy),
             root_gone: queue.root_gone.clone(),
+            backend: queue.backend,
+        }
+    }
+
+    /// Watching could not begin, or ended: everything is scanned on a timer instead.
+    pub fn watching_failed(&self, text: &str) {
+        tracing::error!(source = %self.root.path().display(), "not watched: {text}");
+        let mut queue = self.lock();
+        queue.unwatched.insert(WirePath::root(), text.to_owned());
+        queue.chores.clear();
+        queue.initial_done = true;
+        drop(queue);
+        self.barrier_sent.send_replace((u64::MAX, 0));
+        self.scan_on_timer();
+    }
+
+    fn scan_on_timer(&self) {
+        let mut queue = self.lock();
+        while !queue.stopping {
+            queue.chores.clear();
+            let (next, timeout) = self
+                .wake
+                .wait_timeout(queue, UNWATCHED_SCAN)
+                .unwrap_or_else(PoisonError::into_inner);
+            queue = next;
+            if timeout.timed_out() {
+                drop(queue);
+                for target in &self.targets {
+                    target.update(|state, now| state.dirty.compare(WirePath::root(), now));
+                }
+                queue = self.lock();
+            }
         }
     }
 
@@ -172,7 +211,10 @@ impl Source {
 
     /// Everything below a directory is to be compared again, and watched again.
     pub fn rescan(&self, path: &WirePath) {
-        self.lock().chores.entry(path.clone()).or_insert(Chore::Watch);
+        self.lock()
+            .chores
+            .entry(path.clone())
+            .or_insert(Chore::Watch);
         self.wake.notify_all();
         for target in &self.targets {
             target.update(|state, now| state.dirty.compare(path.clone(), now));
@@ -240,9 +282,11 @@ impl Source {
         let mut rescan = false;
         for target in &self.targets {
             rescan |= target.update(|state, now| {
-                state
-                    .dirty
-                    .renamed(from.clone(), to.clone(), dir, now)
+                if dir && state.comparing {
+                    // The comparison may still be about to find things under the old name.
+                    state.dirty.compare(to.clone(), now);
+                }
+                state.dirty.renamed(from.clone(), to.clone(), dir, now)
             });
         }
         if !dir {
@@ -259,9 +303,7 @@ impl Source {
         for path in moved {
             let chore = queue.chores.remove(&path);
             let tail = path.strip_prefix(&from);
-            if let (Some(chore), Some(path)) =
-                (chore, tail.and_then(|tail| to.join_path(&tail)))
-            {
+            if let (Some(chore), Some(path)) = (chore, tail.and_then(|tail| to.join_path(&tail))) {
                 queue.chores.insert(path, chore);
             }
         }
@@ -283,7 +325,9 @@ impl Source {
 
     fn root_gone(&self) {
         let reason = format!("{} is gone", self.root.path().display());
-        tracing::error!("{reason}: nothing is removed at the targets; mount or restore it and restart");
+        tracing::error!(
+            "{reason}: nothing is removed at the targets; mount or restore it and restart"
+        );
         self.lock().root_gone = Some(reason.clone());
         for target in &self.targets {
             target.update(|state, now| state.brake.root_lost(reason.clone(), now));

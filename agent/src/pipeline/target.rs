@@ -117,6 +117,10 @@ pub struct State {
     pub counts: Counts,
     /// Root digest both sides had when they were last found equal, and when.
     pub identical: Option<(String, std::time::SystemTime)>,
+    /// Last commit of this session that is durable.
+    pub durable_seq: u64,
+    /// The target had everything once.
+    pub first_sync_done: bool,
     /// Everything ends.
     pub stopping: bool,
 }
@@ -141,7 +145,13 @@ pub struct Target {
 impl Target {
     /// A target of a source.
     #[must_use]
-    pub fn new(name: String, root: Arc<SourceRoot>, settle: Settle, brake: Brake, started: Instant) -> Self {
+    pub fn new(
+        name: String,
+        root: Arc<SourceRoot>,
+        settle: Settle,
+        brake: Brake,
+        started: Instant,
+    ) -> Self {
         Self {
             name,
             root,
@@ -161,6 +171,8 @@ impl Target {
                 comparing: false,
                 counts: Counts::default(),
                 identical: None,
+                durable_seq: 0,
+                first_sync_done: false,
                 stopping: false,
             }),
             wake: Condvar::new(),
@@ -264,7 +276,7 @@ impl Target {
                 }
             }
             for (taken, _) in std::mem::take(&mut state.ready) {
-                state.dirty.transfer_ended(&taken.path);
+                state.dirty.logged(&taken.path);
                 state.dirty.arrived(&taken.path);
                 state.dirty.give_back(taken, now);
             }
@@ -276,7 +288,10 @@ impl Target {
         let now = self.now();
         let mut state = self.lock();
         let notes = batch.ops.iter().map(note).collect();
-        let current = state.link.as_ref().is_some_and(|open| Arc::ptr_eq(open, link));
+        let current = state
+            .link
+            .as_ref()
+            .is_some_and(|open| Arc::ptr_eq(open, link));
         let sent = if current && !link.is_closed() {
             link.commit(Vec::new(), batch.ops, &batch.inline)
                 .map_err(|error| error.to_string())
@@ -285,6 +300,11 @@ impl Target {
         };
         let result = match sent {
             Ok((seq, bytes)) => {
+                for cause in &batch.causes {
+                    if let Cause::Path(taken) = cause {
+                        state.dirty.logged(&taken.path);
+                    }
+                }
                 state.outbox.push(Sent {
                     seq,
                     bytes,
@@ -323,6 +343,8 @@ impl Target {
         for sent in &durable {
             self.settle_sent(&mut state, sent, now);
         }
+        state.durable_seq = ack.durable;
+        state.first_sync_done |= state.counts.comparisons > 0 && state.dirty.outstanding() == 0;
         drop(state);
         self.wake_all();
     }
@@ -390,7 +412,7 @@ impl Target {
     /// A path could not be read or transferred: it waits, longer each time.
     pub fn failed(&self, taken: Taken, code: &str, text: String) {
         self.update(|state, now| {
-            state.dirty.transfer_ended(&taken.path);
+            state.dirty.logged(&taken.path);
             state.dirty.arrived(&taken.path);
             state.wait_longer(taken, code.to_owned(), text, now);
         });
@@ -399,7 +421,7 @@ impl Target {
     /// A path is put back, to be looked at again soon: that is no failure.
     pub fn defer(&self, taken: Taken, due: Millis) {
         self.update(|state, _| {
-            state.dirty.transfer_ended(&taken.path);
+            state.dirty.logged(&taken.path);
             state.dirty.arrived(&taken.path);
             state.dirty.give_back(taken, due);
         });
@@ -427,6 +449,7 @@ impl State {
     fn give_back_cause(&mut self, cause: Cause, arrived: bool, now: Millis) {
         match cause {
             Cause::Path(taken) => {
+                self.dirty.logged(&taken.path);
                 if !arrived {
                     self.dirty.arrived(&taken.path);
                 }
@@ -434,8 +457,7 @@ impl State {
             }
             Cause::Rename(rename) => self.dirty.give_back_rename(&rename, now),
             Cause::Parent(path) => {
-                self.dirty
-                    .found(path, Look::Content, Remote::Unknown, now);
+                self.dirty.found(path, Look::Content, Remote::Unknown, now);
             }
         }
     }
@@ -494,7 +516,9 @@ impl State {
 
 fn note(op: &Op) -> (&'static str, u64) {
     let verb = match op {
-        Op::SetMeta { kind: Kind::Dir, .. } => "directory metadata",
+        Op::SetMeta {
+            kind: Kind::Dir, ..
+        } => "directory metadata",
         Op::SetMeta { .. } => "metadata",
         other => other.verb(),
     };
