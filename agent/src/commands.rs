@@ -12,6 +12,8 @@ use clap::error::ErrorKind;
 use rustls::pki_types::UnixTime;
 use syncd_proto::path::escaped;
 use tokio::runtime;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, Command, ControlArgs, ModulesArgs, RunArgs};
 use crate::control::protocol::{self, Reply};
@@ -111,19 +113,22 @@ fn start(job: Job, config: Config) -> Result<u8, Fatal> {
     )))
 }
 
+/// Logs to standard error; `RUST_LOG` has the last word.
 fn start_logging(log: &Log) {
     let level = match log.level {
-        LogLevel::Error => tracing::Level::ERROR,
-        LogLevel::Warn => tracing::Level::WARN,
-        LogLevel::Info => tracing::Level::INFO,
-        LogLevel::Debug => tracing::Level::DEBUG,
-        LogLevel::Trace => tracing::Level::TRACE,
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
     };
+    let filter = EnvFilter::builder()
+        .with_default_directive(level.into())
+        .from_env_lossy();
     let builder = tracing_subscriber::fmt()
         .with_writer(io::stderr)
-        .with_max_level(level)
-        .with_target(false);
-    // It fails where a test has set up logging already; that one is as good.
+        .with_env_filter(filter);
+    // It fails where logging has been set up already; that one is as good.
     let _ = match log.format {
         LogFormat::Text => builder.with_ansi(false).try_init(),
         LogFormat::Json => builder.json().try_init(),

@@ -20,7 +20,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use crate::control::protocol::{Command, Event, REQUEST_BYTES_MAX, Reply};
+use crate::control::protocol::{Answer, Command, Event, REQUEST_BYTES_MAX, Reply};
 
 /// Requests that may wait for the pipeline.
 pub const REQUESTS_MAX: usize = 16;
@@ -256,7 +256,10 @@ async fn serve_client(stream: UnixStream, channels: Channels) {
             Err(error) => refused(format!("not a request: {error}")),
             Ok(Command::Events {}) => {
                 let events = channels.events.subscribe();
-                if say(&mut write, &Reply::Events {}).await.is_ok() {
+                if say(&mut write, &Answer::from(&Reply::Events {}))
+                    .await
+                    .is_ok()
+                {
                     tell(events, &mut write, &mut read).await;
                 }
                 return;
@@ -267,7 +270,7 @@ async fn serve_client(stream: UnixStream, channels: Channels) {
                 () = ended(&mut read) => return,
             },
         };
-        if say(&mut write, &reply).await.is_err() || !whole {
+        if say(&mut write, &Answer::from(&reply)).await.is_err() || !whole {
             return;
         }
     }

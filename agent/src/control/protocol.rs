@@ -20,7 +20,7 @@ pub enum Command {
     Status {},
     /// Answer when the path, or everything, is durable at every target, or when the time is over.
     Wait {
-        /// Below a source; everything if absent.
+        /// Absolute, or relative to every source; everything if absent.
         #[serde(default, with = "path_text")]
         path: Option<PathBuf>,
         /// How long to wait.
@@ -28,7 +28,7 @@ pub enum Command {
     },
     /// Look at the path, or everything, again.
     Rescan {
-        /// Below a source; everything if absent.
+        /// Absolute, or relative to every source; everything if absent.
         #[serde(default, with = "path_text")]
         path: Option<PathBuf>,
     },
@@ -78,6 +78,33 @@ pub enum Reply {
         /// What would help.
         hint: Option<String>,
     },
+}
+
+/// A [`Reply`] as it is sent: with `ok` and `error` beside it, for scripts that look no further.
+#[derive(Debug, Serialize)]
+pub struct Answer<'a> {
+    ok: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(flatten)]
+    reply: &'a Reply,
+}
+
+impl<'a> From<&'a Reply> for Answer<'a> {
+    fn from(reply: &'a Reply) -> Self {
+        let error = match reply {
+            Reply::Error { text, .. } => Some(text.clone()),
+            Reply::Wait { verdict, text } if *verdict != Verdict::InSync => {
+                Some(format!("{}: {text}", verdict.name()))
+            }
+            _ => None,
+        };
+        Self {
+            ok: error.is_none(),
+            error,
+            reply,
+        }
+    }
 }
 
 /// What was done to a path.
@@ -208,6 +235,33 @@ mod tests {
         for bad in ["\\", "\\x", "\\x1", "\\xg0", "\\x+1", "a\\\\"] {
             assert_eq!(unescaped(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn an_answer_says_at_once_whether_it_is_good() {
+        let wait = |verdict| Reply::Wait {
+            verdict,
+            text: "x".into(),
+        };
+        for (reply, line) in [
+            (
+                wait(Verdict::InSync),
+                r#"{"ok":true,"reply":"wait","verdict":"in_sync","text":"x"}"#,
+            ),
+            (
+                wait(Verdict::Behind),
+                r#"{"ok":false,"error":"behind: x","reply":"wait","verdict":"behind","text":"x"}"#,
+            ),
+        ] {
+            assert_eq!(serde_json::to_string(&Answer::from(&reply)).unwrap(), line);
+            assert_eq!(serde_json::from_str::<Reply>(line).unwrap(), reply);
+        }
+        let error = Reply::Error {
+            text: "no".into(),
+            hint: None,
+        };
+        let line = serde_json::to_string(&Answer::from(&error)).unwrap();
+        assert!(line.starts_with(r#"{"ok":false,"error":"no""#), "{line}");
     }
 
     #[test]
