@@ -74,6 +74,17 @@ pub enum LogLevel {
     Trace,
 }
 
+impl LogLevel {
+    /// As they are written.
+    pub const NAMES: [(&str, Self); 5] = [
+        ("error", Self::Error),
+        ("warn", Self::Warn),
+        ("info", Self::Info),
+        ("debug", Self::Debug),
+        ("trace", Self::Trace),
+    ];
+}
+
 /// Form of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -81,6 +92,11 @@ pub enum LogFormat {
     Text,
     /// One JSON object per line.
     Json,
+}
+
+impl LogFormat {
+    /// As they are written.
+    pub const NAMES: [(&str, Self); 2] = [("text", Self::Text), ("json", Self::Json)];
 }
 
 /// A directory to mirror.
@@ -111,6 +127,15 @@ pub enum Backend {
     Notify,
     /// Through the `inotify` crate.
     Inotify,
+}
+
+impl Backend {
+    /// As they are written.
+    pub const NAMES: [(&str, Self); 3] = [
+        ("auto", Self::Auto),
+        ("notify", Self::Notify),
+        ("inotify", Self::Inotify),
+    ];
 }
 
 /// Deletes above one of these within `window` are held until somebody approves them.

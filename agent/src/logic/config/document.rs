@@ -30,11 +30,11 @@ pub(super) fn parse(text: &str, base: &Path) -> Result<Config, ConfigError> {
         let found = source(section, base, &sources)?;
         sources.push(found);
     }
-    let nothing =
-        top.error("nothing to mirror: add a [[source]] with a path and a [[source.target]]");
     top.finish()?;
     if sources.is_empty() {
-        return Err(nothing);
+        return Err(
+            top.error("nothing to mirror: add a [[source]] with a path and a [[source.target]]")
+        );
     }
     Ok(Config {
         control,
@@ -44,19 +44,8 @@ pub(super) fn parse(text: &str, base: &Path) -> Result<Config, ConfigError> {
 }
 
 fn log(mut section: Section<'_>) -> Result<Log, ConfigError> {
-    let level = choice(
-        &mut section,
-        "level",
-        &[
-            ("error", LogLevel::Error),
-            ("warn", LogLevel::Warn),
-            ("info", LogLevel::Info),
-            ("debug", LogLevel::Debug),
-            ("trace", LogLevel::Trace),
-        ],
-    )?;
-    let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
-    let format = choice(&mut section, "format", &formats)?;
+    let level = choice(&mut section, "level", &LogLevel::NAMES)?;
+    let format = choice(&mut section, "format", &LogFormat::NAMES)?;
     section.finish()?;
     let default = Log::default();
     Ok(Log {
@@ -77,15 +66,7 @@ fn source(
         delete: section.flag("delete")?,
         settle_ms: section.number("settle_ms")?,
         hold_max_ms: section.number("hold_max_ms")?,
-        backend: choice(
-            &mut section,
-            "backend",
-            &[
-                ("auto", Backend::Auto),
-                ("notify", Backend::Notify),
-                ("inotify", Backend::Inotify),
-            ],
-        )?,
+        backend: choice(&mut section, "backend", &Backend::NAMES)?,
         max_delete: max_delete(&mut section)?,
     };
     refuse_exclude(&mut section)?;
@@ -95,14 +76,13 @@ fn source(
         let found = target(part, base, known.chain(&targets))?;
         targets.push(found);
     }
+    section.finish()?;
     if targets.is_empty() {
         return Err(section.error("[[source]] has no target: add a [[source.target]] with `to`"));
     }
-    let source = options
+    options
         .build(targets)
-        .map_err(|error| section.error(error.what))?;
-    section.finish()?;
-    Ok(source)
+        .map_err(|error| section.error(error.what))
 }
 
 fn target<'a>(
@@ -146,14 +126,14 @@ fn target<'a>(
         server_name: section.text("server_name")?.map(str::to_owned),
         connect_timeout_ms: section.number("connect_timeout_ms")?,
     };
-    let access = options
-        .build(to.user.as_deref())
-        .map_err(|error| section.error(error.what));
     // A misspelt key explains a missing one better than its absence does.
     section.finish()?;
+    let access = options
+        .build(to.user.as_deref())
+        .map_err(|error| section.error(error.what))?;
     Ok(TargetConfig {
         to,
-        access: access?,
+        access,
         bwlimit,
     })
 }
@@ -204,11 +184,11 @@ fn max_delete(section: &mut Section<'_>) -> Result<Option<MaxDelete>, ConfigErro
             Duration::from_secs(seconds)
         }
     };
-    let nothing =
-        table.error("max_delete sets no limit: give count or percent, or write \"unlimited\"");
     table.finish()?;
     if (count, percent) == (None, None) {
-        return Err(nothing);
+        return Err(
+            table.error("max_delete sets no limit: give count or percent, or write \"unlimited\"")
+        );
     }
     Ok(Some(MaxDelete {
         count,

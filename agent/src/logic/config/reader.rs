@@ -130,7 +130,7 @@ impl<'a> Section<'a> {
     }
 
     /// Refuses what nobody took.
-    pub(super) fn finish(self) -> Result<(), ConfigError> {
+    pub(super) fn finish(&self) -> Result<(), ConfigError> {
         let unknown = |key: &str| !self.known.contains(&key);
         let Some((key, _)) = self
             .table
