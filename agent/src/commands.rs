@@ -6,25 +6,32 @@ use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use clap::error::ErrorKind;
 use rustls::pki_types::UnixTime;
-use syncd_proto::path::escaped;
+use syncd_proto::meta::EntryMeta;
+use syncd_proto::path::{WirePath, escaped};
 use tokio::runtime;
+use tokio::signal::unix::{SignalKind, signal};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, Command, ControlArgs, ModulesArgs, RunArgs};
 use crate::control::protocol::{self, Reply};
-use crate::control::{self, client, render};
-use crate::error::{EXIT_USAGE, Fatal};
+use crate::control::{self, ControlServer, client, render};
+use crate::error::{EXIT_FAILED, EXIT_USAGE, Fatal};
 use crate::fs::{credentials, password};
 use crate::logic::config::{Access, Config, Log, LogFormat, LogLevel};
 use crate::logic::password::Password;
 use crate::logic::target::Address;
 use crate::net::handshake::{self, Dial};
 use crate::net::tls::TlsSettings;
+use crate::pipeline::oneshot::{self, Outcome};
+use crate::pipeline::reconcile::Difference;
+use crate::pipeline::stop::{Stop, Stopper};
+use crate::pipeline::{self, Mirror};
 
 /// Largest configuration file, in bytes.
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
@@ -107,10 +114,121 @@ fn execute(cli: Cli) -> Result<u8, Fatal> {
 /// The one place where the pipeline is called.
 fn start(job: Job, config: Config) -> Result<u8, Fatal> {
     start_logging(&config.log);
-    let _ = (job, config);
-    Err(Fatal::System(io::Error::other(
-        "this build has no pipeline: it can only ask other agents and list modules",
-    )))
+    let runtime = runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let code = runtime.block_on(carry_out(job, config));
+    // Threads that still wait for something have been told to stop.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    code
+}
+
+async fn carry_out(job: Job, config: Config) -> Result<u8, Fatal> {
+    let (stopper, stop) = Stopper::new();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stopper.stop();
+    });
+    let mirrors = pipeline::prepare(&config)?;
+    let outcome = match job {
+        Job::Run => return run_agent(config, mirrors, stop).await,
+        Job::Sync { dry_run: false } => oneshot::sync(&mirrors, &stop).await?,
+        Job::Sync { dry_run: true } => oneshot::compare(&mirrors, false, print_plan, &stop).await?,
+        Job::Verify => oneshot::compare(&mirrors, true, print_difference, &stop).await?,
+    };
+    report_outcome(&outcome, job == Job::Sync { dry_run: true })
+}
+
+async fn run_agent(config: Config, mirrors: Vec<Mirror>, stop: Stop) -> Result<u8, Fatal> {
+    let (channels, requests) = control::Channels::new();
+    let events = channels.events.clone();
+    let path = match &config.control {
+        Some(path) => Some(path.clone()),
+        None => control::default_path().ok(),
+    };
+    let serving = match path {
+        Some(path) => {
+            let server = ControlServer::bind(&path)?;
+            tracing::info!("control socket {}", path.display());
+            Some(tokio::spawn(server.serve(channels)))
+        }
+        None => {
+            tracing::warn!(
+                "no control socket: {}",
+                control::ControlError::NoPath.hint()
+            );
+            None
+        }
+    };
+    let result = pipeline::run(mirrors, requests, events, stop).await;
+    if let Some(serving) = serving {
+        serving.abort();
+        // The socket is removed when the task has ended.
+        let _ = serving.await;
+    }
+    result.map(|()| 0)
+}
+
+fn report_outcome(outcome: &Outcome, planned: bool) -> Result<u8, Fatal> {
+    match outcome {
+        Outcome::Identical => print("identical\n").map(|()| 0),
+        Outcome::Differences(count) if planned => {
+            print(&format!("{count} to be changed\n")).map(|()| 1)
+        }
+        Outcome::Differences(count) => print(&format!("{count} differences\n")).map(|()| 1),
+        Outcome::Incomplete(failed) => {
+            let lines: String = failed.iter().map(|line| format!("{line}\n")).collect();
+            print(&format!("{lines}{} paths not mirrored\n", failed.len())).map(|()| 2)
+        }
+        Outcome::Held(reason) => print(&format!("deletes are held: {reason}\n")).map(|()| 2),
+        Outcome::Stopped => Ok(EXIT_FAILED),
+    }
+}
+
+fn print_difference(path: &WirePath, difference: &Difference) {
+    let line = match difference {
+        Difference::Missing(_) => format!("missing at the target: {path}\n"),
+        Difference::Extra(_) => format!("only at the target: {path}\n"),
+        Difference::Changed(here, there) => {
+            format!("differs ({}): {path}\n", what_differs(here, there))
+        }
+    };
+    let _ = print(&line);
+}
+
+fn print_plan(path: &WirePath, difference: &Difference) {
+    let line = match difference {
+        Difference::Missing(entry) => format!("create {} {path}\n", entry.kind.word()),
+        Difference::Extra(entry) => format!("remove {} {path}\n", entry.kind.word()),
+        Difference::Changed(here, there) => {
+            format!("update {path} ({})\n", what_differs(here, there))
+        }
+    };
+    let _ = print(&line);
+}
+
+fn what_differs(here: &EntryMeta, there: &EntryMeta) -> String {
+    let aspects = [
+        ("type", here.kind != there.kind),
+        ("size", here.size != there.size),
+        ("content", here.content != there.content),
+        ("mode", here.mode != there.mode),
+        ("owner", (here.uid, here.gid) != (there.uid, there.gid)),
+        ("mtime", here.mtime != there.mtime),
+        ("device", here.rdev != there.rdev),
+    ];
+    let differing: Vec<&str> = aspects
+        .iter()
+        .filter(|(_, differs)| *differs)
+        .map(|(name, _)| *name)
+        .collect();
+    differing.join(", ")
 }
 
 /// Logs to standard error; `RUST_LOG` has the last word.

@@ -1,5 +1,4 @@
-//! What ends the program ([`Fatal`]) and what is tried again ([`Transient`]), each with its exit code or
-//! hint.
+//! What ends the program ([`Fatal`]), with its exit code and hint.
 
 use std::fmt;
 use std::io;
@@ -12,6 +11,7 @@ use crate::logic::config::ConfigError;
 use crate::logic::target::TargetError;
 use crate::net::handshake::ConnectError;
 use crate::net::tls::TlsSetupError;
+use crate::pipeline::reconcile::CompareError;
 
 /// Wrong arguments (`EX_USAGE`).
 pub const EXIT_USAGE: u8 = 64;
@@ -49,6 +49,10 @@ pub enum Fatal {
     Answered(String, Option<String>),
     /// No session with a receiver, where there is nothing else to do.
     Connect(ConnectError),
+    /// A source that cannot be opened.
+    Source(PathBuf, io::Error),
+    /// Trees that could not be compared.
+    Compare(CompareError),
     /// No threads, no signals, no output.
     System(io::Error),
 }
@@ -59,11 +63,11 @@ impl Fatal {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) | Self::Target(_) => EXIT_USAGE,
-            Self::ReadConfig(..) | Self::ReadPem(_) => EXIT_NO_INPUT,
+            Self::ReadConfig(..) | Self::ReadPem(_) | Self::Source(..) => EXIT_NO_INPUT,
             Self::Config(None, _) => EXIT_USAGE,
             Self::Config(Some(_), _) | Self::Tls(_) | Self::Password(_) => EXIT_CONFIG,
             Self::Control(_) => EXIT_UNAVAILABLE,
-            Self::Answered(..) | Self::Connect(_) => EXIT_FAILED,
+            Self::Answered(..) | Self::Connect(_) | Self::Compare(_) => EXIT_FAILED,
             Self::System(_) => EXIT_SOFTWARE,
         }
     }
@@ -81,6 +85,8 @@ impl Fatal {
             Self::Answered(_, hint) => hint.clone(),
             Self::Connect(error) => Some(error.hint().into()),
             Self::Usage(_) => Some("syncd-agent --help".into()),
+            Self::Source(..) => Some("check the path, and that this user may read it".into()),
+            Self::Compare(_) => Some("check the receiver's log, then run it again".into()),
             Self::Config(..) | Self::System(_) => None,
         }
     }
@@ -101,6 +107,8 @@ impl fmt::Display for Fatal {
             Self::Password(error) => write!(f, "{error}"),
             Self::Control(error) => write!(f, "{error}"),
             Self::Connect(error) => write!(f, "{error}"),
+            Self::Source(path, error) => write!(f, "source {}: {error}", path.display()),
+            Self::Compare(error) => write!(f, "{error}"),
             Self::System(error) => write!(f, "{error}"),
         }
     }
@@ -125,38 +133,3 @@ fatal_from!(
     Connect(ConnectError),
     System(io::Error),
 );
-
-/// What ends a session and is tried again, with a delay.
-#[derive(Debug)]
-pub enum Transient {
-    /// There was none.
-    Connect(ConnectError),
-    /// A file it needs cannot be used now; the rest of the agent goes on.
-    Setup(Fatal),
-    /// It broke.
-    Session(String),
-}
-
-impl fmt::Display for Transient {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Connect(error) => write!(f, "{error}"),
-            Self::Setup(error) => write!(f, "{error}"),
-            Self::Session(text) => f.write_str(text),
-        }
-    }
-}
-
-impl std::error::Error for Transient {}
-
-impl Transient {
-    /// What to do about it.
-    #[must_use]
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Connect(error) => Some(error.hint().into()),
-            Self::Setup(error) => error.hint(),
-            Self::Session(_) => None,
-        }
-    }
-}

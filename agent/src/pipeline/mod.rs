@@ -23,26 +23,22 @@ mod status;
 pub mod stop;
 pub mod target;
 
-use std::fmt;
-use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use rustls::pki_types::UnixTime;
 use syncd_proto::message::Purpose;
-use tokio::sync::mpsc;
+use tokio::sync::{broadcast, mpsc};
 
+use crate::commands::load;
 use crate::control::ControlRequest;
-use crate::fs::credentials::{self, ReadPemError};
-use crate::fs::password::{self, PasswordFileError};
+use crate::control::protocol::Event;
+use crate::error::Fatal;
 use crate::fs::root::SourceRoot;
 use crate::fs::watch::Backend;
 use crate::logic::brake::{Brake, DeleteLimit};
 use crate::logic::coalesce::Settle;
 use crate::logic::config::{self, Config, TargetConfig};
-use crate::net::tls::{TlsSettings, TlsSetupError};
 use crate::pipeline::session::Access;
 use crate::pipeline::source::Source;
 use crate::pipeline::stop::Stop;
@@ -53,49 +49,6 @@ const TRANSFERS: usize = 2;
 
 /// Most dirty paths of a target; above, directories are compared instead.
 const MARKS_MAX: usize = 200_000;
-
-/// Why an agent does not start.
-#[derive(Debug)]
-pub enum StartError {
-    /// The source cannot be opened.
-    Source(PathBuf, io::Error),
-    /// A certificate or key cannot be read.
-    Pem(ReadPemError),
-    /// They do not make a TLS client.
-    Tls(TlsSetupError),
-    /// The password file cannot be used.
-    Password(PasswordFileError),
-    /// A thread cannot be started.
-    Thread(io::Error),
-}
-
-impl StartError {
-    /// What to do about it.
-    #[must_use]
-    pub fn hint(&self) -> String {
-        match self {
-            Self::Source(..) => "check the path, and that this user may read it".to_owned(),
-            Self::Pem(error) => error.hint(),
-            Self::Tls(error) => error.hint().to_owned(),
-            Self::Password(error) => error.hint(),
-            Self::Thread(_) => "check the limits of this machine: ulimit -u".to_owned(),
-        }
-    }
-}
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Source(path, error) => write!(f, "source {}: {error}", path.display()),
-            Self::Pem(error) => write!(f, "{error}"),
-            Self::Tls(error) => write!(f, "{error}"),
-            Self::Password(error) => write!(f, "{error}"),
-            Self::Thread(error) => write!(f, "cannot start a thread: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for StartError {}
 
 /// A target with the way to reach it.
 #[derive(Debug)]
@@ -119,8 +72,8 @@ pub struct Mirror {
 /// Opens sources and credentials; nothing is connected or watched yet.
 ///
 /// # Errors
-/// [`StartError`].
-pub fn prepare(config: &Config) -> Result<Vec<Mirror>, StartError> {
+/// [`Fatal`].
+pub fn prepare(config: &Config) -> Result<Vec<Mirror>, Fatal> {
     let started = Instant::now();
     let sources = config.sources.iter();
     sources
@@ -128,9 +81,9 @@ pub fn prepare(config: &Config) -> Result<Vec<Mirror>, StartError> {
         .collect()
 }
 
-fn prepare_source(source: &config::Source, started: Instant) -> Result<Mirror, StartError> {
+fn prepare_source(source: &config::Source, started: Instant) -> Result<Mirror, Fatal> {
     let root = SourceRoot::open(&source.path)
-        .map_err(|error| StartError::Source(source.path.clone(), error))?;
+        .map_err(|error| Fatal::Source(source.path.clone(), error))?;
     let root = Arc::new(root);
     let settle = Settle {
         settle_ms: source.settle.as_millis() as u64,
@@ -160,16 +113,8 @@ fn prepare_source(source: &config::Source, started: Instant) -> Result<Mirror, S
     })
 }
 
-fn prepare_access(config: &TargetConfig) -> Result<Access, StartError> {
-    let access = &config.access;
-    let files =
-        credentials::read(&access.ca, &access.cert, &access.key).map_err(StartError::Pem)?;
-    let tls = TlsSettings::new(&files, access.server_name.as_deref(), UnixTime::now())
-        .map_err(StartError::Tls)?;
-    let password = match &access.password_file {
-        Some(path) => Some(password::read(path).map_err(StartError::Password)?),
-        None => None,
-    };
+fn prepare_access(config: &TargetConfig) -> Result<Access, Fatal> {
+    let (tls, password) = load(&config.access)?;
     Ok(Access {
         config: config.clone(),
         tls,
@@ -180,13 +125,13 @@ fn prepare_access(config: &TargetConfig) -> Result<Access, StartError> {
 /// Mirrors until `stop`, answering requests on the way.
 ///
 /// # Errors
-/// [`StartError::Thread`].
+/// [`Fatal::System`].
 pub async fn run(
     mirrors: Vec<Mirror>,
     requests: mpsc::Receiver<ControlRequest>,
-    events: tokio::sync::broadcast::Sender<crate::control::protocol::Event>,
+    events: broadcast::Sender<Event>,
     stop: Stop,
-) -> Result<(), StartError> {
+) -> Result<(), Fatal> {
     let started = Instant::now();
     let mut threads = Vec::new();
     let mut sessions = Vec::new();
@@ -229,7 +174,7 @@ fn connect(reach: &Reach, stop: &Stop) -> tokio::task::JoinHandle<()> {
     })
 }
 
-fn watch(mirror: &Mirror) -> Result<JoinHandle<()>, StartError> {
+fn watch(mirror: &Mirror) -> Result<JoinHandle<()>, Fatal> {
     let source = mirror.source.clone();
     let backend = match mirror.backend {
         config::Backend::Notify => Backend::Notify,
@@ -245,8 +190,8 @@ fn watch(mirror: &Mirror) -> Result<JoinHandle<()>, StartError> {
 /// Starts the threads that feed one target.
 ///
 /// # Errors
-/// [`StartError::Thread`].
-pub fn work(target: &Arc<Target>) -> Result<Vec<JoinHandle<()>>, StartError> {
+/// [`Fatal::System`].
+pub fn work(target: &Arc<Target>) -> Result<Vec<JoinHandle<()>>, Fatal> {
     let mut threads = Vec::new();
     let shared = target.clone();
     threads.push(spawn("plan", move || planner::run(&shared))?);
@@ -259,9 +204,9 @@ pub fn work(target: &Arc<Target>) -> Result<Vec<JoinHandle<()>>, StartError> {
     Ok(threads)
 }
 
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StartError> {
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Fatal> {
     std::thread::Builder::new()
         .name(name.to_owned())
         .spawn(body)
-        .map_err(StartError::Thread)
+        .map_err(Fatal::System)
 }

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use syncd_proto::message::Purpose;
 use syncd_proto::path::WirePath;
 
-use crate::net::handshake::ConnectError;
+use crate::error::Fatal;
 use crate::net::link::{Link, LinkError};
 use crate::pipeline::reconcile::{self, CompareError, Difference};
 use crate::pipeline::stop::{Stop, Stopper};
 use crate::pipeline::target::{Phase, Target};
-use crate::pipeline::{Mirror, Reach, StartError, session, work};
+use crate::pipeline::{Mirror, Reach, session, work};
 
 /// How a one-shot run ended.
 #[derive(Debug)]
@@ -28,49 +28,14 @@ pub enum Outcome {
     Stopped,
 }
 
-/// Why a one-shot run failed.
-#[derive(Debug)]
-pub enum RunError {
-    /// It could not start.
-    Start(StartError),
-    /// There is no session.
-    Connect(ConnectError),
-    /// The trees could not be compared.
-    Compare(CompareError),
-}
-
-impl std::fmt::Display for RunError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Start(error) => write!(f, "{error}"),
-            Self::Connect(error) => write!(f, "{error}"),
-            Self::Compare(error) => write!(f, "{error}"),
-        }
-    }
-}
-
-impl std::error::Error for RunError {}
-
-impl RunError {
-    /// What to do about it.
-    #[must_use]
-    pub fn hint(&self) -> String {
-        match self {
-            Self::Start(error) => error.hint(),
-            Self::Connect(error) => error.hint().to_owned(),
-            Self::Compare(_) => "check the receiver's log, then run it again".to_owned(),
-        }
-    }
-}
-
 /// Attempts of a path after which `sync` gives up on it.
 const ATTEMPTS_MAX: u32 = 3;
 
 /// Mirrors until every target has everything.
 ///
 /// # Errors
-/// [`RunError`].
-pub async fn sync(mirrors: &[Mirror], stop: &Stop) -> Result<Outcome, RunError> {
+/// [`Fatal`].
+pub async fn sync(mirrors: &[Mirror], stop: &Stop) -> Result<Outcome, Fatal> {
     let mut outcome = Outcome::Identical;
     for reach in mirrors.iter().flat_map(|mirror| &mirror.reach) {
         match sync_target(reach, stop).await? {
@@ -81,15 +46,15 @@ pub async fn sync(mirrors: &[Mirror], stop: &Stop) -> Result<Outcome, RunError> 
     Ok(outcome)
 }
 
-async fn sync_target(reach: &Reach, stop: &Stop) -> Result<Outcome, RunError> {
-    let threads = work(&reach.target).map_err(RunError::Start)?;
+async fn sync_target(reach: &Reach, stop: &Stop) -> Result<Outcome, Fatal> {
+    let threads = work(&reach.target)?;
     let (stopper, done) = Stopper::new();
     let result = tokio::select! {
         () = stop.cancelled() => Ok(Outcome::Stopped),
         ended = session::run(&reach.target, &reach.access, Purpose::Mirror, true, &done) => {
             match ended {
                 Ok(()) => Ok(Outcome::Stopped),
-                Err(error) => Err(RunError::Connect(error)),
+                Err(error) => Err(Fatal::Connect(error)),
             }
         }
         outcome = settled(&reach.target) => Ok(outcome),
@@ -146,13 +111,13 @@ fn outcome(target: &Target) -> Option<Outcome> {
 /// Compares without changing anything; calls `print` with each difference.
 ///
 /// # Errors
-/// [`RunError`].
+/// [`Fatal`].
 pub async fn compare(
     mirrors: &[Mirror],
     content: bool,
     print: fn(&WirePath, &Difference),
     stop: &Stop,
-) -> Result<Outcome, RunError> {
+) -> Result<Outcome, Fatal> {
     let mut total = 0;
     for reach in mirrors.iter().flat_map(|mirror| &mirror.reach) {
         match compare_target(reach, content, print, stop).await? {
@@ -172,7 +137,7 @@ async fn compare_target(
     content: bool,
     print: fn(&WirePath, &Difference),
     stop: &Stop,
-) -> Result<Option<u64>, RunError> {
+) -> Result<Option<u64>, Fatal> {
     let (stopper, done) = Stopper::new();
     let target = reach.target.clone();
     let comparing = tokio::task::spawn_blocking({
@@ -184,12 +149,12 @@ async fn compare_target(
         ended = session::run(&target, &reach.access, Purpose::Compare, true, &done) => {
             match ended {
                 Ok(()) => Ok(None),
-                Err(error) => Err(RunError::Connect(error)),
+                Err(error) => Err(Fatal::Connect(error)),
             }
         }
         count = comparing => match count {
             Ok(Ok(count)) => Ok(Some(count)),
-            Ok(Err(error)) => Err(RunError::Compare(error)),
+            Ok(Err(error)) => Err(Fatal::Compare(error)),
             Err(_) => Ok(None),
         },
     };
