@@ -29,7 +29,7 @@ pub fn list(root: &SourceRoot, path: &WirePath) -> io::Result<Option<Vec<(Name, 
         Err(error) => return Err(error),
     };
     let mut entries = Vec::new();
-    for_each_name(&dir, |name| {
+    let read = for_each_name(&dir, |name| {
         let Some(name) = name.ok().filter(|name| !is_kept_back(path, name)) else {
             return Ok(());
         };
@@ -37,8 +37,13 @@ pub fn list(root: &SourceRoot, path: &WirePath) -> io::Result<Option<Vec<(Name, 
             entries.push((name, entry));
         }
         Ok(())
-    })?;
-    Ok(Some(entries))
+    });
+    match read {
+        Ok(()) => Ok(Some(entries)),
+        // Removed while it was open.
+        Err(error) if is_gone(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Something a walk could not take in.
@@ -467,11 +472,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let shut = dir.path().join("shut");
         fs::create_dir(&shut).unwrap();
-        fs::set_permissions(&shut, fs::Permissions::from_mode(0)).unwrap();
-        if fs::read_dir(&shut).is_ok() {
-            return; // a superuser reads everything
-        }
-        let (tree, problems) = walk(dir.path(), &everything, false);
+        fs::set_permissions(&shut, fs::Permissions::from_mode(0o000)).unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        // On a thread of its own, which a superuser can make an ordinary one.
+        let walked = std::thread::scope(|scope| {
+            let walker = scope.spawn(|| {
+                if rustix::process::geteuid().is_root() {
+                    let nobody = rustix::process::Uid::from_raw(65_534);
+                    rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+                }
+                walk(dir.path(), &everything, false)
+            });
+            walker.join().unwrap()
+        });
+        let (tree, problems) = walked;
         assert!(!tree.is_complete(&WirePath::root()));
         assert!(matches!(problems[0].what, Unscanned::Unreadable(_)));
     }
