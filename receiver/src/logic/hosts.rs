@@ -13,6 +13,9 @@ pub const UNKNOWN: &[u8] = b"UNKNOWN";
 /// What a client is called whose name was not looked up.
 pub const UNDETERMINED: &[u8] = b"UNDETERMINED";
 
+/// The longest name a host can have.
+const HOST_BYTES_MAX: usize = 255;
+
 /// Names and addresses of the world outside.
 pub trait Resolver {
     /// The name that the address claims, not yet confirmed.
@@ -78,7 +81,7 @@ pub enum Verdict {
 pub fn client_name(peer: PeerAddr, resolver: &dyn Resolver) -> Vec<u8> {
     resolver
         .reverse(peer.ip)
-        .filter(|name| !name.is_empty())
+        .filter(|name| is_host_name(name))
         .filter(|name| {
             resolver
                 .forward(name)
@@ -86,6 +89,16 @@ pub fn client_name(peer: PeerAddr, resolver: &dyn Resolver) -> Vec<u8> {
                 .any(|address| address.to_canonical() == peer.ip)
         })
         .unwrap_or_else(|| UNKNOWN.to_vec())
+}
+
+/// Letters, digits, hyphens, underscores and dots: a peer chooses its name, and names end up in logs
+/// and, by `%RSYNC_HOST_NAME%`, in paths.
+fn is_host_name(name: &[u8]) -> bool {
+    name.first().is_some_and(u8::is_ascii_alphanumeric)
+        && name.len() <= HOST_BYTES_MAX
+        && name
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte))
 }
 
 /// Whether this client may speak to a module.
@@ -374,6 +387,41 @@ mod tests {
         assert!(accepted(Some("fe80::%lo/64"), None, "fe80::5"));
         assert!(!accepted(Some("fe80::%2/64"), None, "fe80::5"));
         assert!(!accepted(Some("fe80::%nosuch/64"), None, "fe80::5"));
+    }
+
+    #[test]
+    fn names_that_are_no_host_names_are_not_believed() {
+        struct Claims(&'static str);
+        impl Resolver for Claims {
+            fn reverse(&self, _: IpAddr) -> Option<Vec<u8>> {
+                Some(self.0.into())
+            }
+            fn forward(&self, _: &[u8]) -> Vec<IpAddr> {
+                vec![IpAddr::from([10, 0, 0, 1])]
+            }
+            fn netgroup_holds(&self, _: &[u8], _: &[u8]) -> Option<bool> {
+                None
+            }
+            fn interface(&self, _: &[u8]) -> Option<u32> {
+                None
+            }
+        }
+        let peer = PeerAddr::new(IpAddr::from([10, 0, 0, 1]), 0);
+        for (claimed, believed) in [
+            ("web-01.example_x.org", "web-01.example_x.org"),
+            ("../../etc", "UNKNOWN"),
+            (".example.org", "UNKNOWN"),
+            ("a/b", "UNKNOWN"),
+            ("", "UNKNOWN"),
+        ] {
+            assert_eq!(
+                client_name(peer, &Claims(claimed)),
+                believed.as_bytes(),
+                "{claimed}"
+            );
+        }
+        let other = PeerAddr::new(IpAddr::from([10, 0, 0, 2]), 0);
+        assert_eq!(client_name(other, &Claims("web")), UNKNOWN);
     }
 
     #[test]

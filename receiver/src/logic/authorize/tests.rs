@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use zeroize::Zeroizing;
 
 use super::super::rsyncd_conf::{ConfigSource, Entry as ConfigEntry, Reading, SourceError, load};
+use super::login::{DECOY, combined};
 use super::*;
+use crate::logic::secrets::Secrets;
 
 struct Text1<'a>(&'a str);
 
@@ -217,4 +219,57 @@ fn modules_with_one_lock_file_share_its_first_slots() {
     assert!(slots.take(b"other", 1).is_ok());
     assert!(matches!(slots.take(b"l", 0), Ok(None)));
     assert_eq!(slots.take(b"l", -1).map(|_| ()), Err(Full));
+}
+
+#[test]
+fn a_variable_cannot_lead_up() {
+    let slots = Slots::default();
+    let text =
+        OPEN.replace("/srv/m/", "/srv/%RSYNC_USER_NAME%") + "auth users = **\nsecrets file = /s\n";
+    let config = config(&text);
+    for (user, root) in [
+        ("alice", Some("/srv/alice")),
+        ("..", None),
+        ("a/../../etc", None),
+    ] {
+        let request = Request {
+            peer: PeerAddr::new(IpAddr::from([10, 0, 0, 9]), 0),
+            identities: &[],
+            module: b"m",
+            user: Some(user.as_bytes()),
+            purpose: Purpose::Mirror,
+        };
+        let world = World {
+            resolver: &Nothing,
+            accounts: &Nothing,
+            slots: &slots,
+        };
+        let secrets = format!("{user}:pw\n");
+        let (decided, _) = log_in(admit(&config, &request, &world), &secrets, b"pw");
+        let found = match &decided {
+            Authorization::Grant(grant) => std::str::from_utf8(&grant.root).ok(),
+            Authorization::Refusal(_) => None,
+        };
+        assert_eq!(found, root, "{user}");
+    }
+}
+
+#[test]
+fn texts_fit_into_a_message() {
+    let slots = Slots::default();
+    let config = config(OPEN);
+    let request = Request {
+        peer: PeerAddr::new(IpAddr::from([10, 0, 0, 9]), 0),
+        identities: &[],
+        module: &[0xff; 4_000],
+        user: None,
+        purpose: Purpose::Mirror,
+    };
+    let world = World {
+        resolver: &Nothing,
+        accounts: &Nothing,
+        slots: &slots,
+    };
+    let refused = refusal(admit(&config, &request, &world));
+    assert!(refused.text.len() <= TEXT_BYTES_MAX);
 }

@@ -1,8 +1,8 @@
 //! `rsyncd.conf`: text to a checked [`Config`].
 //!
 //! [`load`] reads through a [`ConfigSource`], so that nothing here opens a file. The steps are
-//! `lexer` (bytes to items with positions), `parse` (items to sections of typed values, with defaults
-//! and includes), `model` (sections to [`Config`] and [`Module`]) and `review` (what in it is
+//! `lexer` (bytes to items with positions), `parse` (items to sections of typed `values`, with
+//! defaults and includes), `model` (sections to [`Config`] and [`Module`]) and `review` (what in it is
 //! dangerous, has no effect, or is refused).
 //!
 //! The same file serves the rsync daemon during a migration, so it is read as rsync reads it, except
@@ -15,7 +15,9 @@ mod lexer;
 mod model;
 mod parameters;
 mod parse;
+mod remarks;
 mod review;
+mod values;
 mod vars;
 
 pub use diagnostic::{Diagnostic, Located, Position, Severity};

@@ -5,7 +5,8 @@ use syncd_proto::path::escaped;
 
 use super::diagnostic::{Diagnostic, Located, Position, Severity};
 use super::parameters::{Key, Kind};
-use super::parse::{Section, Sections, Value, Values};
+use super::parse::{Section, Sections};
+use super::values::{Value, Values};
 use super::vars::Variables;
 
 /// The lock file rsync uses when none is named.
@@ -47,6 +48,15 @@ impl Config {
         self.modules
             .iter()
             .find(|module| module.name.value == name && !name.starts_with(b"#"))
+    }
+
+    /// Name and comment of each module that is listed.
+    pub fn listing(&self) -> impl Iterator<Item = (&[u8], Vec<u8>)> {
+        let listed = self.modules.iter().filter(|module| module.list.value);
+        listed.map(|module| {
+            let comment = expanded(module.comment.as_ref(), &self.variables);
+            (&module.name.value[..], comment.unwrap_or_default())
+        })
     }
 }
 

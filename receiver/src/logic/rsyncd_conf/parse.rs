@@ -5,11 +5,14 @@
 
 use std::sync::Arc;
 
+use syncd_proto::limits::MODULES_MAX;
 use syncd_proto::path::escaped;
 
 use super::diagnostic::{Diagnostic, Located, Position, Severity};
 use super::lexer::{self, Item, ItemKind};
-use super::parameters::{self, Key, Kind, PARAMETERS, Parameter, Scope};
+use super::parameters::{self, Key, Kind, Parameter, Scope};
+use super::remarks::severity_of;
+use super::values::{Value, Values, flag, folded, number};
 use super::vars::Variables;
 use super::{ConfigSource, Entry, Reading};
 
@@ -19,49 +22,6 @@ const INCLUDE_DEPTH_MAX: usize = 16;
 const FILES_MAX: usize = 4_096;
 /// Bytes read in all.
 const BYTES_MAX: usize = 16 << 20;
-/// Modules in all.
-const MODULES_MAX: usize = 10_000;
-
-/// A value as its parameter's [`Kind`] reads it. Text is not expanded yet.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Value {
-    Flag(bool),
-    Choice(Option<bool>),
-    Number(i32),
-    Text(Vec<u8>),
-}
-
-/// The values written in one place, or inherited there.
-#[derive(Debug, Clone)]
-pub(super) struct Values(Vec<Option<Located<Value>>>);
-
-impl Values {
-    fn new() -> Self {
-        Self(vec![None; PARAMETERS.len()])
-    }
-
-    /// What was written or inherited, if anything.
-    pub(super) fn written(&self, key: Key) -> Option<&Located<Value>> {
-        self.0[key as usize].as_ref()
-    }
-
-    fn set(&mut self, key: Key, value: Located<Value>) {
-        self.0[key as usize] = Some(value);
-    }
-
-    /// Text without a built-in value that is missing here comes from the final defaults.
-    fn fill_from(&mut self, defaults: &Self) {
-        for parameter in PARAMETERS {
-            let at = parameter.key as usize;
-            let late = parameter.kind == (Kind::Text { built_in: false })
-                && parameter.scope == Scope::Module
-                && parameter.key != Key::Name;
-            if late && self.0[at].is_none() {
-                self.0[at].clone_from(&defaults.0[at]);
-            }
-        }
-    }
-}
 
 /// One module's section.
 #[derive(Debug)]
@@ -99,6 +59,7 @@ pub(super) fn read(
         },
         open: None,
         closed_by_include: None,
+        includes_open: 0,
         files_left: FILES_MAX,
         bytes_left: BYTES_MAX,
         failed: false,
@@ -115,18 +76,21 @@ pub(super) fn read(
     sections
 }
 
-struct Parser<'a> {
+/// The state of reading.
+pub(super) struct Parser<'a> {
     source: &'a mut dyn ConfigSource,
     variables: &'a Variables,
-    reading: Reading,
-    sections: Sections,
+    pub(super) reading: Reading,
+    pub(super) sections: Sections,
     /// The module that parameters go to; none: they are defaults.
     open: Option<usize>,
     /// The include that closed a module, until the next section.
     closed_by_include: Option<Position>,
+    /// How many included files are being read, one within the other.
+    includes_open: usize,
     files_left: usize,
     bytes_left: usize,
-    failed: bool,
+    pub(super) failed: bool,
 }
 
 impl Parser<'_> {
@@ -206,6 +170,16 @@ impl Parser<'_> {
                 "write it before the first section",
             );
             return;
+        }
+        if parameter.scope == Scope::Global && self.includes_open > 0 {
+            let message = format!("`{}` ends with this included file", parameter.name);
+            let severity = severity_of(parameter);
+            self.say(
+                severity,
+                Some(at),
+                message,
+                "include the file with `&merge`",
+            );
         }
         if let Some(include) = self.closed_by_include.take() {
             let message = format!(
@@ -309,7 +283,9 @@ impl Parser<'_> {
     fn include(&mut self, name: &[u8], text: &[u8], depth: usize) {
         let outside = (self.open.take(), self.closed_by_include.take());
         let defaults = self.sections.defaults.clone();
+        self.includes_open += 1;
         self.file(name, text, depth);
+        self.includes_open -= 1;
         self.sections.defaults = defaults;
         (self.open, self.closed_by_include) = outside;
     }
@@ -344,203 +320,5 @@ impl Parser<'_> {
             }
         }
         Ok(files)
-    }
-
-    fn fail(&mut self, at: Option<&Position>, why: &str, what: &[u8]) {
-        let message = if what.is_empty() {
-            format!("{why}: the configuration is not used")
-        } else {
-            format!("{}: {why}: the configuration is not used", escaped(what))
-        };
-        self.failed = true;
-        self.sections
-            .diagnostics
-            .push(Diagnostic::new(Severity::Error, at, message));
-    }
-
-    fn say(&mut self, severity: Severity, at: Option<&Position>, message: String, fix: &str) {
-        self.sections
-            .diagnostics
-            .push(Diagnostic::new(severity, at, message).fix(fix));
-    }
-
-    /// An error, or the danger it is where rsync's reading is wanted.
-    fn grave(&self) -> Severity {
-        match self.reading {
-            Reading::Strict => Severity::Error,
-            Reading::AsRsync => Severity::Danger,
-        }
-    }
-
-    fn unknown(&mut self, name: &[u8], at: &Position) {
-        let written = escaped(name);
-        match parameters::near_miss(name) {
-            Some(meant) => {
-                let message = format!("unknown parameter `{written}`, which rsync would skip");
-                self.say(
-                    self.grave(),
-                    Some(at),
-                    message,
-                    &format!("did you mean `{}`?", meant.name),
-                );
-            }
-            None => {
-                let message = format!("unknown parameter `{written}`: ignored, as rsync does");
-                self.say(Severity::Warning, Some(at), message, "remove the line");
-            }
-        }
-    }
-
-    fn malformed(&mut self, line: &[u8], at: &Position) {
-        let written = escaped(&line[..line.len().min(80)]);
-        match parameters::leading(line) {
-            Some(meant) => {
-                let message = format!("no `=` in \"{written}\", which rsync would skip");
-                self.say(
-                    self.grave(),
-                    Some(at),
-                    message,
-                    &format!("write `{} = ...`", meant.name),
-                );
-            }
-            None => {
-                let message = format!("no `=` in \"{written}\": ignored, as rsync does");
-                self.say(
-                    Severity::Warning,
-                    Some(at),
-                    message,
-                    "begin comments with #",
-                );
-            }
-        }
-    }
-
-    fn bad_flag(&mut self, parameter: &Parameter, text: &[u8], at: &Position) {
-        let message = format!(
-            "`{}`: \"{}\" is neither yes nor no: the value before it stays",
-            parameter.name,
-            escaped(text)
-        );
-        let severity = severity_of(parameter);
-        self.say(
-            severity,
-            Some(at),
-            message,
-            "write yes or no, and nothing after it",
-        );
-    }
-
-    fn byte_order_mark(&mut self, name: &[u8]) {
-        let at = Position {
-            file: Arc::from(name),
-            line: 1,
-            column: 1,
-        };
-        let message =
-            "a byte-order mark spoils the first line; a section header there is lost".to_owned();
-        self.say(self.grave(), Some(&at), message, "save the file without it");
-    }
-
-    fn note_reopened(&mut self, at: usize, name: &[u8], position: &Position) {
-        let first = &self.sections.modules[at].name;
-        if first.value != name {
-            let message = format!(
-                "[{}] adds to [{}]: names that differ in case or blanks are one module",
-                escaped(name),
-                escaped(&first.value)
-            );
-            self.say(
-                Severity::Warning,
-                Some(position),
-                message,
-                "give it another name, or join the sections",
-            );
-        }
-    }
-}
-
-fn severity_of(parameter: &Parameter) -> Severity {
-    if parameter.security {
-        Severity::Danger
-    } else {
-        Severity::Warning
-    }
-}
-
-/// Names are equal if these are.
-fn folded(name: &[u8]) -> Vec<u8> {
-    name.iter()
-        .filter(|byte| !lexer::is_blank(**byte))
-        .map(u8::to_ascii_lowercase)
-        .collect()
-}
-
-fn flag(text: &[u8], choice: bool) -> Option<Value> {
-    let value = match &folded(text)[..] {
-        b"yes" | b"true" | b"1" => Some(true),
-        b"no" | b"false" | b"0" => Some(false),
-        b"unset" | b"-1" if choice => None,
-        _ => return None,
-    };
-    Some(match value {
-        Some(value) if !choice => Value::Flag(value),
-        value => Value::Choice(value),
-    })
-}
-
-/// Blanks, a sign, digits; what follows is not looked at. Also whether that was all. A number that is
-/// too large is -1, which as a limit lets nobody in.
-fn number(text: &[u8]) -> (i32, bool) {
-    let text = lexer::trimmed(text);
-    let (negative, digits) = match text.split_first() {
-        Some((b'-', rest)) => (true, rest),
-        Some((b'+', rest)) => (false, rest),
-        _ => (false, text),
-    };
-    let end = digits
-        .iter()
-        .position(|byte| !byte.is_ascii_digit())
-        .unwrap_or(digits.len());
-    let value = digits[..end].iter().fold(0_i64, |value, digit| {
-        (value * 10 + i64::from(digit - b'0')).min(i64::from(u32::MAX))
-    });
-    let value = if negative { -value } else { value };
-    match i32::try_from(value) {
-        Ok(number) => (number, end > 0 && end == digits.len()),
-        Err(_) => (-1, false),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_stop_at_the_first_other_byte() {
-        for (text, value, whole) in [
-            ("2", 2, true),
-            ("2 # two", 2, false),
-            (" -3 ", -3, true),
-            ("ten", 0, false),
-            ("0x10", 0, false),
-            ("010", 10, true),
-            ("- 3", 0, false),
-            ("", 0, false),
-            ("99999999999999999999", -1, false),
-        ] {
-            assert_eq!(number(text.as_bytes()), (value, whole), "{text}");
-        }
-    }
-
-    #[test]
-    fn flags_are_few() {
-        for text in ["yes", "T r u e", "1"] {
-            assert_eq!(flag(text.as_bytes(), false), Some(Value::Flag(true)));
-        }
-        for text in ["on", "off", "y", "", "no # x", "unset", "-1"] {
-            assert_eq!(flag(text.as_bytes(), false), None, "{text}");
-        }
-        assert_eq!(flag(b"unset", true), Some(Value::Choice(None)));
-        assert_eq!(flag(b"no", true), Some(Value::Choice(Some(false))));
     }
 }

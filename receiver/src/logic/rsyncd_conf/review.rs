@@ -8,7 +8,9 @@ use super::Reading;
 use super::diagnostic::{Diagnostic, Located, Severity};
 use super::model::{Config, Module, Text, expanded};
 use super::parameters::{Key, Kind, PARAMETERS, Parameter, Scope, Standing};
-use super::parse::{Section, Sections, Value, Values};
+use super::parse::{Section, Sections};
+use super::remarks::add;
+use super::values::{Value, Values};
 use crate::logic::{chmod, hosts, users};
 
 /// Adds to the diagnostics, and to each module the reasons for which it is not served.
@@ -23,7 +25,9 @@ pub(super) fn review(
             Standing::Refused => Severity::Error,
             _ => Severity::Warning,
         };
-        diagnostics.extend(effect(parameter, &sections.defaults, severity));
+        if let Some(remark) = effect(parameter, &sections.defaults, severity) {
+            add(diagnostics, remark);
+        }
     }
     let Config {
         modules, variables, ..
@@ -31,6 +35,8 @@ pub(super) fn review(
     for (section, module) in sections.modules.iter().zip(modules) {
         let mut remarks = Vec::new();
         standings(section, &mut remarks);
+        remarks.extend(comments(section));
+        remarks.extend(missing(module));
         if reading == Reading::Strict {
             remarks.extend(open_to_all(module));
         }
@@ -44,10 +50,7 @@ pub(super) fn review(
             .cloned()
             .collect();
         for remark in remarks {
-            // A default that many modules inherit is told once.
-            if !diagnostics.contains(&remark) {
-                diagnostics.push(remark);
-            }
+            add(diagnostics, remark);
         }
     }
 }
@@ -79,6 +82,49 @@ fn effect(parameter: &Parameter, values: &Values, severity: Severity) -> Option<
         let message = format!("`{}`: {}", parameter.name, parameter.remark);
         Diagnostic::new(severity, written.position.as_ref(), message)
     })
+}
+
+/// Text with what was probably meant as a comment. Lists have remarks of their own, the rest is for
+/// people or a shell.
+fn comments(section: &Section) -> Vec<Diagnostic> {
+    [
+        Key::Path,
+        Key::SecretsFile,
+        Key::Uid,
+        Key::Gid,
+        Key::AuthDigest,
+    ]
+    .into_iter()
+    .filter_map(|key| {
+        let written = section.values.written(key)?;
+        let Value::Text(text) = &written.value else {
+            return None;
+        };
+        let comment = text.windows(2).any(|two| matches!(two, b" #" | b" ;"));
+        comment.then(|| {
+            let message = format!("`{}` is \"{}\"", key.parameter().name, escaped(text));
+            Diagnostic::new(Severity::Warning, written.position.as_ref(), message)
+                .fix("write comments on lines of their own")
+        })
+    })
+    .collect()
+}
+
+/// What a module cannot be used without.
+fn missing(module: &Module) -> Vec<Diagnostic> {
+    let mut remarks = Vec::new();
+    let name = escaped(&module.name.value);
+    let at = module.name.position.as_ref();
+    if !is_set(module.path.as_ref()) {
+        let message = format!("[{name}] has no `path`: nobody can use it");
+        remarks.push(Diagnostic::new(Severity::Warning, at, message).fix("add `path = /...`"));
+    }
+    if is_set(module.auth_users.as_ref()) && !is_set(module.secrets_file.as_ref()) {
+        let message = format!("[{name}] has `auth users` but no `secrets file`: nobody can log in");
+        remarks
+            .push(Diagnostic::new(Severity::Warning, at, message).fix("add `secrets file = /...`"));
+    }
+    remarks
 }
 
 fn is_set(text: Option<&Located<Text>>) -> bool {

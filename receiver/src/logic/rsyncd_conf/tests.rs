@@ -133,8 +133,56 @@ fn our_own_values_are_not_guessed() {
 
 #[test]
 fn bad_booleans_of_security_parameters_are_dangers() {
-    assert_eq!(severities("[m]\nstrict modes = off\n"), [Severity::Danger]);
-    assert_eq!(severities("[m]\nlist = off\n"), [Severity::Warning]);
+    assert_eq!(
+        severities("[m]\npath = /srv\nstrict modes = off\n"),
+        [Severity::Danger]
+    );
+    assert_eq!(
+        severities("[m]\npath = /srv\nlist = off\n"),
+        [Severity::Warning]
+    );
+}
+
+#[test]
+fn what_nobody_can_use_is_told() {
+    let told = |text: &str, part: &str| {
+        let loaded = read(text.as_bytes()).expect(text);
+        let mut remarks = loaded.diagnostics.iter().map(ToString::to_string);
+        assert!(
+            remarks.any(|remark| remark.contains(part)),
+            "{text}: {part}"
+        );
+    };
+    told("[m]\n", "no `path`");
+    told("[m]\nauth users = a\n", "no `secrets file`");
+    told("[m]\npath = /srv # x\n", "comments on lines of their own");
+    told("[m]\nhosts allow = 10.0.0.1 # x\n", "is no comment");
+    told("[m]\nhosts deny = ALL\n", "refuses everybody");
+    told("[m]\nauth users = a:dney\n", "it denies");
+    told("[m]\nincoming chmod = F644, D755\n", "ignored");
+    told("[m]\ndurability = none\n", "power cut");
+    told("[m]\ntemp dir = /tmp\n", "r.conf:2:12: warning: `temp dir`");
+    told("[m]\nport = 1\n", "global parameter");
+}
+
+#[test]
+fn globals_of_an_included_file_are_told_to_be_lost() {
+    let mut files = Files(BTreeMap::from([
+        (b"r.conf".to_vec(), b"&include a.conf\n".to_vec()),
+        (b"a.conf".to_vec(), b"tls ca file = /ca.pem\n".to_vec()),
+    ]));
+    let loaded = load(&mut files, b"r.conf", &Variables::new(), Reading::Strict).expect("usable");
+    assert!(loaded.config.globals.tls_ca_file.is_none());
+    assert_eq!(loaded.diagnostics[0].severity, Severity::Danger);
+}
+
+#[test]
+fn remarks_do_not_grow_without_end() {
+    let lines = (0..5_000).map(|line| format!("unknown{line} = 1\n"));
+    let text: String = lines.chain(["[\n".to_owned()]).collect();
+    let unusable = read(text.as_bytes()).expect_err("a bad section");
+    assert_eq!(unusable.diagnostics.len(), 1_001);
+    assert!(unusable.to_string().contains("without its ]"));
 }
 
 #[test]
