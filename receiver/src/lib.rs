@@ -1,2 +1,4 @@
 //! Placeholder.
+pub mod fs;
+pub mod logic;
 pub mod relay;

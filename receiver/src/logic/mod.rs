@@ -1,0 +1,13 @@
+//! Decisions: what `rsyncd.conf` says, and who may do what.
+//!
+//! Nothing here touches a file, a socket, a clock or a resolver. Names, addresses, groups and file
+//! contents come in as values, or through the traits [`hosts::Resolver`], [`users::Accounts`] and
+//! [`rsyncd_conf::ConfigSource`], which other rooms implement.
+
+pub mod authorize;
+pub mod chmod;
+pub mod hosts;
+pub mod rsyncd_conf;
+pub mod secrets;
+pub mod users;
+pub mod wildmatch;

@@ -1,0 +1,220 @@
+//! What a finished configuration deserves to be told: modules that are refused, parameters that do
+//! something else here, and traps that look like protection.
+
+use syncd_proto::message::Durability;
+use syncd_proto::path::escaped;
+
+use super::Reading;
+use super::diagnostic::{Diagnostic, Located, Severity};
+use super::model::{Config, Module, Text, expanded};
+use super::parameters::{Key, Kind, PARAMETERS, Parameter, Scope, Standing};
+use super::parse::{Section, Sections};
+use super::remarks::add;
+use super::values::{Value, Values};
+use crate::logic::{chmod, hosts, users};
+
+/// Adds to the diagnostics, and to each module the reasons for which it is not served.
+pub(super) fn review(
+    sections: &Sections,
+    config: &mut Config,
+    reading: Reading,
+    diagnostics: &mut Vec<Diagnostic>,
+) {
+    for parameter in PARAMETERS.iter().filter(|row| row.scope == Scope::Global) {
+        let severity = match parameter.standing {
+            Standing::Refused => Severity::Error,
+            _ => Severity::Warning,
+        };
+        if let Some(remark) = effect(parameter, &sections.defaults, severity) {
+            add(diagnostics, remark);
+        }
+    }
+    let Config {
+        modules, variables, ..
+    } = config;
+    for (section, module) in sections.modules.iter().zip(modules) {
+        let mut remarks = Vec::new();
+        standings(section, &mut remarks);
+        remarks.extend(comments(section));
+        remarks.extend(missing(module));
+        if reading == Reading::Strict {
+            remarks.extend(open_to_all(module));
+        }
+        remarks.extend(traps(module));
+        remarks.extend(certificate_rules(module, variables));
+        remarks.extend(unreadable_chmod(module, variables));
+        remarks.extend(not_durable(module));
+        module.refusals = remarks
+            .iter()
+            .filter(|remark| remark.severity == Severity::Refused)
+            .cloned()
+            .collect();
+        for remark in remarks {
+            add(diagnostics, remark);
+        }
+    }
+}
+
+fn standings(section: &Section, remarks: &mut Vec<Diagnostic>) {
+    for parameter in PARAMETERS.iter().filter(|row| row.scope == Scope::Module) {
+        let severity = match parameter.standing {
+            Standing::Refused => Severity::Refused,
+            _ => Severity::Warning,
+        };
+        remarks.extend(effect(parameter, &section.values, severity));
+    }
+}
+
+/// A remark on a parameter that is not honoured and has a value other than its default.
+fn effect(parameter: &Parameter, values: &Values, severity: Severity) -> Option<Diagnostic> {
+    if !matches!(parameter.standing, Standing::Warned | Standing::Refused) {
+        return None;
+    }
+    let written = values.written(parameter.key)?;
+    let has_effect = match (&written.value, parameter.kind) {
+        (Value::Flag(value), Kind::Flag(default)) => *value != default,
+        (Value::Choice(value), _) => *value == Some(true),
+        (Value::Number(value), Kind::Number(default)) => *value != default,
+        (Value::Text(text), _) => !text.is_empty(),
+        _ => false,
+    };
+    has_effect.then(|| {
+        let message = format!("`{}`: {}", parameter.name, parameter.remark);
+        Diagnostic::new(severity, written.position.as_ref(), message)
+    })
+}
+
+/// Text with what was probably meant as a comment. Lists have remarks of their own, the rest is for
+/// people or a shell.
+fn comments(section: &Section) -> Vec<Diagnostic> {
+    [
+        Key::Path,
+        Key::SecretsFile,
+        Key::Uid,
+        Key::Gid,
+        Key::AuthDigest,
+    ]
+    .into_iter()
+    .filter_map(|key| {
+        let written = section.values.written(key)?;
+        let Value::Text(text) = &written.value else {
+            return None;
+        };
+        let comment = text.windows(2).any(|two| matches!(two, b" #" | b" ;"));
+        comment.then(|| {
+            let message = format!("`{}` is \"{}\"", key.parameter().name, escaped(text));
+            Diagnostic::new(Severity::Warning, written.position.as_ref(), message)
+                .fix("write comments on lines of their own")
+        })
+    })
+    .collect()
+}
+
+/// What a module cannot be used without.
+fn missing(module: &Module) -> Vec<Diagnostic> {
+    let mut remarks = Vec::new();
+    let name = escaped(&module.name.value);
+    let at = module.name.position.as_ref();
+    if !is_set(module.path.as_ref()) {
+        let message = format!("[{name}] has no `path`: nobody can use it");
+        remarks.push(Diagnostic::new(Severity::Warning, at, message).fix("add `path = /...`"));
+    }
+    if is_set(module.auth_users.as_ref()) && !is_set(module.secrets_file.as_ref()) {
+        let message = format!("[{name}] has `auth users` but no `secrets file`: nobody can log in");
+        remarks
+            .push(Diagnostic::new(Severity::Warning, at, message).fix("add `secrets file = /...`"));
+    }
+    remarks
+}
+
+fn is_set(text: Option<&Located<Text>>) -> bool {
+    text.is_some_and(|text| !text.value.as_written().is_empty())
+}
+
+/// Anybody with any certificate could write.
+fn open_to_all(module: &Module) -> Option<Diagnostic> {
+    let open = !module.read_only.value
+        && !is_set(module.auth_users.as_ref())
+        && !is_set(module.client_certs.as_ref())
+        && !module.allow_any_certificate.value;
+    open.then(|| {
+        let message = format!(
+            "[{}] is writable without `auth users` or `client certs`",
+            escaped(&module.name.value)
+        );
+        Diagnostic::new(Severity::Refused, module.name.position.as_ref(), message)
+            .fix("add one of them, or `allow any certificate = yes`")
+    })
+}
+
+fn traps(module: &Module) -> Vec<Diagnostic> {
+    let mut remarks = Vec::new();
+    for (key, list) in [
+        (Key::HostsAllow, &module.hosts_allow),
+        (Key::HostsDeny, &module.hosts_deny),
+    ] {
+        let Some(list) = list else { continue };
+        for word in hosts::words(list.value.as_written()) {
+            if let Some(trap) = hosts::trap(word) {
+                let message = format!("`{}`: \"{}\" {trap}", key.parameter().name, escaped(word));
+                remarks.push(Diagnostic::new(
+                    Severity::Danger,
+                    list.position.as_ref(),
+                    message,
+                ));
+            }
+        }
+    }
+    if let Some(list) = &module.auth_users {
+        for remark in users::traps(list.value.as_written()) {
+            let message = format!("`auth users`: {remark}");
+            remarks.push(Diagnostic::new(
+                Severity::Danger,
+                list.position.as_ref(),
+                message,
+            ));
+        }
+    }
+    if is_set(module.hosts_allow.as_ref()) && is_set(module.hosts_deny.as_ref()) {
+        let at = module
+            .hosts_deny
+            .as_ref()
+            .and_then(|list| list.position.as_ref());
+        let message = "with both `hosts allow` and `hosts deny`, a host on neither list is let in";
+        remarks.push(Diagnostic::new(Severity::Note, at, message).fix("add `hosts deny = *`"));
+    }
+    remarks
+}
+
+fn certificate_rules(module: &Module, variables: &super::Variables) -> Option<Diagnostic> {
+    let list = expanded(module.client_certs.as_ref(), variables)?;
+    let problem = users::CertRules::parse(&list).err()?;
+    let at = module
+        .client_certs
+        .as_ref()
+        .and_then(|list| list.position.as_ref());
+    let message = format!("`client certs`: {problem}");
+    Some(Diagnostic::new(Severity::Refused, at, message))
+}
+
+fn unreadable_chmod(module: &Module, variables: &super::Variables) -> Option<Diagnostic> {
+    let text = expanded(module.incoming_chmod.as_ref(), variables)?;
+    let problem = chmod::Chmod::parse(&text).err()?;
+    let at = module
+        .incoming_chmod
+        .as_ref()
+        .and_then(|text| text.position.as_ref());
+    let message = format!("`incoming chmod`: {problem}: the whole value is ignored, as rsync does");
+    Some(
+        Diagnostic::new(Severity::Danger, at, message)
+            .fix("write it without blanks, like D755,F644"),
+    )
+}
+
+fn not_durable(module: &Module) -> Option<Diagnostic> {
+    (module.durability.value == Durability::None).then(|| {
+        let at = module.durability.position.as_ref();
+        let message = "`durability = none`: what is acknowledged may be lost in a power cut";
+        Diagnostic::new(Severity::Danger, at, message)
+    })
+}
