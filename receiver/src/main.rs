@@ -1,2 +1,7 @@
-//! Placeholder.
-fn main() {}
+//! The program `syncd-recv`; everything is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    syncd_recv::cli::main()
+}

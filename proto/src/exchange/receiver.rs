@@ -156,7 +156,7 @@ impl Greeted {
 }
 
 /// The challenge is sent.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct AwaitAnswer {
     session: [u8; 32],
     counters: Counters,

@@ -1,0 +1,264 @@
+//! `syncd-recv check`: what a configuration means, for people or as JSON.
+
+use std::ffi::OsStr;
+use std::fmt::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+use syncd_proto::message::Durability;
+use syncd_proto::path::escaped;
+
+use crate::error::exit;
+use crate::front::accounts::Me;
+use crate::front::{credentials, reload};
+use crate::fs::config;
+use crate::logic::rsyncd_conf::{Config, Diagnostic, Located, Module, Severity, Text};
+
+/// Some module is not served, but the others are.
+const DEGRADED: u8 = 2;
+
+/// Looks at a configuration, its modules and its TLS files, and prints what there is to say.
+///
+/// Exit codes: 0 all is served; 2 some module is not; 78 the receiver would not start.
+#[must_use]
+pub fn run(path: &Path, as_json: bool) -> ExitCode {
+    let report = Report::of(path);
+    if as_json {
+        println!("{:#}", report.to_json());
+    } else {
+        print!("{}", report.to_text());
+    }
+    report.exit_code()
+}
+
+struct Report {
+    diagnostics: Vec<Diagnostic>,
+    config: Option<Config>,
+}
+
+impl Report {
+    fn of(path: &Path) -> Self {
+        match config::read(path) {
+            Err(unusable) => Self {
+                diagnostics: unusable.diagnostics,
+                config: None,
+            },
+            Ok(loaded) => {
+                let mut diagnostics = loaded.diagnostics;
+                let tls = credentials::load(&reload::files(&loaded.config), Me::now());
+                if let Err(text) = tls {
+                    diagnostics.push(Diagnostic::new(Severity::Error, None, text));
+                }
+                let missing = loaded.config.modules.iter().filter_map(missing_path);
+                diagnostics.extend(missing);
+                Self {
+                    diagnostics,
+                    config: Some(loaded.config),
+                }
+            }
+        }
+    }
+
+    fn exit_code(&self) -> ExitCode {
+        let worst = self.diagnostics.iter().map(|remark| remark.severity).max();
+        match worst {
+            Some(Severity::Error) => ExitCode::from(exit::CONFIG),
+            Some(Severity::Refused) => ExitCode::from(DEGRADED),
+            _ => ExitCode::SUCCESS,
+        }
+    }
+
+    fn to_text(&self) -> String {
+        let mut text = String::new();
+        for diagnostic in &self.diagnostics {
+            let _ = writeln!(text, "{diagnostic}");
+        }
+        for module in self.modules() {
+            let _ = writeln!(
+                text,
+                "\n[{}]{}",
+                escaped(&module.name.value),
+                at(&module.name)
+            );
+            for row in rows(module) {
+                let _ = writeln!(text, "  {:<16} {}{}", row.name, row.value, row.at);
+            }
+        }
+        let count = |severity| {
+            let same = |remark: &&Diagnostic| remark.severity == severity;
+            self.diagnostics.iter().filter(same).count()
+        };
+        let _ = writeln!(
+            text,
+            "\n{} modules, {} errors, {} refused, {} dangers, {} warnings",
+            self.modules().len(),
+            count(Severity::Error),
+            count(Severity::Refused),
+            count(Severity::Danger),
+            count(Severity::Warning),
+        );
+        text
+    }
+
+    fn to_json(&self) -> Value {
+        let diagnostics: Vec<Value> = self.diagnostics.iter().map(diagnostic_json).collect();
+        let modules: Vec<Value> = self.modules().iter().map(module_json).collect();
+        json!({ "diagnostics": diagnostics, "modules": modules })
+    }
+
+    fn modules(&self) -> &[Module] {
+        self.config.as_ref().map_or(&[], |config| &config.modules)
+    }
+}
+
+/// A directory that is not there. A path that depends on the connection is not looked at.
+fn missing_path(module: &Module) -> Option<Diagnostic> {
+    let path = module.path.as_ref()?;
+    let written = path.value.as_written();
+    if written.is_empty() || written.contains(&b'%') || OsStr::from_bytes(written).is_empty() {
+        return None;
+    }
+    let why = match std::fs::metadata(OsStr::from_bytes(written)) {
+        Ok(found) if found.is_dir() => return None,
+        Ok(_) => "not a directory".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    let message = format!("`path` {}: {why}", escaped(written));
+    Some(Diagnostic::new(
+        Severity::Refused,
+        path.position.as_ref(),
+        message,
+    ))
+}
+
+struct Row {
+    name: &'static str,
+    value: String,
+    at: String,
+}
+
+/// What is in force for a module; parameters that are unset and do nothing are left out.
+fn rows(module: &Module) -> Vec<Row> {
+    let texts = [
+        ("path", &module.path),
+        ("comment", &module.comment),
+        ("hosts allow", &module.hosts_allow),
+        ("hosts deny", &module.hosts_deny),
+        ("client certs", &module.client_certs),
+        ("auth users", &module.auth_users),
+        ("secrets file", &module.secrets_file),
+        ("uid", &module.uid),
+        ("gid", &module.gid),
+        ("incoming chmod", &module.incoming_chmod),
+    ];
+    let mut rows: Vec<Row> = texts
+        .iter()
+        .filter_map(|(name, text)| text_row(name, text))
+        .collect();
+    let mut push = |name, value: String, at: String| rows.push(Row { name, value, at });
+    push(
+        "read only",
+        yes_no(module.read_only.value),
+        at(&module.read_only),
+    );
+    push("list", yes_no(module.list.value), at(&module.list));
+    push(
+        "strict modes",
+        yes_no(module.strict_modes.value),
+        at(&module.strict_modes),
+    );
+    push(
+        "use chroot",
+        three_state(module.use_chroot.value),
+        at(&module.use_chroot),
+    );
+    push(
+        "numeric ids",
+        three_state(module.numeric_ids.value),
+        at(&module.numeric_ids),
+    );
+    push(
+        "max connections",
+        module.max_connections.value.to_string(),
+        at(&module.max_connections),
+    );
+    push(
+        "timeout",
+        format!("{} s", module.timeout_s.value),
+        at(&module.timeout_s),
+    );
+    push(
+        "durability",
+        durability(module.durability.value).to_owned(),
+        at(&module.durability),
+    );
+    push(
+        "shared writers",
+        yes_no(module.shared_writers.value),
+        at(&module.shared_writers),
+    );
+    push(
+        "keep dirlinks",
+        yes_no(module.keep_dirlinks.value),
+        at(&module.keep_dirlinks),
+    );
+    rows
+}
+
+fn text_row(name: &'static str, text: &Option<Located<Text>>) -> Option<Row> {
+    let text = text.as_ref()?;
+    Some(Row {
+        name,
+        value: escaped(text.value.as_written()),
+        at: at(text),
+    })
+}
+
+fn at<T>(located: &Located<T>) -> String {
+    match &located.position {
+        Some(position) => format!("  ({position})"),
+        None => "  (default)".to_owned(),
+    }
+}
+
+fn yes_no(value: bool) -> String {
+    if value { "yes" } else { "no" }.to_owned()
+}
+
+fn three_state(value: Option<bool>) -> String {
+    value.map_or_else(|| "unset".to_owned(), yes_no)
+}
+
+fn durability(value: Durability) -> &'static str {
+    match value {
+        Durability::Batch => "batch",
+        Durability::Files => "files",
+        Durability::None => "none",
+    }
+}
+
+fn diagnostic_json(diagnostic: &Diagnostic) -> Value {
+    let position = diagnostic.position.as_ref();
+    json!({
+        "severity": diagnostic.severity.to_string().to_lowercase(),
+        "file": position.map(|position| escaped(&position.file)),
+        "line": position.map(|position| position.line),
+        "column": position.map(|position| position.column),
+        "message": diagnostic.message,
+        "fix": diagnostic.fix,
+    })
+}
+
+fn module_json(module: &Module) -> Value {
+    let parameters: serde_json::Map<String, Value> = rows(module)
+        .into_iter()
+        .map(|row| (row.name.to_owned(), Value::String(row.value)))
+        .collect();
+    json!({
+        "name": escaped(&module.name.value),
+        "served": module.refusals.is_empty(),
+        "parameters": parameters,
+    })
+}

@@ -1,0 +1,225 @@
+//! Arguments, logging and exit codes; nothing is decided here.
+
+use std::ffi::OsString;
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tracing::{error, level_filters::LevelFilter};
+
+use crate::check;
+use crate::error::{Fatal, exit};
+use crate::front::{self, Options};
+use crate::worker;
+
+/// Threads for name look-ups, secrets files and the like.
+const BLOCKING_THREADS_MAX: usize = 64;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "syncd-recv",
+    version,
+    about = "Applies what syncd-agent sends, atomically, under the rules of an rsyncd.conf",
+    after_help = "Exit codes: 0 done, 64 wrong arguments, 69 cannot listen, 71 system error, 78 wrong configuration."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve the modules of a configuration.
+    Run(Run),
+    /// Say what a configuration means: what is honoured, what differs, what is dangerous.
+    Check(Check),
+    /// Serve one module; started by `run` with a socket as standard input.
+    #[command(hide = true)]
+    Worker(Logging),
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    /// The rsyncd.conf to serve.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Listen on this port instead of `syncd port` (0: any free one).
+    #[arg(long)]
+    port: Option<u16>,
+    /// Listen on this address or host name instead of `address`.
+    #[arg(long, value_name = "ADDRESS")]
+    address: Option<String>,
+    #[command(flatten)]
+    logging: Logging,
+}
+
+#[derive(Debug, Args)]
+struct Check {
+    /// The rsyncd.conf to look at.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// One JSON document instead of lines.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+struct Logging {
+    /// How log lines look.
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+    /// What is logged.
+    #[arg(long, value_enum, default_value_t = LogLevel::Info)]
+    log_level: LogLevel,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogLevel {
+    /// What must be mended.
+    Error,
+    /// And what was refused.
+    Warn,
+    /// And what was done.
+    Info,
+    /// And how.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl From<LogLevel> for LevelFilter {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Error => Self::ERROR,
+            LogLevel::Warn => Self::WARN,
+            LogLevel::Info => Self::INFO,
+            LogLevel::Debug => Self::DEBUG,
+            LogLevel::Trace => Self::TRACE,
+        }
+    }
+}
+
+impl Logging {
+    fn start(self) {
+        let builder = tracing_subscriber::fmt()
+            .with_max_level(LevelFilter::from(self.log_level))
+            .with_target(false)
+            .with_writer(io::stderr);
+        // Fails only if logging has been started before.
+        let _ = match self.log_format {
+            LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).try_init(),
+            LogFormat::Json => builder.json().flatten_event(true).try_init(),
+        };
+    }
+
+    /// The arguments of a worker that logs the same way.
+    fn arguments(self) -> Vec<String> {
+        let name = |value: Option<clap::builder::PossibleValue>| {
+            value.map_or_else(String::new, |value| value.get_name().to_owned())
+        };
+        vec![
+            "worker".to_owned(),
+            "--log-format".to_owned(),
+            name(self.log_format.to_possible_value()),
+            "--log-level".to_owned(),
+            name(self.log_level.to_possible_value()),
+        ]
+    }
+}
+
+/// The whole program.
+#[must_use]
+pub fn main() -> ExitCode {
+    dispatch(std::env::args_os())
+}
+
+fn dispatch(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+                _ => ExitCode::from(exit::USAGE),
+            };
+        }
+    };
+    match cli.command {
+        Command::Run(run) => serve(run),
+        Command::Check(check) => check::run(&check.config, check.json),
+        Command::Worker(logging) => {
+            logging.start();
+            worker::run()
+        }
+    }
+}
+
+fn serve(run: Run) -> ExitCode {
+    run.logging.start();
+    let options = Options {
+        config: run.config.into_os_string(),
+        port: run.port,
+        address: run.address,
+        worker_arguments: run.logging.arguments(),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .build();
+    let ended = match runtime {
+        Ok(runtime) => {
+            let ended = runtime.block_on(front::run(options));
+            // A name look-up that hangs must not keep the process.
+            runtime.shutdown_background();
+            ended
+        }
+        Err(source) => Err(Fatal::System {
+            what: "cannot start the runtime",
+            source,
+        }),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fatal) => {
+            error!("{fatal}");
+            ExitCode::from(fatal.exit_code())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_worker_logs_as_its_front_does() {
+        let logging = Logging {
+            log_format: LogFormat::Json,
+            log_level: LogLevel::Debug,
+        };
+        let mut line = vec!["syncd-recv".to_owned()];
+        line.extend(logging.arguments());
+        let Command::Worker(parsed) = Cli::try_parse_from(line).unwrap().command else {
+            panic!("not a worker");
+        };
+        assert_eq!(parsed.log_format, LogFormat::Json);
+        assert_eq!(parsed.log_level, LogLevel::Debug);
+    }
+}

@@ -1,0 +1,193 @@
+//! The configuration applied to one peer: who may come in, which modules it sees, and what the worker
+//! of a module is told.
+//!
+//! The decisions are in `logic/`; here they get their resolver, accounts and files. Look-ups block.
+
+use syncd_proto::limits::MODULES_MAX;
+use syncd_proto::message::{ModuleLine, Modules, Purpose};
+use syncd_proto::reject::RejectCode;
+
+use crate::front::accounts;
+use crate::front::reload::Generation;
+use crate::front::workers::Unavailable;
+use crate::fs::secrets;
+use crate::logic::authorize::{
+    self, Admission, Authorization, Grant, Refusal, Request, Slots, World,
+};
+use crate::logic::chmod::Chmod;
+use crate::logic::hosts::PeerAddr;
+use crate::logic::rsyncd_conf::{Located, Module, Text, Variables};
+use crate::logic::secrets::Secrets;
+use crate::logic::users::{Accounts, CertIdentity};
+use crate::net::resolver::System;
+use crate::relay::{Chroot, ModuleSetup};
+
+/// A peer and what it asks for.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// Its address.
+    pub peer: PeerAddr,
+    /// The names in its certificate.
+    pub identities: Vec<CertIdentity>,
+    /// The module.
+    pub module: Vec<u8>,
+    /// The user it says it is.
+    pub user: Option<Vec<u8>>,
+    /// What it wants to do.
+    pub purpose: Purpose,
+}
+
+struct SystemAccounts;
+
+impl Accounts for SystemAccounts {
+    fn groups_of(&self, user: &[u8]) -> Vec<Vec<u8>> {
+        accounts::groups_of(user)
+    }
+}
+
+/// How far the peer comes without a password.
+pub fn admit(generation: &Generation, asked: &Asked, slots: &Slots) -> Admission {
+    ask(generation, asked, &asked.module, slots, &System::default())
+}
+
+/// Reads a secrets file.
+///
+/// # Errors
+/// Why it cannot be used.
+pub fn read_secrets(file: Option<(&[u8], bool)>) -> Result<Secrets, String> {
+    let Some((path, strict)) = file else {
+        return Err("not set".to_owned());
+    };
+    secrets::read(path, strict).map_err(|error| error.to_string())
+}
+
+/// The modules the peer may know of, in the order of the configuration.
+#[must_use]
+pub fn visible(generation: &Generation, asked: &Asked) -> Modules {
+    let resolver = System::default();
+    let asked = Asked {
+        purpose: Purpose::Mirror,
+        ..asked.clone()
+    };
+    let modules = generation
+        .config
+        .modules
+        .iter()
+        .filter(|module| module.list.value)
+        .filter(|module| {
+            // Slots of its own: looking does not count as a connection.
+            let slots = Slots::default();
+            may_know_of(ask(
+                generation,
+                &asked,
+                &module.name.value,
+                &slots,
+                &resolver,
+            ))
+        })
+        .take(MODULES_MAX)
+        .map(|module| line(generation, module))
+        .collect();
+    Modules { modules }
+}
+
+fn ask(
+    generation: &Generation,
+    asked: &Asked,
+    module: &[u8],
+    slots: &Slots,
+    resolver: &System,
+) -> Admission {
+    let request = Request {
+        peer: asked.peer,
+        identities: &asked.identities,
+        module,
+        user: asked.user.as_deref(),
+        purpose: asked.purpose,
+    };
+    let world = World {
+        resolver,
+        accounts: &SystemAccounts,
+        slots,
+    };
+    authorize::admit(&generation.config, &request, &world)
+}
+
+/// Hosts and certificate let it pass, whatever stops it later.
+fn may_know_of(admission: Admission) -> bool {
+    match admission {
+        Admission::Challenge(_) | Admission::Decided(Authorization::Grant(_)) => true,
+        Admission::Decided(Authorization::Refusal(refusal)) => matches!(
+            refusal.code,
+            RejectCode::ReadOnly | RejectCode::TooManyConnections
+        ),
+    }
+}
+
+fn line(generation: &Generation, module: &Module) -> ModuleLine {
+    let comment = expand(module.comment.as_ref(), &generation.config.variables);
+    ModuleLine {
+        name: module.name.value.clone(),
+        comment: comment.unwrap_or_default(),
+    }
+}
+
+/// Whether a session admitted earlier would still be.
+///
+/// # Errors
+/// Why not.
+pub fn still_admitted(generation: &Generation, asked: &Asked) -> Result<(), Refusal> {
+    let slots = Slots::default();
+    let authorization = match admit(generation, asked, &slots) {
+        Admission::Decided(authorization) => authorization,
+        Admission::Challenge(pending) => {
+            let secrets = read_secrets(pending.secrets_file());
+            // The password was proved when the session began; what counts now are rules and names.
+            pending.finish(secrets.as_ref().map_err(String::clone), |_| true)
+        }
+    };
+    match authorization {
+        Authorization::Grant(_) => Ok(()),
+        Authorization::Refusal(refusal) => Err(refusal),
+    }
+}
+
+/// What the module's worker is told.
+///
+/// # Errors
+/// Its user or group cannot be taken.
+pub fn setup(generation: &Generation, grant: &Grant) -> Result<ModuleSetup, Unavailable> {
+    let Some(module) = generation.config.module(&grant.module) else {
+        return Err(Unavailable {
+            text: "the module has gone".to_owned(),
+            log: "the module has gone".to_owned(),
+        });
+    };
+    let text = |value: Option<&Located<Text>>| expand(value, &grant.variables);
+    let uid = text(module.uid.as_ref());
+    let gid = text(module.gid.as_ref());
+    // A value that cannot be read is void as a whole, as in rsync; `check` and the log of the load say so.
+    let chmod = text(module.incoming_chmod.as_ref()).filter(|text| Chmod::parse(text).is_ok());
+    let chroot = match module.use_chroot.value {
+        Some(true) => Chroot::Required,
+        None => Chroot::Tried,
+        Some(false) => Chroot::Off,
+    };
+    Ok(ModuleSetup {
+        name: grant.module.clone(),
+        path: grant.root.clone(),
+        run_as: generation.me.run_as(uid.as_deref(), gid.as_deref())?,
+        chroot,
+        durability: module.durability.value,
+        shared_writers: module.shared_writers.value,
+        keep_dirlinks: module.keep_dirlinks.value,
+        numeric_ids: module.numeric_ids.value.unwrap_or(chroot != Chroot::Off),
+        incoming_chmod: chmod,
+        timeout_s: module.timeout_s.value,
+    })
+}
+
+fn expand(text: Option<&Located<Text>>, variables: &Variables) -> Option<Vec<u8>> {
+    text.map(|text| text.value.expand(variables))
+        .filter(|text| !text.is_empty())
+}
