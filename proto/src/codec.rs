@@ -4,6 +4,8 @@
 //! passes through here. A hostile length prefix meets the limit before anything is allocated.
 
 use bincode::config::{self, Configuration, Limit, LittleEndian, Varint};
+use bincode::enc::write::Writer;
+use bincode::error::EncodeError;
 use bincode::{Decode, Encode};
 
 use crate::error::DecodeError;
@@ -38,13 +40,30 @@ pub fn encode<T: Encode>(value: &T, out: &mut Vec<u8>) -> Result<(), DecodeError
 /// Decodes a whole body.
 ///
 /// # Errors
-/// Anything that is not exactly one valid value of `T`.
-pub fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<T, DecodeError> {
-    let (value, used) = bincode::decode_from_slice(bytes, CONFIG)
+/// Anything that is not exactly one valid value of `T` in its one encoding: bincode also reads an
+/// integer written longer than need be, and such bytes would mean one thing and hash as another.
+pub fn decode<T: Decode<()> + Encode>(bytes: &[u8]) -> Result<T, DecodeError> {
+    let (value, used) = bincode::decode_from_slice::<T, _>(bytes, CONFIG)
         .map_err(|error| DecodeError::Codec(error.to_string()))?;
-    match bytes.len() - used {
-        0 => Ok(value),
-        left => Err(DecodeError::TrailingBytes(left)),
+    let left = bytes.len() - used;
+    if left > 0 {
+        return Err(DecodeError::TrailingBytes(left));
+    }
+    bincode::encode_into_writer(&value, Expect(bytes), CONFIG)
+        .map_err(|_| DecodeError::Invalid("encoding: not the shortest"))?;
+    Ok(value)
+}
+
+/// Takes only the bytes it expects.
+struct Expect<'a>(&'a [u8]);
+
+impl Writer for Expect<'_> {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), EncodeError> {
+        self.0 = self
+            .0
+            .strip_prefix(bytes)
+            .ok_or(EncodeError::Other("differs"))?;
+        Ok(())
     }
 }
 
@@ -67,6 +86,15 @@ mod tests {
         encode(&7u32, &mut bytes).unwrap();
         bytes.push(0);
         assert_eq!(decode::<u32>(&bytes), Err(DecodeError::TrailingBytes(1)));
+    }
+
+    #[test]
+    fn an_integer_longer_than_need_be_is_refused() {
+        for long in [&[251u8, 5, 0][..], &[252, 255, 255, 0, 0], &[251, 250, 0]] {
+            let found = decode::<u32>(long);
+            assert!(matches!(found, Err(DecodeError::Invalid(_))), "{long:?}");
+        }
+        assert_eq!(decode::<u32>(&[251, 251, 0]), Ok(251));
     }
 
     #[test]

@@ -3,14 +3,15 @@
 //! A message travels as the body of one frame whose type says which message it is; content, deltas and
 //! signatures travel beside it as the frame's raw payload.
 
+mod check;
+
 use bincode::{Decode, Encode};
 
 use crate::codec;
 use crate::digest::Digest;
 use crate::error::DecodeError;
 use crate::frame::Frame;
-use crate::limits;
-use crate::meta::{Compare, EntryMeta, Kind, Mtime};
+use crate::meta::{Compare, EntryMeta, Mtime};
 use crate::op::{IdName, Op, TransferId};
 use crate::path::{Name, WirePath};
 use crate::reject::RejectCode;
@@ -527,143 +528,5 @@ messages! {
         Pong = 139,
         /// Announces the end.
         Draining = 140,
-    }
-}
-
-fn at_most(what: &'static str, size: usize, limit: usize) -> Result<(), DecodeError> {
-    if size <= limit {
-        return Ok(());
-    }
-    Err(DecodeError::TooLarge {
-        what,
-        size: size as u64,
-        limit: limit as u64,
-    })
-}
-
-impl AgentMessage {
-    fn check(&self, payload_len: usize) -> Result<(), DecodeError> {
-        match self {
-            Self::Hello(hello) => {
-                at_most("module name", hello.module.len(), limits::LABEL_BYTES_MAX)?;
-                at_most("agent name", hello.agent.len(), limits::TEXT_BYTES_MAX)?;
-                let user = hello.user.as_ref().map_or(0, Vec::len);
-                at_most("user name", user, limits::LABEL_BYTES_MAX)?;
-                at_most("payload", payload_len, 0)
-            }
-            Self::StageChunk(chunk) => chunk.check(payload_len),
-            Self::Commit(commit) => commit.check(),
-            Self::DigestQuery(query) => {
-                at_most("digest query", query.paths.len(), limits::DIGEST_PATHS_MAX)
-            }
-            Self::SignatureQuery(query) => match &query.want {
-                SignatureWant::Groups => Ok(()),
-                SignatureWant::Blocks { ranges, .. } => {
-                    at_most("range list", ranges.len(), limits::SIGNATURE_RANGES_MAX)
-                }
-            },
-            Self::Bye(bye) => at_most("text", bye.text.len(), limits::TEXT_BYTES_MAX),
-            _ => at_most("payload", payload_len, 0),
-        }
-    }
-}
-
-impl StageChunk {
-    fn check(&self, payload_len: usize) -> Result<(), DecodeError> {
-        at_most("chunk", self.ops.len(), limits::CHUNK_OPS_MAX)?;
-        let mut literal: u64 = 0;
-        let mut output: u64 = 0;
-        for op in &self.ops {
-            if let PatchOp::Literal { len } = op {
-                literal += u64::from(*len);
-            }
-            output = output.saturating_add(op.output_len());
-        }
-        if output > limits::CHUNK_OUTPUT_BYTES_MAX {
-            return Err(DecodeError::TooLarge {
-                what: "chunk output",
-                size: output,
-                limit: limits::CHUNK_OUTPUT_BYTES_MAX,
-            });
-        }
-        let carried = self.zstd_len.map_or(payload_len as u64, u64::from);
-        at_most("literals", carried as usize, limits::PAYLOAD_BYTES_MAX)?;
-        if literal != carried {
-            return Err(DecodeError::Invalid("chunk: literals and payload differ"));
-        }
-        Ok(())
-    }
-}
-
-impl Commit {
-    fn check(&self) -> Result<(), DecodeError> {
-        at_most("commit", self.ops.len(), limits::COMMIT_OPS_MAX)?;
-        at_most("name list", self.names.len(), limits::COMMIT_OPS_MAX)?;
-        self.ops.iter().try_for_each(check_op)
-    }
-}
-
-fn check_op(op: &Op) -> Result<(), DecodeError> {
-    let meta = match op {
-        Op::Put { meta, .. } | Op::Mkdir { meta, .. } | Op::SetMeta { meta, .. } => meta,
-        Op::Symlink { meta, target, .. } => {
-            at_most("link target", target.len(), limits::LINK_TARGET_BYTES_MAX)?;
-            if target.is_empty() || target.contains(&0) {
-                return Err(DecodeError::Invalid("link target"));
-            }
-            meta
-        }
-        Op::Special { meta, kind, .. } => {
-            if matches!(kind, Kind::File | Kind::Dir | Kind::Symlink) {
-                return Err(DecodeError::Invalid("special file type"));
-            }
-            meta
-        }
-        Op::Link { .. } | Op::Rename { .. } | Op::Exchange { .. } | Op::Remove { .. } => {
-            return Ok(());
-        }
-    };
-    if meta.mode > 0o7777 {
-        return Err(DecodeError::Invalid("mode"));
-    }
-    let Some(xattrs) = &meta.xattrs else {
-        return Ok(());
-    };
-    at_most("attribute list", xattrs.len(), limits::XATTRS_MAX)?;
-    let bytes = xattrs.iter().map(|xattr| xattr.value.len()).sum();
-    at_most("attributes", bytes, limits::XATTR_VALUE_BYTES_MAX)?;
-    xattrs.iter().try_for_each(|xattr| {
-        at_most(
-            "attribute name",
-            xattr.name.len(),
-            limits::XATTR_NAME_BYTES_MAX,
-        )
-    })
-}
-
-impl ReceiverMessage {
-    fn check(&self, payload_len: usize) -> Result<(), DecodeError> {
-        match self {
-            Self::Refused(refused) => at_most("text", refused.text.len(), limits::TEXT_BYTES_MAX),
-            Self::Reject(reject) => at_most("text", reject.text.len(), limits::TEXT_BYTES_MAX),
-            Self::Draining(notice) => at_most("text", notice.text.len(), limits::TEXT_BYTES_MAX),
-            Self::Modules(list) => at_most("module list", list.modules.len(), limits::MODULES_MAX),
-            Self::Welcome(welcome) => {
-                at_most("leftovers", welcome.leftovers.len(), limits::LEFTOVERS_MAX)
-            }
-            Self::Digests(answer) => {
-                at_most("digests", answer.digests.len(), limits::DIGEST_PATHS_MAX)
-            }
-            Self::Listing(listing) => at_most(
-                "listing",
-                listing.entries.len(),
-                limits::LISTING_ENTRIES_MAX,
-            ),
-            Self::Ack(ack) if ack.durable > ack.applied => {
-                Err(DecodeError::Invalid("ack: durable before applied"))
-            }
-            Self::Signature(_) => Ok(()),
-            _ => at_most("payload", payload_len, 0),
-        }
     }
 }

@@ -42,7 +42,7 @@ impl Kind {
 }
 
 /// Modification time: seconds since the epoch (may be negative) and nanoseconds below 10^9.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Encode)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Encode)]
 pub struct Mtime {
     secs: i64,
     nanos: u32,

@@ -182,6 +182,34 @@ impl Op {
         std::iter::once(self.path()).chain(second)
     }
 
+    /// The metadata it sets, if it sets some.
+    #[must_use]
+    pub const fn meta(&self) -> Option<&Meta> {
+        match self {
+            Self::Put { meta, .. }
+            | Self::Mkdir { meta, .. }
+            | Self::Symlink { meta, .. }
+            | Self::Special { meta, .. }
+            | Self::SetMeta { meta, .. } => Some(meta),
+            Self::Link { .. }
+            | Self::Rename { .. }
+            | Self::Exchange { .. }
+            | Self::Remove { .. } => None,
+        }
+    }
+
+    /// Bytes of inline content it takes from its commit's payload.
+    #[must_use]
+    pub fn inline_len(&self) -> u64 {
+        match self {
+            Self::Put {
+                content: Content::Inline { len, .. },
+                ..
+            } => u64::from(*len),
+            _ => 0,
+        }
+    }
+
     /// A word for messages.
     #[must_use]
     pub const fn verb(&self) -> &'static str {

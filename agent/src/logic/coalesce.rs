@@ -66,6 +66,10 @@ pub struct Mark {
     /// It was seen to be gone; absence without that is looked at twice, since a rename may be on its
     /// way to us.
     pub gone: bool,
+    /// Until when a regular file that is open waits, at least.
+    pub quiet_at: Millis,
+    /// How many names were seen to go with it.
+    pub weight: u64,
     /// What the target has there.
     pub remote: Remote,
     /// How often it failed in a row.
@@ -129,6 +133,9 @@ pub struct Settle {
 /// How long a new name waits for the close that usually follows at once, in milliseconds.
 const BIRTH_MS: Millis = 5;
 
+/// How long a file waits that a listing found and that was written just now, in milliseconds.
+const RECENT_MS: Millis = 100;
+
 /// Paths a target has not got yet, with the renames in front of them.
 #[derive(Debug)]
 pub struct DirtySet {
@@ -140,7 +147,7 @@ pub struct DirtySet {
     by_seq: HashMap<u64, Arc<WirePath>>,
     in_flight: HashMap<Arc<WirePath>, u32>,
     /// Those on their way that are not in the commit log yet.
-    transfers: BTreeMap<Arc<WirePath>, ()>,
+    in_work: BTreeMap<Arc<WirePath>, ()>,
     renames: VecDeque<Rename>,
     /// Everything not yet durable: seq -> when it was seen.
     outstanding: BTreeMap<u64, Millis>,
@@ -159,7 +166,7 @@ impl DirtySet {
             queue: BTreeSet::new(),
             by_seq: HashMap::new(),
             in_flight: HashMap::new(),
-            transfers: BTreeMap::new(),
+            in_work: BTreeMap::new(),
             renames: VecDeque::new(),
             outstanding: BTreeMap::new(),
             next_seq: 1,
@@ -175,10 +182,37 @@ impl DirtySet {
             if fresh {
                 mark.born = true;
                 mark.open = true;
+                mark.due_if_open(settle, now);
                 now + BIRTH_MS
             } else {
                 mark.due_if_open(settle, now)
             }
+        });
+    }
+
+    /// A directory appeared.
+    pub fn created_dir(&mut self, path: WirePath, now: Millis) {
+        self.mark(path, now, |mark, _, fresh| {
+            mark.look = Look::Content;
+            mark.gone = false;
+            mark.open = false;
+            mark.born |= fresh;
+            now
+        });
+    }
+
+    /// A listing of a new directory shows the name. `recent`: a file that may still be written, by
+    /// somebody who had opened it before it was watched.
+    pub fn listed(&mut self, path: WirePath, recent: bool, now: Millis) {
+        self.mark(path, now, |mark, _, fresh| {
+            mark.look = Look::Content;
+            mark.gone = false;
+            if !fresh {
+                return mark.due;
+            }
+            mark.open = recent;
+            mark.quiet_at = now + if recent { RECENT_MS } else { 0 };
+            mark.quiet_at
         });
     }
 
@@ -208,7 +242,7 @@ impl DirtySet {
 
     /// A name is gone, with everything below it. One that was never sent is forgotten.
     pub fn gone(&mut self, path: WirePath, now: Millis) {
-        self.absorb_below(&path);
+        let below = self.absorb_below(&path);
         if self.was_never_sent(&path) {
             self.forget(&path);
             return;
@@ -217,6 +251,7 @@ impl DirtySet {
             mark.look = Look::Content;
             mark.open = false;
             mark.gone = true;
+            mark.weight += below;
             now
         });
     }
@@ -261,12 +296,15 @@ impl DirtySet {
         let unsent = self
             .marks
             .get(&from)
-            .is_some_and(|mark| mark.born || (!dir && mark.look == Look::Content))
-            || (!dir && self.transfers.contains_key(&from));
+            .is_some_and(|mark| mark.is_unsent(dir))
+            || (!dir && self.in_work.contains_key(&from));
         let replay = self.settle.delete && !unsent;
-        let under_way: Vec<_> = range_below(&self.transfers, &from)
-            .map(|(path, ())| path.clone())
-            .collect();
+        let in_work = |path| -> Vec<Arc<WirePath>> {
+            range_below(&self.in_work, path)
+                .map(|(path, ())| path.clone())
+                .collect()
+        };
+        let (moving, replaced) = (in_work(&from), in_work(&to));
         let never_sent = self.was_never_sent(&from);
         let moved = self.extract(&from);
         self.absorb_below(&to);
@@ -278,8 +316,12 @@ impl DirtySet {
                 None => self.settle_seq(mark.seq),
             }
         }
-        for path in under_way {
-            // What is being transferred will be committed under its old name: look at both.
+        // What is being worked on will be committed under the name it had: look again afterwards, and
+        // at the new name as well.
+        for path in replaced {
+            self.written(WirePath::clone(&path), now);
+        }
+        for path in moving {
             let tail = path.strip_prefix(&from);
             self.written(WirePath::clone(&path), now);
             if let Some(moved) = tail.and_then(|tail| to.join_path(&tail)) {
@@ -360,18 +402,19 @@ impl DirtySet {
     }
 
     /// Notes that a path is on its way to the target.
-    pub fn sent(&mut self, path: &Arc<WirePath>) {
+    fn sent(&mut self, path: &Arc<WirePath>) {
         *self.in_flight.entry(path.clone()).or_default() += 1;
     }
 
-    /// Notes that the content of a path on its way is being transferred, before its commit.
-    pub fn transfer_began(&mut self, path: &Arc<WirePath>) {
-        self.transfers.insert(path.clone(), ());
+    /// Notes that a path is worked on: taken, and not in the commit log yet.
+    pub fn begun(&mut self, path: &Arc<WirePath>) {
+        self.sent(path);
+        self.in_work.insert(path.clone(), ());
     }
 
     /// Notes that it is in the commit log now, or given up.
-    pub fn transfer_ended(&mut self, path: &Arc<WirePath>) {
-        self.transfers.remove(path);
+    pub fn logged(&mut self, path: &Arc<WirePath>) {
+        self.in_work.remove(path);
     }
 
     /// Notes that a path on its way has arrived, or will not.
@@ -586,6 +629,8 @@ impl DirtySet {
                 open: newer.open,
                 born: mark.born && newer.born,
                 gone: newer.gone,
+                quiet_at: newer.quiet_at,
+                weight: mark.weight.max(newer.weight),
                 remote: newer.remote,
                 attempts: mark.attempts,
                 failure: mark.failure,
@@ -614,14 +659,18 @@ impl DirtySet {
     }
 
     /// Marks below a path vanish: a delete, a rename or a comparison covers them.
-    fn absorb_below(&mut self, path: &WirePath) {
+    /// Returns how many names they stood for.
+    fn absorb_below(&mut self, path: &WirePath) -> u64 {
         let below: Vec<_> = range_below(&self.marks, path)
             .filter(|(other, _)| ***other != *path)
-            .map(|(other, _)| other.clone())
+            .map(|(other, mark)| (other.clone(), mark.weight))
             .collect();
-        for path in below {
+        let mut weight = 0;
+        for (path, names) in below {
+            weight += names;
             self.forget(&path);
         }
+        weight
     }
 
     /// Takes out the marks at and below a path, as tails from there.
@@ -676,17 +725,25 @@ impl Mark {
             open: false,
             born: false,
             gone: false,
+            quiet_at: now,
+            weight: 1,
             remote: Remote::Unknown,
             attempts: 0,
             failure: None,
         }
     }
 
-    fn due_if_open(&self, settle: Settle, now: Millis) -> Millis {
+    /// Whether the target cannot have what is under this name.
+    fn is_unsent(&self, dir: bool) -> bool {
+        self.born || self.remote == Remote::Absent || (!dir && self.look == Look::Content)
+    }
+
+    fn due_if_open(&mut self, settle: Settle, now: Millis) -> Millis {
         if !self.open {
             return now;
         }
-        (now + settle.settle_ms).min(self.first + settle.hold_max_ms)
+        self.quiet_at = (now + settle.settle_ms).min(self.first + settle.hold_max_ms);
+        self.quiet_at
     }
 }
 
@@ -757,7 +814,7 @@ mod tests {
         let mut set = DirtySet::new(SETTLE);
         set.written(path("f"), 0);
         let first = set.take(0, 1).remove(0);
-        set.sent(&first.path);
+        set.begun(&first.path);
         for now in 1..1_000 {
             set.written(path("f"), now);
             assert!(taken(&mut set, now).is_empty());
@@ -803,14 +860,26 @@ mod tests {
         let mut set = DirtySet::new(SETTLE);
         set.written(path("d/big"), 0);
         let big = set.take(0, 1).remove(0);
-        set.sent(&big.path);
-        set.transfer_began(&big.path);
+        set.begun(&big.path);
         set.renamed(path("d"), path("e"), true, 1);
         assert_eq!(renames(&mut set), ["d->e"]);
         assert_eq!(taken(&mut set, 1), ["e/big"]);
-        set.transfer_ended(&big.path);
+        set.logged(&big.path);
         set.arrived(&big.path);
         assert_eq!(taken(&mut set, 1), ["d/big"]);
+    }
+
+    #[test]
+    fn a_file_renamed_over_one_that_is_worked_on_is_looked_at_again() {
+        let mut set = DirtySet::new(SETTLE);
+        set.written(path("f"), 0);
+        let old = set.take(0, 1).remove(0);
+        set.begun(&old.path);
+        set.renamed(path("g"), path("f"), false, 1);
+        assert_eq!(renames(&mut set), ["g->f"]);
+        set.logged(&old.path);
+        set.arrived(&old.path);
+        assert_eq!(taken(&mut set, 1), ["f"]);
     }
 
     #[test]

@@ -1,5 +1,10 @@
 //! Parse, decide, order, count: plain functions and small state machines. No I/O, no clock, no async.
 
+pub mod backoff;
+pub mod brake;
 pub mod coalesce;
+pub mod config;
 pub mod outbox;
+pub mod password;
 pub mod plan;
+pub mod target;

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use syncd_proto::path::WirePath;
+
 use crate::logic::coalesce::Millis;
 use crate::logic::plan::Cause;
 
@@ -16,6 +18,8 @@ pub struct Sent {
     pub at: Millis,
     /// What each operation was made for; `None` once it was rejected and given back.
     pub causes: Vec<Option<Cause>>,
+    /// Verb and content bytes of each operation, for whoever follows changes.
+    pub notes: Vec<(&'static str, u64)>,
 }
 
 /// Commits on their way, in order, and how much room is left for more.
@@ -54,10 +58,12 @@ impl Outbox {
         self.sent.push_back(sent);
     }
 
-    /// Takes the cause of a rejected operation out, so that it is not counted as done.
-    pub fn reject(&mut self, seq: u64, index: u32) -> Option<Cause> {
-        let sent = self.sent.iter_mut().find(|sent| sent.seq == seq)?;
-        sent.causes.get_mut(index as usize)?.take()
+    /// Takes the cause of a rejected operation out, so that it is not counted as done; and whether its
+    /// commit had been reported visible before.
+    pub fn reject(&mut self, seq: u64, index: u32) -> Option<(Cause, bool)> {
+        let at = self.sent.iter().position(|sent| sent.seq == seq)?;
+        let cause = self.sent[at].causes.get_mut(index as usize)?.take()?;
+        Some((cause, at < self.applied))
     }
 
     /// Commits up to `seq` are visible: calls `arrived` with each of their causes, once.
@@ -91,6 +97,21 @@ impl Outbox {
         )
     }
 
+    /// Whether nothing on its way concerns a path or what is below it.
+    #[must_use]
+    pub fn is_clean(&self, path: &WirePath) -> bool {
+        let concerns = |cause: &Cause| match cause {
+            Cause::Path(taken) => taken.path.starts_with(path),
+            Cause::Rename(rename) => rename.to.starts_with(path) || path.starts_with(&rename.to),
+            Cause::Parent(_) => false,
+        };
+        !self
+            .sent
+            .iter()
+            .flat_map(|sent| sent.causes.iter().flatten())
+            .any(concerns)
+    }
+
     /// How many commits are on their way.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -106,8 +127,6 @@ impl Outbox {
 
 #[cfg(test)]
 mod tests {
-    use syncd_proto::path::WirePath;
-
     use super::*;
 
     fn sent(seq: u64, bytes: usize) -> Sent {
@@ -116,6 +135,7 @@ mod tests {
             bytes,
             at: 0,
             causes: vec![Some(Cause::Parent(WirePath::root())), None],
+            notes: Vec::new(),
         }
     }
 

@@ -431,17 +431,7 @@ fn split_signature(payload: &[u8]) -> Result<(&[u8], usize), ProtocolError> {
 }
 
 fn check_inline(commit: &Commit, carried: usize) -> Result<(), ProtocolError> {
-    let declared: u64 = commit
-        .ops
-        .iter()
-        .map(|op| match op {
-            Op::Put {
-                content: Content::Inline { len, .. },
-                ..
-            } => u64::from(*len),
-            _ => 0,
-        })
-        .sum();
+    let declared: u64 = commit.ops.iter().map(Op::inline_len).sum();
     if declared == carried as u64 {
         return Ok(());
     }

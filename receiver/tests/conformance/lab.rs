@@ -343,21 +343,16 @@ impl<'a> Lab<'a> {
 }
 
 fn listing(config: &Config) -> Value {
-    let listed = config.modules.iter().filter(|module| module.list.value);
-    listed
-        .map(|module| {
-            let comment = module.comment.as_ref();
-            let comment = comment.map(|text| text.value.expand(&config.variables));
-            let row = [&module.name.value, &comment.unwrap_or_default()];
-            row.map(|text| to_characters(text)).to_vec()
-        })
+    config
+        .listing()
+        .map(|(name, comment)| vec![to_characters(name), to_characters(&comment)])
         .collect()
 }
 
 fn names(config: &Config) -> Value {
-    let listed = config.modules.iter().filter(|module| module.list.value);
-    listed
-        .map(|module| to_characters(&module.name.value))
+    config
+        .listing()
+        .map(|(name, _)| to_characters(name))
         .collect()
 }
 

@@ -1,0 +1,357 @@
+//! Arguments only: what can be written, and the typed command that comes out.
+
+use std::ffi::OsString;
+use std::num::{NonZeroU16, NonZeroU64};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::error::Fatal;
+use crate::logic::config::{
+    AccessOptions, Backend, Config, LogFormat, LogLevel, MaxDelete, SourceOptions,
+};
+use crate::logic::target::Target;
+
+/// Mirrors a directory tree to syncd-recv as it changes.
+#[derive(Debug, Parser)]
+#[command(name = "syncd-agent", version, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Log from this level on: error, warn, info, debug, trace
+    #[arg(long, global = true, value_name = "LEVEL", value_parser = log_level)]
+    pub log_level: Option<LogLevel>,
+    /// Form of log lines on standard error: text, json
+    #[arg(long, global = true, value_name = "FORM", value_parser = log_format)]
+    pub log_format: Option<LogFormat>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Mirror, and go on as things change, until told to stop
+    Run(RunArgs),
+    /// Mirror once: exit 0 when both sides are identical and durable
+    Sync(SyncArgs),
+    /// Compare the content of both sides and list what differs: exit 1 if anything does
+    Verify(OneLine),
+    /// What a running agent is doing: exit 0 in sync, 1 behind, 2 degraded, 3 failed
+    Status(StatusArgs),
+    /// Wait until a path, or everything, is durable at every target
+    Wait(WaitArgs),
+    /// Have a running agent look at a path, or everything, again
+    Rescan(RescanArgs),
+    /// Let held deletes go
+    Approve(HeldArgs),
+    /// Drop held deletes
+    Reject(HeldArgs),
+    /// List the modules of a receiver that this agent may see
+    Modules(ModulesArgs),
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Configuration file
+    #[arg(long, value_name = "FILE", conflicts_with = "source")]
+    pub config: Option<PathBuf>,
+    /// Directory to mirror; what is in it goes to the destination
+    #[arg(value_name = "SRC", requires = "dest")]
+    pub source: Option<PathBuf>,
+    /// Where to: [USER@]HOST::MODULE[/DIR] or syncd://[USER@]HOST[:PORT]/MODULE[/DIR]
+    #[arg(value_name = "DEST")]
+    pub dest: Option<OsString>,
+    /// How to mirror.
+    #[command(flatten)]
+    pub source_args: SourceArgs,
+    /// How to connect.
+    #[command(flatten)]
+    pub link: LinkArgs,
+    /// Control socket of this agent
+    #[arg(long, value_name = "SOCKET")]
+    pub control: Option<PathBuf>,
+}
+
+/// Arguments of `sync`.
+#[derive(Debug, Args)]
+pub struct SyncArgs {
+    /// Source, destination and how.
+    #[command(flatten)]
+    pub line: OneLine,
+    /// Say what would be done and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// One source and one destination.
+#[derive(Debug, Args)]
+pub struct OneLine {
+    /// Directory to mirror; what is in it goes to the destination
+    #[arg(value_name = "SRC")]
+    pub source: PathBuf,
+    /// Where to: [USER@]HOST::MODULE[/DIR] or syncd://[USER@]HOST[:PORT]/MODULE[/DIR]
+    #[arg(value_name = "DEST")]
+    pub dest: OsString,
+    /// How to mirror.
+    #[command(flatten)]
+    pub source_args: SourceArgs,
+    /// How to connect.
+    #[command(flatten)]
+    pub link: LinkArgs,
+}
+
+/// How to mirror.
+#[derive(Debug, Clone, Args)]
+pub struct SourceArgs {
+    /// Keep at the destination what is gone here
+    #[arg(long)]
+    pub no_delete: bool,
+    /// Quiet time in ms after which a file counts as settled when its close was not seen
+    #[arg(long, value_name = "MS")]
+    pub settle_ms: Option<u64>,
+    /// Longest time in ms a file that keeps changing is held back
+    #[arg(long, value_name = "MS")]
+    pub hold_max_ms: Option<u64>,
+    /// How changes are noticed: auto, notify, inotify
+    #[arg(long, value_name = "NAME", value_parser = backend)]
+    pub backend: Option<Backend>,
+    /// Hold deletes above this: a share like 50%, a number, or unlimited
+    #[arg(long, value_name = "LIMIT", value_parser = max_delete)]
+    pub max_delete: Option<MaxDelete>,
+}
+
+/// How to connect.
+#[derive(Debug, Clone, Args)]
+pub struct LinkArgs {
+    /// Authority the receiver's certificate comes from (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// This agent's certificate (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub cert: Option<PathBuf>,
+    /// Its private key (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub key: Option<PathBuf>,
+    /// File with the password for `auth users`, as for rsync
+    #[arg(long, value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+    /// Port of the receiver [default: 8730]
+    #[arg(long)]
+    pub port: Option<NonZeroU16>,
+    /// Name in the receiver's certificate, if it is not the host
+    #[arg(long, value_name = "NAME")]
+    pub server_name: Option<String>,
+    /// Most bytes per second on the wire
+    #[arg(long, value_name = "BYTES")]
+    pub bwlimit: Option<NonZeroU64>,
+    /// Time in ms to reach the receiver and be welcome
+    #[arg(long, value_name = "MS")]
+    pub connect_timeout_ms: Option<u64>,
+}
+
+/// Which agent is asked.
+#[derive(Debug, Args)]
+pub struct ControlArgs {
+    /// Control socket of the agent
+    #[arg(long, value_name = "SOCKET")]
+    pub control: Option<PathBuf>,
+}
+
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Which agent.
+    #[command(flatten)]
+    pub agent: ControlArgs,
+}
+
+/// Arguments of `wait`.
+#[derive(Debug, Args)]
+pub struct WaitArgs {
+    /// Path below a source
+    #[arg(value_name = "PATH", conflicts_with = "all")]
+    pub path: Option<PathBuf>,
+    /// Wait for everything (the default)
+    #[arg(long)]
+    pub all: bool,
+    /// Give up after so many seconds
+    #[arg(long, value_name = "S", default_value_t = 60)]
+    pub timeout: u32,
+    /// Which agent.
+    #[command(flatten)]
+    pub agent: ControlArgs,
+}
+
+/// Arguments of `rescan`.
+#[derive(Debug, Args)]
+pub struct RescanArgs {
+    /// Path below a source [default: everything]
+    #[arg(value_name = "PATH")]
+    pub path: Option<PathBuf>,
+    /// Which agent.
+    #[command(flatten)]
+    pub agent: ControlArgs,
+}
+
+/// Arguments of `approve` and `reject`.
+#[derive(Debug, Args)]
+pub struct HeldArgs {
+    /// As `status` shows it
+    pub id: String,
+    /// Which agent.
+    #[command(flatten)]
+    pub agent: ControlArgs,
+}
+
+/// Arguments of `modules`.
+#[derive(Debug, Args)]
+pub struct ModulesArgs {
+    /// Receiver: [USER@]HOST or syncd://[USER@]HOST[:PORT]
+    #[arg(value_name = "HOST")]
+    pub host: OsString,
+    /// How to connect.
+    #[command(flatten)]
+    pub link: LinkArgs,
+}
+
+impl SourceArgs {
+    fn is_given(&self) -> bool {
+        self.no_delete
+            || self.settle_ms.is_some()
+            || self.hold_max_ms.is_some()
+            || self.backend.is_some()
+            || self.max_delete.is_some()
+    }
+
+    fn options(self, path: PathBuf) -> SourceOptions {
+        SourceOptions {
+            path,
+            delete: self.no_delete.then_some(false),
+            settle_ms: self.settle_ms,
+            hold_max_ms: self.hold_max_ms,
+            backend: self.backend,
+            max_delete: self.max_delete,
+        }
+    }
+}
+
+impl LinkArgs {
+    fn is_given(&self) -> bool {
+        let paths = [&self.ca, &self.cert, &self.key, &self.password_file];
+        paths.iter().any(|path| path.is_some())
+            || self.port.is_some()
+            || self.server_name.is_some()
+            || self.bwlimit.is_some()
+            || self.connect_timeout_ms.is_some()
+    }
+
+    /// As the configuration takes it.
+    #[must_use]
+    pub fn options(self) -> AccessOptions {
+        AccessOptions {
+            ca: self.ca,
+            cert: self.cert,
+            key: self.key,
+            password_file: self.password_file,
+            server_name: self.server_name,
+            connect_timeout_ms: self.connect_timeout_ms,
+        }
+    }
+}
+
+impl OneLine {
+    /// The configuration it stands for.
+    ///
+    /// # Errors
+    /// The first value that is missing or cannot be.
+    pub fn config(self) -> Result<Config, Fatal> {
+        let to = Target::parse(self.dest.as_bytes(), self.link.port)?;
+        let bwlimit = self.link.bwlimit;
+        let source = self.source_args.options(self.source);
+        Config::one_line(source, to, self.link.options(), bwlimit)
+            .map_err(|error| Fatal::Config(None, error))
+    }
+}
+
+impl RunArgs {
+    /// The one line it stands for, if it names no file.
+    ///
+    /// # Errors
+    /// If it names neither a file nor a source, or mixes both.
+    pub fn one_line(self) -> Result<Result<OneLine, PathBuf>, Fatal> {
+        match (self.config, self.source, self.dest) {
+            (Some(_), ..) if self.link.is_given() || self.source_args.is_given() => {
+                Err(Fatal::Usage(
+                    "with --config, everything but --control and logging is set in the file".into(),
+                ))
+            }
+            (Some(file), ..) => Ok(Err(file)),
+            (None, Some(source), Some(dest)) => Ok(Ok(OneLine {
+                source,
+                dest,
+                source_args: self.source_args,
+                link: self.link,
+            })),
+            _ => Err(Fatal::Usage(
+                "nothing to mirror: give --config FILE, or SRC and DEST".into(),
+            )),
+        }
+    }
+}
+
+fn log_level(text: &str) -> Result<LogLevel, String> {
+    choose(text, &LogLevel::NAMES)
+}
+
+fn log_format(text: &str) -> Result<LogFormat, String> {
+    choose(text, &LogFormat::NAMES)
+}
+
+fn backend(text: &str) -> Result<Backend, String> {
+    choose(text, &Backend::NAMES)
+}
+
+fn max_delete(text: &str) -> Result<MaxDelete, String> {
+    MaxDelete::parse(text).map_err(|error| error.what)
+}
+
+fn choose<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
+    let found = choices.iter().find(|(name, _)| *name == text);
+    found.map(|&(_, value)| value).ok_or_else(|| {
+        let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
+        format!("not one of {}", names.join(", "))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_do_not_contradict_each_other() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn one_line_needs_no_file() {
+        let line = "syncd-agent run /data/www rsync_backup@10.0.0.11::web/sub --ca ca.pem \
+                    --cert web01.pem --key web01.key --password-file /etc/syncd.pass --no-delete --port 99";
+        let Command::Run(args) = Cli::parse_from(line.split_whitespace()).command else {
+            panic!("not run");
+        };
+        let config = args.one_line().unwrap().unwrap().config().unwrap();
+        let source = &config.sources[0];
+        assert!(!source.delete);
+        assert_eq!(
+            source.targets[0].to.to_string(),
+            "rsync_backup@10.0.0.11::web/sub (port 99)"
+        );
+    }
+}

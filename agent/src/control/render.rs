@@ -1,0 +1,207 @@
+//! [`Status`] as text for people.
+
+use std::fmt::Write;
+
+use crate::control::status::{
+    Problem, SourceState, SourceStatus, Status, TargetState, TargetStatus,
+};
+
+/// The whole status.
+#[must_use]
+pub fn status(status: &Status) -> String {
+    let mut text = format!(
+        "{}  (syncd-agent {}, pid {}, up {})\n",
+        status.verdict().name(),
+        status.version,
+        status.pid,
+        span(status.uptime_ms)
+    );
+    for source in &status.sources {
+        write_source(source, &mut text);
+    }
+    text
+}
+
+fn write_source(source: &SourceStatus, text: &mut String) {
+    let state = match source.state {
+        SourceState::Scanning => "scanning",
+        SourceState::Watching => "watching",
+        SourceState::Lost => "lost: nothing is mirrored",
+    };
+    let _ = writeln!(
+        text,
+        "{}  {state}, {} directories ({})",
+        source.path, source.watched_dirs, source.backend
+    );
+    if source.unwatched_dirs > 0 {
+        let _ = writeln!(
+            text,
+            "  {} directories cannot be watched and are scanned instead",
+            source.unwatched_dirs
+        );
+    }
+    for problem in &source.problems {
+        write_problem("  ", problem, text);
+    }
+    if let Some(held) = &source.held {
+        let _ = writeln!(
+            text,
+            "  held for {}: {} deletes of {} entries ({}), such as {}\n    let them go: syncd-agent approve {}; drop them: syncd-agent reject {}",
+            span(held.since_ms),
+            held.deletes,
+            held.entries,
+            held.reason,
+            held.examples.join(", "),
+            held.id,
+            held.id
+        );
+    }
+    for target in &source.targets {
+        write_target(target, text);
+    }
+}
+
+fn write_target(target: &TargetStatus, text: &mut String) {
+    let state = match target.state {
+        TargetState::Connecting => "connecting",
+        TargetState::Waiting => "not connected",
+        TargetState::Reconciling => "comparing",
+        TargetState::Connected => "connected",
+        TargetState::Paused => "paused",
+        TargetState::Refused => "refused",
+    };
+    let _ = write!(
+        text,
+        "  -> {}  {state}, {} dirty, {} in flight, {} behind; {} files, {} sent for {}",
+        target.to,
+        target.dirty,
+        target.in_flight,
+        span(target.lag_ms),
+        target.files,
+        bytes(target.bytes_sent),
+        bytes(target.bytes_content)
+    );
+    if let Some(next) = target.next_try_ms {
+        let _ = write!(text, "; next try in {}", span(next));
+    }
+    text.push('\n');
+    if let Some(first) = &target.first_sync {
+        let of =
+            |total: Option<String>| total.map_or(String::new(), |total| format!(" of {total}"));
+        let _ = writeln!(
+            text,
+            "     first sync: {}{} files, {}{}",
+            first.files_done,
+            of(first.files_total.map(|total| total.to_string())),
+            bytes(first.bytes_done),
+            of(first.bytes_total.map(bytes))
+        );
+    }
+    if let Some(problem) = &target.last_error {
+        write_problem("     ", problem, text);
+    }
+    for failed in &target.failed {
+        let _ = writeln!(
+            text,
+            "     failed: {}: {} ({} times, again in {})",
+            failed.path,
+            failed.text,
+            failed.attempts,
+            span(failed.next_try_ms)
+        );
+    }
+    let unlisted = target
+        .failed_total
+        .saturating_sub(target.failed.len() as u64);
+    if unlisted > 0 {
+        let _ = writeln!(text, "     and {unlisted} more");
+    }
+}
+
+fn write_problem(indent: &str, problem: &Problem, text: &mut String) {
+    let _ = writeln!(text, "{indent}{}", problem.text);
+    if let Some(hint) = &problem.hint {
+        let _ = writeln!(text, "{indent}  -> {hint}");
+    }
+}
+
+/// A number of bytes.
+#[must_use]
+pub fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if count < 1024 {
+        return format!("{count} B");
+    }
+    let mut unit = 0;
+    let mut tenths = u128::from(count) * 10 / 1024;
+    while tenths >= 10_240 && unit + 1 < UNITS.len() {
+        tenths /= 1024;
+        unit += 1;
+    }
+    format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
+}
+
+/// A length of time.
+#[must_use]
+pub fn span(ms: u64) -> String {
+    match ms {
+        0..1_000 => format!("{ms} ms"),
+        1_000..120_000 => format!("{} s", ms / 1_000),
+        120_000..7_200_000 => format!("{} min", ms / 60_000),
+        7_200_000..172_800_000 => format!("{} h", ms / 3_600_000),
+        _ => format!("{} days", ms / 86_400_000),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::status::FirstSync;
+    use crate::control::status::tests::at_rest;
+
+    #[test]
+    fn an_agent_at_rest_takes_three_lines() {
+        assert_eq!(
+            status(&at_rest()),
+            "in sync  (syncd-agent 0.1.0, pid 7, up 61 s)\n\
+             /srv/www  watching, 12 directories (inotify)\n  \
+             -> u@h::m  connected, 0 dirty, 0 in flight, 0 ms behind; 3 files, 2.0 KiB sent for 4.0 KiB\n"
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_comes_with_its_hint() {
+        let mut troubled = at_rest();
+        let target = &mut troubled.sources[0].targets[0];
+        target.state = TargetState::Refused;
+        target.failed_total = 2;
+        target.first_sync = Some(FirstSync {
+            files_total: Some(9),
+            ..FirstSync::default()
+        });
+        target.last_error = Some(Problem {
+            text: "no".into(),
+            hint: Some("yes".into()),
+        });
+        let text = status(&troubled);
+        for part in [
+            "failed  (",
+            "refused",
+            "0 of 9 files",
+            "no\n       -> yes",
+            "and 2 more",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+    }
+
+    #[test]
+    fn units_follow_size() {
+        assert_eq!(bytes(1023), "1023 B");
+        assert_eq!(bytes(1536), "1.5 KiB");
+        assert_eq!(bytes(u64::MAX), "16383.9 PiB");
+        assert_eq!(bytes(5 << 30), "5.0 GiB");
+        assert_eq!(span(1), "1 ms");
+        assert_eq!(span(7_199_999), "119 min");
+    }
+}

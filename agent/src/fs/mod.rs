@@ -1,0 +1,20 @@
+//! Everything that touches the disk: it opens the source beneath one root, lists, reads and watches it,
+//! and reads the agent's own files.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`root`] | the source root, held open; every path is resolved beneath it without following symlinks |
+//! | [`scan`] | directory listings and the walk that digests are built from |
+//! | [`read`] | stable reads: the file did not change underneath, or the read says so |
+//! | [`watch`] | change detection over inotify |
+//! | [`credentials`], [`password`] | certificate, key and password files |
+//!
+//! Nothing here decides what a change means. A path that is gone is an answer (`None`, `Gone`), not a
+//! failure: the source is in use while it is read.
+
+pub mod credentials;
+pub mod password;
+pub mod read;
+pub mod root;
+pub mod scan;
+pub mod watch;

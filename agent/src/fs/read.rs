@@ -1,0 +1,490 @@
+//! Stable reads: what is returned is one version of a file, or [`ReadError::Changed`].
+//!
+//! The descriptor is examined before and after (inode, size, mtime, ctime). Never a memory map: a file
+//! that shrinks while it is read must be an error, not a signal.
+
+use std::io;
+use std::num::NonZeroU64;
+use std::os::fd::OwnedFd;
+
+use rustix::buffer::spare_capacity;
+use rustix::fs::{Advice, SeekFrom, Statx};
+use rustix::io::Errno;
+use syncd_proto::digest::{Digest, Hasher};
+use syncd_proto::meta::{EntryMeta, Kind, Meta};
+use syncd_proto::path::WirePath;
+
+use super::root::{self, Identity, SourceRoot};
+
+/// Why a file could not be read as one version.
+#[derive(Debug)]
+pub enum ReadError {
+    /// There is nothing at the path any more.
+    Gone,
+    /// It was written to, replaced or cut while it was read.
+    Changed,
+    /// It is larger than it may be to be read at once.
+    TooLarge,
+    /// What is there is no regular file.
+    NotAFile,
+    /// It may not be read.
+    Denied(io::Error),
+    /// The disk, or the system, failed.
+    Io(io::Error),
+}
+
+impl std::fmt::Display for ReadError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Gone => f.write_str("gone"),
+            Self::Changed => f.write_str("changed while it was read"),
+            Self::TooLarge => f.write_str("too large to be read at once"),
+            Self::NotAFile => f.write_str("not a regular file"),
+            Self::Denied(error) => write!(f, "not readable: {error}"),
+            Self::Io(error) => write!(f, "read failed: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for ReadError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Denied(error) | Self::Io(error) => Some(error),
+            Self::Gone | Self::Changed | Self::TooLarge | Self::NotAFile => None,
+        }
+    }
+}
+
+impl From<Errno> for ReadError {
+    fn from(error: Errno) -> Self {
+        match error {
+            Errno::NOENT | Errno::NOTDIR => Self::Gone,
+            Errno::LOOP | Errno::NXIO | Errno::ISDIR | Errno::NODEV => Self::NotAFile,
+            Errno::ACCESS | Errno::PERM => Self::Denied(error.into()),
+            _ => Self::Io(error.into()),
+        }
+    }
+}
+
+impl From<io::Error> for ReadError {
+    fn from(error: io::Error) -> Self {
+        Errno::from_io_error(&error).map_or_else(|| Self::Io(error), Self::from)
+    }
+}
+
+/// A small file, whole.
+#[derive(Debug, Clone)]
+pub struct SmallFile {
+    /// What to set on the mirror.
+    pub meta: Meta,
+    /// What a scan would say of it.
+    pub entry: EntryMeta,
+    /// Its content.
+    pub bytes: Vec<u8>,
+    /// Digest of the content.
+    pub digest: Digest,
+}
+
+/// How sure a read must be that the file stood still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stability {
+    /// It did, or the read is [`ReadError::Changed`].
+    Required,
+    /// The file never rests: what was read within its length at opening goes, with the metadata from
+    /// before.
+    Waived,
+}
+
+/// Reads the file at `path` at once, if it has at most `max` bytes.
+///
+/// # Errors
+/// See [`ReadError`].
+pub fn read_small(
+    root: &SourceRoot,
+    path: &WirePath,
+    max: u64,
+    stability: Stability,
+) -> Result<SmallFile, ReadError> {
+    let (fd, stamp, entry) = open(root, path)?;
+    if stamp.size > max {
+        return Err(ReadError::TooLarge);
+    }
+    let size = usize::try_from(stamp.size).map_err(|_| ReadError::TooLarge)?;
+    // One byte more, so that a file that grew shows.
+    let mut bytes = read_range(&fd, 0, size.saturating_add(1))?;
+    let changed = bytes.len() != size || Stamp::of(&root::statx_of(&fd)?) != stamp;
+    if changed && stability == Stability::Required {
+        return Err(ReadError::Changed);
+    }
+    bytes.truncate(size);
+    Ok(SmallFile {
+        meta: root::meta_of(&entry),
+        digest: Digest::of(&bytes),
+        entry,
+        bytes,
+    })
+}
+
+/// The next stretch of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Piece {
+    /// Bytes.
+    Data(Vec<u8>),
+    /// So many zero bytes that take no room on the disk.
+    Hole(u64),
+}
+
+/// A file of any size, read in pieces and hashed on the way. Memory does not depend on its size.
+#[derive(Debug)]
+pub struct LargeFile {
+    fd: OwnedFd,
+    stamp: Stamp,
+    entry: EntryMeta,
+    hasher: Hasher,
+    position: u64,
+    /// End of the stretch of data that `position` is in.
+    data_end: u64,
+}
+
+impl LargeFile {
+    /// Opens the file at `path`.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub fn open(root: &SourceRoot, path: &WirePath) -> Result<Self, ReadError> {
+        Self::from_fd(root.open_file(path)?)
+    }
+
+    /// The same for a descriptor that is already open.
+    pub(super) fn from_fd(fd: OwnedFd) -> Result<Self, ReadError> {
+        let (stamp, entry) = examine(&fd)?;
+        // Only a hint to read ahead; a filesystem without it is fine.
+        let _ = rustix::fs::fadvise(&fd, 0, None::<NonZeroU64>, Advice::Sequential);
+        Ok(Self {
+            fd,
+            stamp,
+            entry,
+            hasher: Hasher::new(),
+            position: 0,
+            data_end: 0,
+        })
+    }
+
+    /// The same version, to be read again from its beginning.
+    #[must_use]
+    pub fn rewind(self) -> Self {
+        Self {
+            hasher: Hasher::new(),
+            position: 0,
+            data_end: 0,
+            ..self
+        }
+    }
+
+    /// Its length when it was opened, in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.stamp.size
+    }
+
+    /// What a scan would have said of it when it was opened.
+    #[must_use]
+    pub fn entry(&self) -> &EntryMeta {
+        &self.entry
+    }
+
+    /// How far [`Self::next_piece`] has come, in bytes.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// The next piece, at most `max` bytes of data (a hole may be longer); `None` at the end.
+    ///
+    /// # Errors
+    /// [`ReadError::Changed`] if the file has become shorter; else see [`ReadError`].
+    pub fn next_piece(&mut self, max: usize) -> Result<Option<Piece>, ReadError> {
+        if self.position >= self.stamp.size {
+            return Ok(None);
+        }
+        if self.position >= self.data_end {
+            let (data, end) = self.find_data()?;
+            self.data_end = end;
+            let hole = data - self.position;
+            if hole > 0 {
+                self.hasher.update_zeros(hole);
+                self.position = data;
+                return Ok(Some(Piece::Hole(hole)));
+            }
+        }
+        let want = (self.data_end - self.position).min(max.max(1) as u64) as usize;
+        let bytes = self.read_at(self.position, want)?;
+        self.hasher.update(&bytes);
+        self.position += want as u64;
+        Ok(Some(Piece::Data(bytes)))
+    }
+
+    /// Reads `len` bytes at `offset` again, for deltas; does not move [`Self::position`].
+    ///
+    /// # Errors
+    /// [`ReadError::Changed`] if they are not all there (any more); else see [`ReadError`].
+    pub fn read_at(&self, offset: u64, len: usize) -> Result<Vec<u8>, ReadError> {
+        let bytes = read_range(&self.fd, offset, len)?;
+        if bytes.len() < len {
+            return Err(ReadError::Changed);
+        }
+        Ok(bytes)
+    }
+
+    /// Hashes what has not been read yet, and checks that the file is still the version that was
+    /// opened. Only then was everything read before one version.
+    ///
+    /// # Errors
+    /// [`ReadError::Changed`] if it is not; else see [`ReadError`].
+    pub fn finish(mut self) -> Result<(Meta, u64, Digest), ReadError> {
+        while self.next_piece(REST_BYTES)?.is_some() {}
+        self.check_unchanged()?;
+        let meta = root::meta_of(&self.entry);
+        Ok((meta, self.stamp.size, self.hasher.finish()))
+    }
+
+    /// The same without the check: also says whether the file stood still. For a file that never rests
+    /// and must go as it is; what was read is its content within the length at opening.
+    ///
+    /// # Errors
+    /// [`ReadError::Changed`] if it has become shorter; else see [`ReadError`].
+    pub fn finish_as_read(mut self) -> Result<(Meta, u64, Digest, bool), ReadError> {
+        while self.next_piece(REST_BYTES)?.is_some() {}
+        let stable = self.check_unchanged().is_ok();
+        let meta = root::meta_of(&self.entry);
+        Ok((meta, self.stamp.size, self.hasher.finish(), stable))
+    }
+
+    /// Whether the file is still the version that was opened, so that a long read can stop early.
+    ///
+    /// # Errors
+    /// [`ReadError::Changed`] if it is not; else see [`ReadError`].
+    pub fn check_unchanged(&self) -> Result<(), ReadError> {
+        if Stamp::of(&root::statx_of(&self.fd)?) == self.stamp {
+            Ok(())
+        } else {
+            Err(ReadError::Changed)
+        }
+    }
+
+    /// Start and end of the next stretch of data from `position` on, within the size at opening; both
+    /// are the size if only a hole follows.
+    fn find_data(&self) -> Result<(u64, u64), ReadError> {
+        let size = self.stamp.size;
+        let data = match rustix::fs::seek(&self.fd, SeekFrom::Data(self.position)) {
+            Ok(data) => data.clamp(self.position, size),
+            Err(Errno::NXIO) => return Ok((size, size)),
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok((self.position, size)),
+            Err(error) => return Err(error.into()),
+        };
+        let end = match rustix::fs::seek(&self.fd, SeekFrom::Hole(data)) {
+            // A hole at the very place where data was a moment ago: the file is changing.
+            Ok(end) if end <= data && data < size => return Err(ReadError::Changed),
+            Ok(end) => end.min(size),
+            Err(Errno::NXIO | Errno::INVAL | Errno::OPNOTSUPP) => size,
+            Err(error) => return Err(error.into()),
+        };
+        Ok((data, end.max(data)))
+    }
+}
+
+/// What tells one version of a file from the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    identity: Identity,
+    size: u64,
+    mtime: (i64, u32),
+    ctime: (i64, u32),
+}
+
+impl Stamp {
+    fn of(stat: &Statx) -> Self {
+        Self {
+            identity: root::identity_of(stat),
+            size: stat.stx_size,
+            mtime: (stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec),
+            ctime: (stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec),
+        }
+    }
+}
+
+fn open(root: &SourceRoot, path: &WirePath) -> Result<(OwnedFd, Stamp, EntryMeta), ReadError> {
+    let fd = root.open_file(path)?;
+    let (stamp, entry) = examine(&fd)?;
+    Ok((fd, stamp, entry))
+}
+
+fn examine(fd: &OwnedFd) -> Result<(Stamp, EntryMeta), ReadError> {
+    let stat = root::statx_of(fd)?;
+    match root::entry_of(&stat, None) {
+        Some(entry) if entry.kind == Kind::File => Ok((Stamp::of(&stat), entry)),
+        _ => Err(ReadError::NotAFile),
+    }
+}
+
+/// Up to `len` bytes at `offset`; fewer only at the end of the file.
+fn read_range(fd: &OwnedFd, offset: u64, len: usize) -> Result<Vec<u8>, ReadError> {
+    let mut bytes = Vec::new();
+    bytes
+        .try_reserve_exact(len)
+        .map_err(|_| ReadError::Io(io::ErrorKind::OutOfMemory.into()))?;
+    while bytes.len() < len {
+        let at = offset.saturating_add(bytes.len() as u64);
+        let before = bytes.len();
+        match rustix::io::pread(fd, spare_capacity(&mut bytes), at) {
+            Ok(_) if bytes.len() == before => break,
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    // The allocator may have given more room than was asked for.
+    bytes.truncate(len);
+    Ok(bytes)
+}
+
+/// Piece size for what is only hashed, in bytes.
+pub(super) const REST_BYTES: usize = 256 << 10;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::{Seek, Write};
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::path::Path;
+    use std::time::SystemTime;
+
+    use rustix::fs::{CWD, FileType, Mode};
+
+    use super::*;
+
+    fn path(text: &str) -> WirePath {
+        WirePath::from_relative(text.as_ref()).unwrap()
+    }
+
+    fn setup() -> (tempfile::TempDir, SourceRoot) {
+        let dir = tempfile::tempdir().unwrap();
+        let root = SourceRoot::open(dir.path()).unwrap();
+        (dir, root)
+    }
+
+    fn write_to(at: &Path) -> fs::File {
+        fs::File::options().write(true).open(at).unwrap()
+    }
+
+    #[test]
+    fn a_small_file_is_read_whole_with_what_was_seen_of_it() {
+        let (dir, root) = setup();
+        fs::write(dir.path().join("f"), "hello").unwrap();
+        let file = read_small(&root, &path("f"), 5, Stability::Required).unwrap();
+        assert_eq!(file.bytes, b"hello");
+        assert_eq!(file.digest, Digest::of(b"hello"));
+        assert_eq!(Some(file.entry), root.stat(&path("f")).unwrap());
+        let too_large = read_small(&root, &path("f"), 4, Stability::Waived);
+        assert!(matches!(too_large, Err(ReadError::TooLarge)));
+        fs::write(dir.path().join("empty"), "").unwrap();
+        let empty = read_small(&root, &path("empty"), 0, Stability::Required).unwrap();
+        assert!(empty.bytes.is_empty());
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused_and_a_fifo_does_not_hang() {
+        let (dir, root) = setup();
+        let fifo = dir.path().join("fifo");
+        rustix::fs::mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR, 0).unwrap();
+        fs::create_dir(dir.path().join("dir")).unwrap();
+        symlink("/etc/passwd", dir.path().join("link")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("sock")).unwrap();
+        for bad in ["fifo", "dir", "link", "sock"] {
+            let read = read_small(&root, &path(bad), 100, Stability::Required);
+            assert!(matches!(read, Err(ReadError::NotAFile)), "{bad}: {read:?}");
+            assert!(LargeFile::open(&root, &path(bad)).is_err());
+        }
+        for gone in ["fifo/x", "absent"] {
+            let read = read_small(&root, &path(gone), 100, Stability::Required);
+            assert!(matches!(read, Err(ReadError::Gone)), "{gone}: {read:?}");
+        }
+    }
+
+    #[test]
+    fn pieces_join_to_the_file_and_holes_stay_holes() {
+        let (dir, root) = setup();
+        let mut file = fs::File::create(dir.path().join("f")).unwrap();
+        let mut want = vec![0; 3 << 20];
+        for start in [0, 1 << 20] {
+            want[start..start + 70_000].fill(7);
+            file.seek(std::io::SeekFrom::Start(start as u64)).unwrap();
+            file.write_all(&want[start..start + 70_000]).unwrap();
+        }
+        file.set_len(3 << 20).unwrap();
+        let mut large = LargeFile::open(&root, &path("f")).unwrap();
+        let (mut got, mut holes) = (Vec::new(), 0);
+        while let Some(piece) = large.next_piece(64 << 10).unwrap() {
+            match piece {
+                Piece::Data(bytes) => {
+                    assert!(bytes.len() <= 64 << 10);
+                    got.extend(bytes);
+                }
+                Piece::Hole(length) => {
+                    holes += length;
+                    got.resize(got.len() + length as usize, 0);
+                }
+            }
+        }
+        assert!(got == want);
+        assert!(holes >= 2 << 20, "{holes} bytes of holes");
+        let edge = large.read_at(70_000 - 4, 8).unwrap();
+        assert_eq!(edge, [7, 7, 7, 7, 0, 0, 0, 0]);
+        let beyond = large.read_at((3 << 20) - 1, 2);
+        assert!(matches!(beyond, Err(ReadError::Changed)));
+        let (_, size, digest) = large.finish().unwrap();
+        assert_eq!((size, digest), (3 << 20, Digest::of(&want)));
+    }
+
+    #[test]
+    fn a_file_that_changes_while_it_is_read_says_so() {
+        let (dir, root) = setup();
+        let at = dir.path().join("f");
+        let changes: [fn(&Path); 4] = [
+            |at| {
+                let mut file = fs::File::options().append(true).open(at).unwrap();
+                file.write_all(b"x").unwrap();
+            },
+            |at| write_to(at).set_len(10).unwrap(),
+            |at| write_to(at).write_all(b"yy").unwrap(),
+            |at| {
+                let longer = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(9);
+                fs::set_permissions(at, fs::Permissions::from_mode(0o600)).unwrap();
+                write_to(at).set_modified(longer).unwrap();
+            },
+        ];
+        for (index, change) in changes.iter().enumerate() {
+            fs::write(&at, vec![1; 100_000]).unwrap();
+            // A time in the past: the change cannot fall into the same tick of the clock.
+            write_to(&at).set_modified(SystemTime::UNIX_EPOCH).unwrap();
+            let mut large = LargeFile::open(&root, &path("f")).unwrap();
+            large.next_piece(10).unwrap();
+            assert!(large.check_unchanged().is_ok());
+            change(&at);
+            assert!(large.check_unchanged().is_err(), "change {index}");
+            let finished = large.finish();
+            assert!(
+                matches!(finished, Err(ReadError::Changed)),
+                "change {index}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_was_not_asked_for_is_hashed_at_the_end() {
+        let (dir, root) = setup();
+        let bytes: Vec<u8> = (0..1_000_000_u32).map(|n| n as u8).collect();
+        fs::write(dir.path().join("f"), &bytes).unwrap();
+        let large = LargeFile::open(&root, &path("f")).unwrap();
+        assert_eq!(large.finish().unwrap().2, Digest::of(&bytes));
+    }
+}

@@ -1,0 +1,465 @@
+//! [`SourceRoot`]: the mirrored directory, held open. Paths are resolved beneath it by descriptor and
+//! no symlink is followed, so a user who swaps a directory for a link cannot lead the agent elsewhere.
+//!
+//! Leaves to others: what a listing contains ([`super::scan`]) and how content is read
+//! ([`super::read`]).
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Statx, StatxFlags};
+use rustix::io::Errno;
+use syncd_proto::digest::Digest;
+use syncd_proto::limits::LINK_TARGET_BYTES_MAX;
+use syncd_proto::meta::{EntryMeta, Kind, Meta, Mtime};
+use syncd_proto::path::{Name, WirePath};
+
+/// What makes a directory the one it was: device and inode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// Device number.
+    pub dev: u64,
+    /// Inode number.
+    pub ino: u64,
+}
+
+/// The source directory, opened once and pinned.
+#[derive(Debug)]
+pub struct SourceRoot {
+    fd: OwnedFd,
+    path: PathBuf,
+    identity: Identity,
+    /// Whether `openat2` is missing or filtered, so that paths are walked one component at a time.
+    by_component: bool,
+}
+
+impl SourceRoot {
+    /// Opens the directory at `path`. Symlinks in `path` itself are followed: it is the user's word.
+    ///
+    /// # Errors
+    /// It does not exist, is not a directory, or may not be entered.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let fd = rustix::fs::open(path, HANDLE, Mode::empty())?;
+        let identity = identity_of(&statx_of(&fd)?);
+        let by_component = openat2(&fd, b".", HANDLE).is_err();
+        Ok(Self {
+            fd,
+            path: path.to_owned(),
+            identity,
+            by_component,
+        })
+    }
+
+    /// The path it was opened by.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Device and inode of the pinned directory.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// Whether the path it was opened by still leads to the same directory: `false` when the source
+    /// was unmounted, moved, removed or replaced. Removals seen then are not removals of files.
+    ///
+    /// # Errors
+    /// The path could not be examined (which says nothing about the directory).
+    pub fn check_identity(&self) -> io::Result<bool> {
+        let flags = AtFlags::STATX_SYNC_AS_STAT;
+        match rustix::fs::statx(rustix::fs::CWD, &self.path, flags, WANTED) {
+            Ok(stat) => {
+                Ok(kind_of(&stat) == Some(Kind::Dir) && identity_of(&stat) == self.identity)
+            }
+            Err(error) if is_absent(error) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Opens a directory for reading its entries.
+    ///
+    /// # Errors
+    /// Also when it is no directory, or a symlink leads to it; [`is_gone`] tells.
+    pub fn open_dir(&self, path: &WirePath) -> io::Result<OwnedFd> {
+        Ok(self.open_beneath(path.names(), LISTABLE)?)
+    }
+
+    /// Opens a directory only to name things in it: needs no right to read it.
+    ///
+    /// # Errors
+    /// As [`Self::open_dir`].
+    pub fn dir_handle(&self, path: &WirePath) -> io::Result<OwnedFd> {
+        Ok(self.open_beneath(path.names(), HANDLE)?)
+    }
+
+    /// Opens a file for reading, without ever blocking on a fifo or taking a terminal. What was
+    /// opened may be of any type: the caller checks the descriptor.
+    ///
+    /// # Errors
+    /// Those of `open`.
+    pub fn open_file(&self, path: &WirePath) -> io::Result<OwnedFd> {
+        match self.open_beneath(path.names(), READABLE | OFlags::NOATIME) {
+            Err(Errno::PERM) => Ok(self.open_beneath(path.names(), READABLE)?),
+            opened => Ok(opened?),
+        }
+    }
+
+    /// What is at `path`, not following a symlink; `None` if nothing is, or a parent is no directory.
+    ///
+    /// # Errors
+    /// Anything but absence, such as a parent that may not be entered.
+    pub fn stat(&self, path: &WirePath) -> io::Result<Option<EntryMeta>> {
+        let Some((name, parents)) = path.names().split_last() else {
+            return Ok(entry_of(&statx_of(&self.fd)?, None));
+        };
+        present(self.with_dir(parents, |dir| stat_entry(dir, name))).map(Option::flatten)
+    }
+
+    /// The target of the symlink at `path`; `None` if there is no symlink there.
+    ///
+    /// # Errors
+    /// Anything but absence.
+    pub fn read_link(&self, path: &WirePath) -> io::Result<Option<Vec<u8>>> {
+        let Some((name, parents)) = path.names().split_last() else {
+            return Ok(None);
+        };
+        present(self.with_dir(parents, |dir| link_target(dir, name))).map(Option::flatten)
+    }
+
+    fn with_dir<T>(
+        &self,
+        names: &[Name],
+        then: impl FnOnce(BorrowedFd<'_>) -> rustix::io::Result<T>,
+    ) -> rustix::io::Result<T> {
+        if names.is_empty() {
+            return then(self.fd.as_fd());
+        }
+        then(self.open_beneath(names, HANDLE)?.as_fd())
+    }
+
+    /// Opens what `names` lead to from the root, in pieces that the kernel takes.
+    fn open_beneath(&self, names: &[Name], flags: OFlags) -> rustix::io::Result<OwnedFd> {
+        let mut at: Option<OwnedFd> = None;
+        let mut rest = names;
+        loop {
+            let piece_len = if self.by_component {
+                rest.len().min(1)
+            } else {
+                piece_len(rest)
+            };
+            let (piece, after) = rest.split_at(piece_len);
+            rest = after;
+            let flags = if rest.is_empty() { flags } else { HANDLE };
+            let dir = at.as_ref().map_or(self.fd.as_fd(), AsFd::as_fd);
+            let next = if self.by_component {
+                let name = piece.first().map_or(&b"."[..], Name::as_bytes);
+                rustix::fs::openat(dir, name, flags | OFlags::NOFOLLOW, Mode::empty())?
+            } else {
+                openat2(dir, &join(piece), flags)?
+            };
+            if rest.is_empty() {
+                return Ok(next);
+            }
+            at = Some(next);
+        }
+    }
+}
+
+/// Whether an error means that the path names nothing (any more): absent, or a parent is no directory
+/// but a file or a symlink.
+#[must_use]
+pub fn is_gone(error: &io::Error) -> bool {
+    Errno::from_io_error(error).is_some_and(is_absent)
+}
+
+/// The metadata an operation sets, from what was seen.
+#[must_use]
+pub fn meta_of(entry: &EntryMeta) -> Meta {
+    Meta {
+        mode: entry.mode,
+        uid: entry.uid,
+        gid: entry.gid,
+        mtime: entry.mtime,
+        xattrs: None,
+    }
+}
+
+/// What `name` in the open directory is; `None` if it vanished.
+pub(super) fn stat_entry(
+    dir: BorrowedFd<'_>,
+    name: &Name,
+) -> rustix::io::Result<Option<EntryMeta>> {
+    for _ in 0..RACES_MAX {
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_SYNC_AS_STAT;
+        let stat = match rustix::fs::statx(dir, name.as_bytes(), flags, WANTED) {
+            Ok(stat) => stat,
+            Err(error) if is_absent(error) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if kind_of(&stat) != Some(Kind::Symlink) {
+            return Ok(entry_of(&stat, None));
+        }
+        // A link that became something else between the two calls is looked at again.
+        if let Some(target) = link_target(dir, name)? {
+            return Ok(entry_of(&stat, Some(Digest::of(&target))));
+        }
+    }
+    Err(Errno::AGAIN)
+}
+
+/// What an open file or directory is.
+pub(super) fn statx_of(fd: impl AsFd) -> rustix::io::Result<Statx> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_SYNC_AS_STAT;
+    rustix::fs::statx(fd, c"", flags, WANTED)
+}
+
+/// Device and inode of what was examined.
+pub(super) fn identity_of(stat: &Statx) -> Identity {
+    Identity {
+        dev: rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor),
+        ino: stat.stx_ino,
+    }
+}
+
+/// The entry of what was examined; `None` for a file type unknown to us.
+pub(super) fn entry_of(stat: &Statx, content: Option<Digest>) -> Option<EntryMeta> {
+    let kind = kind_of(stat)?;
+    let is_device = matches!(kind, Kind::CharDevice | Kind::BlockDevice);
+    Some(EntryMeta {
+        kind,
+        mode: stat.stx_mode & 0o7777,
+        uid: stat.stx_uid,
+        gid: stat.stx_gid,
+        mtime: mtime_of(stat),
+        size: if kind == Kind::File { stat.stx_size } else { 0 },
+        rdev: if is_device {
+            (stat.stx_rdev_major, stat.stx_rdev_minor)
+        } else {
+            (0, 0)
+        },
+        content,
+        xattrs: None,
+    })
+}
+
+/// Opens `name` in an open directory to read its entries.
+pub(super) fn open_dir_at(dir: BorrowedFd<'_>, name: &Name) -> rustix::io::Result<OwnedFd> {
+    let flags = LISTABLE | OFlags::NOFOLLOW;
+    rustix::fs::openat(dir, name.as_bytes(), flags, Mode::empty())
+}
+
+/// Opens `name` in an open directory to read it as a file; see [`SourceRoot::open_file`].
+pub(super) fn open_file_at(dir: BorrowedFd<'_>, name: &Name) -> rustix::io::Result<OwnedFd> {
+    let open = |flags| rustix::fs::openat(dir, name.as_bytes(), flags, Mode::empty());
+    match open(READABLE | OFlags::NOATIME) {
+        Err(Errno::PERM) => open(READABLE),
+        opened => opened,
+    }
+}
+
+fn mtime_of(stat: &Statx) -> Mtime {
+    let time = stat.stx_mtime;
+    Mtime::new(time.tv_sec, time.tv_nsec.min(999_999_999)).unwrap_or(EPOCH)
+}
+
+fn kind_of(stat: &Statx) -> Option<Kind> {
+    use rustix::fs::FileType;
+    match FileType::from_raw_mode(stat.stx_mode.into()) {
+        FileType::RegularFile => Some(Kind::File),
+        FileType::Directory => Some(Kind::Dir),
+        FileType::Symlink => Some(Kind::Symlink),
+        FileType::Fifo => Some(Kind::Fifo),
+        FileType::Socket => Some(Kind::Socket),
+        FileType::CharacterDevice => Some(Kind::CharDevice),
+        FileType::BlockDevice => Some(Kind::BlockDevice),
+        FileType::Unknown => None,
+    }
+}
+
+/// The target of the symlink `name`; `None` if it is gone or no symlink.
+fn link_target(dir: BorrowedFd<'_>, name: &Name) -> rustix::io::Result<Option<Vec<u8>>> {
+    let buffer = Vec::with_capacity(LINK_TARGET_BYTES_MAX / 16);
+    match rustix::fs::readlinkat(dir, name.as_bytes(), buffer) {
+        Ok(target) => Ok(Some(target.into_bytes())),
+        Err(Errno::INVAL) => Ok(None),
+        Err(error) if is_absent(error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn present<T>(found: rustix::io::Result<T>) -> io::Result<Option<T>> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if is_absent(error) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn is_absent(error: Errno) -> bool {
+    matches!(error, Errno::NOENT | Errno::NOTDIR | Errno::LOOP)
+}
+
+fn openat2(dir: impl AsFd, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    for _ in 0..RACES_MAX {
+        match rustix::fs::openat2(&dir, path, flags, Mode::empty(), resolve) {
+            // A rename somewhere on the system made the kernel unsure; it asks to try again.
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            opened => return opened,
+        }
+    }
+    Err(Errno::AGAIN)
+}
+
+/// How many of `names` fit into one system call.
+fn piece_len(names: &[Name]) -> usize {
+    let mut bytes = 0;
+    let fits = |name: &&Name| {
+        bytes += name.as_bytes().len() + 1;
+        bytes <= PIECE_BYTES_MAX
+    };
+    names.iter().take_while(fits).count()
+}
+
+fn join(names: &[Name]) -> Vec<u8> {
+    if names.is_empty() {
+        return b".".to_vec();
+    }
+    let names: Vec<&[u8]> = names.iter().map(Name::as_bytes).collect();
+    names.join(&b'/')
+}
+
+const HANDLE: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+const LISTABLE: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOCTTY)
+    .union(OFlags::CLOEXEC);
+
+const READABLE: OFlags = OFlags::RDONLY
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::NOCTTY)
+    .union(OFlags::CLOEXEC);
+
+const WANTED: StatxFlags = StatxFlags::TYPE
+    .union(StatxFlags::MODE)
+    .union(StatxFlags::UID)
+    .union(StatxFlags::GID)
+    .union(StatxFlags::MTIME)
+    .union(StatxFlags::CTIME)
+    .union(StatxFlags::INO)
+    .union(StatxFlags::SIZE);
+
+const EPOCH: Mtime = match Mtime::new(0, 0) {
+    Some(epoch) => epoch,
+    None => unreachable!(),
+};
+
+/// Longest path given to the kernel at once, in bytes: below `PATH_MAX`.
+const PIECE_BYTES_MAX: usize = 4_000;
+
+/// How often a lost race is tried again.
+const RACES_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, symlink};
+
+    use super::*;
+
+    fn path(text: &str) -> WirePath {
+        WirePath::from_relative(text.as_ref()).unwrap()
+    }
+
+    /// The same root opened both ways.
+    fn both_ways(dir: &Path) -> [SourceRoot; 2] {
+        let [plain, mut walked] = [(); 2].map(|()| SourceRoot::open(dir).unwrap());
+        assert!(!plain.by_component, "this kernel has openat2");
+        walked.by_component = true;
+        [plain, walked]
+    }
+
+    #[test]
+    fn no_symlink_is_followed_on_the_way_or_at_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let outside = tempfile::tempdir().unwrap();
+        fs::write(outside.path().join("secret"), "x").unwrap();
+        fs::create_dir(dir.path().join("real")).unwrap();
+        fs::write(dir.path().join("real/f"), "abc").unwrap();
+        symlink(outside.path(), dir.path().join("link")).unwrap();
+        symlink("real", dir.path().join("inside")).unwrap();
+        for root in both_ways(dir.path()) {
+            assert!(root.open_file(&path("real/f")).is_ok());
+            for bad in ["link/secret", "inside/f", "link", "inside"] {
+                assert!(root.open_file(&path(bad)).is_err(), "{bad}");
+                assert!(is_gone(&root.open_dir(&path(bad)).unwrap_err()), "{bad}");
+            }
+            assert_eq!(root.stat(&path("link/secret")).unwrap(), None);
+            let link = root.stat(&path("inside")).unwrap().unwrap();
+            assert_eq!(link.kind, Kind::Symlink);
+            assert_eq!(link.content, Some(Digest::of(b"real")));
+            assert_eq!(link.size, 0);
+            assert_eq!(root.read_link(&path("inside")).unwrap().unwrap(), b"real");
+            assert_eq!(root.read_link(&path("real")).unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn what_is_absent_is_an_answer() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("f"), "abc").unwrap();
+        for root in both_ways(dir.path()) {
+            for absent in ["g", "f/below", "no/such/dir"] {
+                assert_eq!(root.stat(&path(absent)).unwrap(), None, "{absent}");
+                assert_eq!(root.read_link(&path(absent)).unwrap(), None);
+            }
+            let file = root.stat(&path("f")).unwrap().unwrap();
+            let meta = fs::metadata(dir.path().join("f")).unwrap();
+            assert_eq!((file.kind, file.size), (Kind::File, 3));
+            assert_eq!(file.mtime.secs(), meta.mtime());
+            assert_eq!(i64::from(file.mtime.nanos()), meta.mtime_nsec());
+            let top = root.stat(&WirePath::root()).unwrap().unwrap();
+            assert_eq!(top.kind, Kind::Dir);
+        }
+    }
+
+    #[test]
+    fn paths_longer_than_the_kernel_takes_are_opened_in_pieces() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = Name::new(&[b'd'; 250]).unwrap();
+        let mut at = rustix::fs::open(dir.path(), HANDLE, Mode::empty()).unwrap();
+        let mut deep = WirePath::root();
+        for _ in 0..40 {
+            rustix::fs::mkdirat(&at, name.as_bytes(), Mode::RWXU).unwrap();
+            at = rustix::fs::openat(&at, name.as_bytes(), HANDLE, Mode::empty()).unwrap();
+            deep = deep.join(&name).unwrap();
+        }
+        let flags = OFlags::CREATE | OFlags::WRONLY;
+        rustix::fs::openat(&at, "f", flags, Mode::RUSR).unwrap();
+        let file = deep.join(&Name::new(b"f").unwrap()).unwrap();
+        for root in both_ways(dir.path()) {
+            assert!(root.open_dir(&deep).is_ok());
+            assert!(root.open_file(&file).is_ok());
+            assert_eq!(root.stat(&file).unwrap().unwrap().kind, Kind::File);
+        }
+    }
+
+    #[test]
+    fn a_replaced_root_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().join("root");
+        fs::create_dir(&at).unwrap();
+        let root = SourceRoot::open(&at).unwrap();
+        assert!(root.check_identity().unwrap());
+        fs::rename(&at, dir.path().join("away")).unwrap();
+        assert!(!root.check_identity().unwrap());
+        fs::create_dir(&at).unwrap();
+        assert!(!root.check_identity().unwrap());
+        assert!(root.stat(&WirePath::root()).unwrap().is_some());
+    }
+}

@@ -1,0 +1,504 @@
+//! Directory listings, and [`SourceReader`], by which digests of the source are built.
+//!
+//! What vanishes while it is looked at is left out; what cannot be looked at is told to the caller and
+//! counts as unknown, never as absent.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fs::RawDir;
+use syncd_proto::digest::Digest;
+use syncd_proto::meta::{EntryMeta, Kind};
+use syncd_proto::path::{Name, WirePath};
+use syncd_proto::tree::TreeReader;
+
+use super::read::{LargeFile, ReadError};
+use super::root::{self, SourceRoot, is_gone};
+
+/// The entries of the directory at `path`, in no order; `None` if there is no directory. The name the
+/// receiver keeps for itself is left out at the root.
+///
+/// # Errors
+/// The directory is there but cannot be read.
+pub fn list(root: &SourceRoot, path: &WirePath) -> io::Result<Option<Vec<(Name, EntryMeta)>>> {
+    let dir = match root.open_dir(path) {
+        Ok(dir) => dir,
+        Err(error) if is_gone(&error) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut entries = Vec::new();
+    let read = for_each_name(&dir, |name| {
+        let Some(name) = name.ok().filter(|name| !is_kept_back(path, name)) else {
+            return Ok(());
+        };
+        if let Some(entry) = root::stat_entry(dir.as_fd(), &name)? {
+            entries.push((name, entry));
+        }
+        Ok(())
+    });
+    match read {
+        Ok(()) => Ok(Some(entries)),
+        // Removed while it was open.
+        Err(error) if is_gone(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Something a walk could not take in.
+#[derive(Debug)]
+pub struct ScanProblem {
+    /// Where.
+    pub path: WirePath,
+    /// What.
+    pub what: Unscanned,
+}
+
+/// Why something could not be taken in.
+#[derive(Debug)]
+pub enum Unscanned {
+    /// The directory, or the file whose content was asked for, cannot be read.
+    Unreadable(io::Error),
+    /// The entry has the name that the receiver keeps for itself.
+    Reserved,
+    /// The directory has an entry whose name cannot be sent (longer than any name on Linux).
+    BadName(Vec<u8>),
+    /// The file kept changing while its content was hashed.
+    Unstable,
+}
+
+impl fmt::Display for ScanProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.path)?;
+        match &self.what {
+            Unscanned::Unreadable(error) => write!(f, "cannot be read: {error}"),
+            Unscanned::Reserved => {
+                f.write_str("not mirrored: the receiver keeps this name for itself")
+            }
+            Unscanned::BadName(name) => {
+                f.write_str("has an entry whose name is too long: ")?;
+                syncd_proto::path::escape(name, f)
+            }
+            Unscanned::Unstable => f.write_str("kept changing while its content was hashed"),
+        }
+    }
+}
+
+/// The walk was cancelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cancelled;
+
+impl fmt::Display for Cancelled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("cancelled")
+    }
+}
+
+impl std::error::Error for Cancelled {}
+
+/// Reads the source for [`syncd_proto::tree::DigestTree::build`].
+pub struct SourceReader<'a> {
+    root: &'a SourceRoot,
+    /// Whether the entry at this path (`true`: a directory) takes part.
+    keep: &'a dyn Fn(&WirePath, bool) -> bool,
+    report: &'a mut dyn FnMut(ScanProblem),
+    cancel: &'a AtomicBool,
+    hash_contents: bool,
+}
+
+/// A directory being walked.
+#[derive(Debug)]
+pub enum WalkDir {
+    /// Held open, at this depth.
+    Held(OwnedFd, usize),
+    /// So deep that no descriptor is spent on it: opened by its path each time.
+    ByPath,
+}
+
+impl<'a> SourceReader<'a> {
+    /// A reader of `root` that leaves out what `keep` says no to, tells `report` what it could not
+    /// take in, and stops when `cancel` is set.
+    pub fn new(
+        root: &'a SourceRoot,
+        keep: &'a dyn Fn(&WirePath, bool) -> bool,
+        report: &'a mut dyn FnMut(ScanProblem),
+        cancel: &'a AtomicBool,
+    ) -> Self {
+        Self {
+            root,
+            keep,
+            report,
+            cancel,
+            hash_contents: false,
+        }
+    }
+
+    /// Whether to hash the content of every file too (`verify`): reads everything.
+    #[must_use]
+    pub fn hash_contents(mut self, yes: bool) -> Self {
+        self.hash_contents = yes;
+        self
+    }
+
+    /// Opens the directory that a walk starts from, with its metadata; `None` if there is none.
+    ///
+    /// # Errors
+    /// It is there but cannot be read.
+    pub fn start(&self, path: &WirePath) -> io::Result<Option<(WalkDir, EntryMeta)>> {
+        match self.root.open_dir(path) {
+            Ok(fd) => {
+                let entry = root::entry_of(&root::statx_of(&fd)?, None);
+                Ok(entry.map(|entry| (WalkDir::Held(fd, 0), entry)))
+            }
+            Err(error) if is_gone(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn read_entries(
+        &mut self,
+        dir: &OwnedFd,
+        path: &WirePath,
+    ) -> io::Result<Result<Vec<(Name, EntryMeta)>, Cancelled>> {
+        let mut entries = Vec::new();
+        let mut cancelled = false;
+        for_each_name(dir, |name| {
+            cancelled |= self.cancel.load(Ordering::Relaxed);
+            if cancelled {
+                return Ok(());
+            }
+            let name = match name {
+                Ok(name) => name,
+                Err(bytes) => {
+                    self.tell(path.clone(), Unscanned::BadName(bytes.to_vec()));
+                    return Ok(());
+                }
+            };
+            if let Some(entry) = self.entry(dir.as_fd(), path, &name)? {
+                entries.push((name, entry));
+            }
+            Ok(())
+        })?;
+        Ok(if cancelled {
+            Err(Cancelled)
+        } else {
+            Ok(entries)
+        })
+    }
+
+    /// What takes part of the entry `name`.
+    fn entry(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        parent: &WirePath,
+        name: &Name,
+    ) -> rustix::io::Result<Option<EntryMeta>> {
+        let Some(path) = parent.join(name) else {
+            // Above the limit of depth: the walk cannot name it, so it is told as its directory.
+            self.tell(parent.clone(), Unscanned::BadName(name.as_bytes().to_vec()));
+            return Ok(None);
+        };
+        if is_kept_back(parent, name) {
+            self.tell(path, Unscanned::Reserved);
+            return Ok(None);
+        }
+        let Some(mut entry) = root::stat_entry(dir, name)? else {
+            return Ok(None);
+        };
+        if !(self.keep)(&path, entry.kind == Kind::Dir) {
+            return Ok(None);
+        }
+        if self.hash_contents && entry.kind == Kind::File {
+            entry = match self.hash(dir, name) {
+                Ok(hashed) => hashed,
+                Err(ReadError::Gone | ReadError::NotAFile) => return Ok(None),
+                Err(ReadError::Changed | ReadError::TooLarge) => {
+                    self.tell(path, Unscanned::Unstable);
+                    entry
+                }
+                Err(ReadError::Denied(error) | ReadError::Io(error)) => {
+                    self.tell(path, Unscanned::Unreadable(error));
+                    entry
+                }
+            };
+        }
+        Ok(Some(entry))
+    }
+
+    /// The entry of a file with the digest of its content.
+    fn hash(&self, dir: BorrowedFd<'_>, name: &Name) -> Result<EntryMeta, ReadError> {
+        for _ in 0..HASH_TRIES {
+            let file = LargeFile::from_fd(root::open_file_at(dir, name)?)?;
+            let mut entry = file.entry().clone();
+            match self.digest(file) {
+                Ok(digest) => {
+                    entry.content = digest;
+                    return Ok(entry);
+                }
+                Err(ReadError::Changed) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(ReadError::Changed)
+    }
+
+    /// The digest of a file; `None` if the walk was cancelled meanwhile.
+    fn digest(&self, mut file: LargeFile) -> Result<Option<Digest>, ReadError> {
+        while file.next_piece(super::read::REST_BYTES)?.is_some() {
+            if self.cancel.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+        }
+        file.finish().map(|(_, _, digest)| Some(digest))
+    }
+
+    fn tell(&mut self, path: WirePath, what: Unscanned) {
+        (self.report)(ScanProblem { path, what });
+    }
+}
+
+impl TreeReader for SourceReader<'_> {
+    type Dir = WalkDir;
+    type Error = Cancelled;
+
+    fn entries(
+        &mut self,
+        dir: &WalkDir,
+        path: &WirePath,
+    ) -> Result<Option<Vec<(Name, EntryMeta)>>, Cancelled> {
+        if self.cancel.load(Ordering::Relaxed) {
+            return Err(Cancelled);
+        }
+        let read = match dir {
+            WalkDir::Held(fd, _) => self.read_entries(fd, path),
+            WalkDir::ByPath => match self.root.open_dir(path) {
+                Ok(fd) => self.read_entries(&fd, path),
+                Err(error) => Err(error),
+            },
+        };
+        match read {
+            Ok(entries) => entries.map(Some),
+            Err(error) => {
+                if !is_gone(&error) {
+                    self.tell(path.clone(), Unscanned::Unreadable(error));
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    fn open(
+        &mut self,
+        parent: &WalkDir,
+        name: &Name,
+        path: &WirePath,
+    ) -> Result<Option<WalkDir>, Cancelled> {
+        let (fd, depth) = match parent {
+            WalkDir::Held(fd, depth) if *depth < DEPTH_HELD_MAX => (fd, depth + 1),
+            WalkDir::Held(..) | WalkDir::ByPath => return Ok(Some(WalkDir::ByPath)),
+        };
+        match root::open_dir_at(fd.as_fd(), name).map_err(io::Error::from) {
+            Ok(fd) => Ok(Some(WalkDir::Held(fd, depth))),
+            Err(error) => {
+                if !is_gone(&error) {
+                    self.tell(path.clone(), Unscanned::Unreadable(error));
+                }
+                Ok(None)
+            }
+        }
+    }
+}
+
+impl fmt::Debug for SourceReader<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SourceReader")
+            .field("root", &self.root.path())
+            .field("hash_contents", &self.hash_contents)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Calls `each` with every name in a directory, or with its bytes if it is none that can be sent.
+fn for_each_name(
+    dir: &OwnedFd,
+    mut each: impl FnMut(Result<Name, &[u8]>) -> rustix::io::Result<()>,
+) -> io::Result<()> {
+    let mut buffer = Vec::with_capacity(DIR_BUFFER_BYTES);
+    let mut entries = RawDir::new(dir, buffer.spare_capacity_mut());
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        let bytes = entry.file_name().to_bytes();
+        if bytes != b"." && bytes != b".." {
+            each(Name::new(bytes).ok_or(bytes))?;
+        }
+    }
+    Ok(())
+}
+
+fn is_kept_back(dir: &WirePath, name: &Name) -> bool {
+    dir.is_root() && name.is_reserved()
+}
+
+/// Room for names of one `getdents64`, in bytes: about a thousand entries.
+const DIR_BUFFER_BYTES: usize = 32 << 10;
+
+/// How many levels of a walk hold a descriptor; deeper ones open theirs by path.
+const DEPTH_HELD_MAX: usize = 64;
+
+/// How often a file that changes while it is hashed is hashed again.
+const HASH_TRIES: usize = 3;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::path::Path;
+
+    use syncd_proto::meta::Compare;
+    use syncd_proto::tree::DigestTree;
+
+    use super::*;
+
+    fn path(text: &str) -> WirePath {
+        WirePath::from_relative(text.as_ref()).unwrap()
+    }
+
+    fn everything(_: &WirePath, _: bool) -> bool {
+        true
+    }
+
+    fn walk(
+        dir: &Path,
+        keep: &dyn Fn(&WirePath, bool) -> bool,
+        hash: bool,
+    ) -> (DigestTree, Vec<ScanProblem>) {
+        let root = SourceRoot::open(dir).unwrap();
+        let mut problems = Vec::new();
+        let mut report = |problem| problems.push(problem);
+        let cancel = AtomicBool::new(false);
+        let mut reader = SourceReader::new(&root, keep, &mut report, &cancel).hash_contents(hash);
+        let (top, meta) = reader.start(&WirePath::root()).unwrap().unwrap();
+        let tree = DigestTree::build(&mut reader, top, &WirePath::root(), &meta, Compare::ALL);
+        (tree.unwrap(), problems)
+    }
+
+    #[test]
+    fn a_listing_has_everything_with_what_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("d/.syncd")).unwrap();
+        fs::create_dir(dir.path().join(".syncd")).unwrap();
+        for n in 0..3_000 {
+            fs::write(dir.path().join(format!("d/file-{n}")), "x").unwrap();
+        }
+        symlink("target", dir.path().join("link")).unwrap();
+        let root = SourceRoot::open(dir.path()).unwrap();
+        let mut top = list(&root, &WirePath::root()).unwrap().unwrap();
+        top.sort_by(|a, b| a.0.cmp(&b.0));
+        let kinds: Vec<_> = top
+            .iter()
+            .map(|(name, meta)| (name.to_string(), meta.kind))
+            .collect();
+        assert_eq!(
+            kinds,
+            [
+                ("d".to_owned(), Kind::Dir),
+                ("link".to_owned(), Kind::Symlink)
+            ]
+        );
+        assert_eq!(top[1].1.content, Some(Digest::of(b"target")));
+        let below = list(&root, &path("d")).unwrap().unwrap();
+        assert_eq!(below.len(), 3_001);
+        for (name, meta) in &below {
+            let at = path("d").join(name).unwrap();
+            assert_eq!(root.stat(&at).unwrap().as_ref(), Some(meta));
+        }
+        assert!(list(&root, &path("absent")).unwrap().is_none());
+        assert!(list(&root, &path("link")).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_walk_sees_changes_leaves_out_what_is_excluded_and_tells_the_reserved_name_once() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("a/b")).unwrap();
+        fs::create_dir_all(dir.path().join(".syncd/stage")).unwrap();
+        fs::create_dir_all(dir.path().join("cache/x")).unwrap();
+        fs::write(dir.path().join("a/b/f"), "1").unwrap();
+        let keep = |path: &WirePath, is_dir: bool| !(is_dir && path.to_string() == "cache");
+        let (first, problems) = walk(dir.path(), &keep, false);
+        assert_eq!(first.len(), 3);
+        assert_eq!(problems.len(), 1);
+        assert!(matches!(problems[0].what, Unscanned::Reserved));
+        fs::write(dir.path().join("cache/x/f"), "1").unwrap();
+        let (second, _) = walk(dir.path(), &keep, false);
+        assert_eq!(first.root_digest(), second.root_digest());
+        fs::write(dir.path().join("a/b/f"), "22").unwrap();
+        let (third, _) = walk(dir.path(), &keep, false);
+        assert_ne!(first.digest(&path("a/b")), third.digest(&path("a/b")));
+    }
+
+    #[test]
+    fn contents_are_compared_only_when_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("f");
+        let write = |bytes: &str| {
+            fs::write(&file, bytes).unwrap();
+            let file = fs::File::options().write(true).open(&file).unwrap();
+            file.set_modified(std::time::SystemTime::UNIX_EPOCH)
+                .unwrap();
+        };
+        let both = || [false, true].map(|hash| walk(dir.path(), &everything, hash).0.root_digest());
+        write("one");
+        let one = both();
+        write("two");
+        let two = both();
+        assert_eq!(one[0], two[0], "same size and time");
+        assert_ne!(one[1], two[1]);
+    }
+
+    #[test]
+    fn a_tree_deeper_than_the_descriptors_held_is_walked() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = vec!["d"; DEPTH_HELD_MAX + 20].join("/");
+        fs::create_dir_all(dir.path().join(&deep)).unwrap();
+        let (tree, problems) = walk(dir.path(), &everything, false);
+        assert_eq!(tree.len(), DEPTH_HELD_MAX + 21);
+        assert!(tree.is_complete(&path(&deep)));
+        assert!(problems.is_empty());
+    }
+
+    #[test]
+    fn an_unreadable_directory_is_told_and_unknown() {
+        let dir = tempfile::tempdir().unwrap();
+        let shut = dir.path().join("shut");
+        fs::create_dir(&shut).unwrap();
+        fs::set_permissions(&shut, fs::Permissions::from_mode(0o000)).unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        // On a thread of its own, which a superuser can make an ordinary one.
+        let walked = std::thread::scope(|scope| {
+            let walker = scope.spawn(|| {
+                if rustix::process::geteuid().is_root() {
+                    let nobody = rustix::process::Uid::from_raw(65_534);
+                    rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+                }
+                walk(dir.path(), &everything, false)
+            });
+            walker.join().unwrap()
+        });
+        let (tree, problems) = walked;
+        assert!(!tree.is_complete(&WirePath::root()));
+        assert!(matches!(problems[0].what, Unscanned::Unreadable(_)));
+    }
+
+    #[test]
+    fn a_cancelled_walk_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = SourceRoot::open(dir.path()).unwrap();
+        let cancel = AtomicBool::new(true);
+        let mut report = |_| {};
+        let mut reader = SourceReader::new(&root, &everything, &mut report, &cancel);
+        let (top, meta) = reader.start(&WirePath::root()).unwrap().unwrap();
+        let tree = DigestTree::build(&mut reader, top, &WirePath::root(), &meta, Compare::ALL);
+        assert_eq!(tree.unwrap_err(), Cancelled);
+    }
+}

@@ -1,0 +1,369 @@
+//! [`Tracker`]: turns the events of inotify into ours and keeps the [`Tree`] right while directories
+//! move. It makes no system call: which watches must end it says in `leaving`, what only the kernel
+//! can answer in [`Tracker::doubts`].
+//!
+//! The difficulty is that a watch is set on the tree as it is now, while events tell of the tree as it
+//! was. A directory whose name was taken by a newer one becomes a *shadow*: its departure is still in
+//! the queue, and an event about that name means the shadow first. Once the queue has been read empty,
+//! nothing can be said of shadows any more; the kernel is asked who has the name, and they go.
+
+use std::collections::{BTreeSet, HashSet};
+
+use inotify::EventMask;
+use syncd_proto::path::{Name, WirePath};
+
+use super::tree::{Id, ROOT, Tree};
+use super::{RawEvent, Touch};
+
+/// How a descriptor that the kernel returned for a path fits what is known.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Placed {
+    /// It is new and has its place now.
+    New,
+    /// It was known for this path.
+    Already,
+    /// It is known for another path: the directory moved, or is visible twice.
+    Elsewhere(Option<WirePath>),
+}
+
+/// The first half of a rename.
+#[derive(Debug)]
+struct Departed {
+    cookie: u32,
+    /// The directory, if it is watched.
+    id: Option<Id>,
+    from: WirePath,
+    dir: bool,
+    /// Its place among the events, kept free.
+    slot: usize,
+    batches: u8,
+}
+
+/// Directories, half-known renames and the events to tell.
+#[derive(Debug)]
+pub(super) struct Tracker {
+    pub(super) tree: Tree,
+    /// Descriptors whose watches are to be ended.
+    pub(super) leaving: HashSet<i32>,
+    shadows: Vec<Id>,
+    unsure: BTreeSet<WirePath>,
+    departed: Vec<Departed>,
+    out: Vec<Option<RawEvent>>,
+    /// Moment of the tree at which the queue was last seen empty.
+    settled: u32,
+    last_modified: Option<(i32, Box<[u8]>)>,
+}
+
+impl Tracker {
+    /// A tracker of a root with this descriptor.
+    pub(super) fn new(root_wd: i32) -> Self {
+        Self {
+            tree: Tree::new(root_wd),
+            leaving: HashSet::new(),
+            shadows: Vec::new(),
+            unsure: BTreeSet::new(),
+            departed: Vec::new(),
+            out: Vec::new(),
+            settled: 0,
+            last_modified: None,
+        }
+    }
+
+    /// Takes note of the descriptor the kernel gave for `path` just now.
+    pub(super) fn placed(&mut self, path: &WirePath, wd: i32) -> Placed {
+        self.leaving.remove(&wd);
+        let at = self.tree.find(path);
+        match self.tree.by_wd(wd) {
+            Some(id) if at == Some(id) => return Placed::Already,
+            Some(id) => return Placed::Elsewhere(self.tree.path(id)),
+            None => {}
+        }
+        if let Some(old) = at
+            && old != ROOT
+            && self.tree.wd(old).is_some()
+        {
+            self.displace(old);
+        }
+        let id = self.tree.find_or_make(path);
+        self.tree.set_wd(id, wd);
+        Placed::New
+    }
+
+    /// Moves the directory of a known descriptor to `path`, where it is now.
+    pub(super) fn moved(&mut self, path: &WirePath, wd: i32) {
+        let (Some(id), Some(parent), Some(name)) =
+            (self.tree.by_wd(wd), path.parent(), path.file_name())
+        else {
+            return;
+        };
+        self.shadows.retain(|&shadow| shadow != id);
+        if let Some(old) = self.tree.find(path) {
+            self.displace(old);
+        }
+        let parent = self.tree.find_or_make(&parent);
+        if !self.tree.relocate(id, parent, name.as_bytes()) {
+            // The tree has it upside down: start again below it.
+            self.drop_subtree(id);
+            self.leaving.remove(&wd);
+            let id = self.tree.find_or_make(path);
+            self.tree.set_wd(id, wd);
+        }
+    }
+
+    /// Ends the watches of `path` and below.
+    pub(super) fn forget(&mut self, path: &WirePath) {
+        if let Some(id) = self.tree.find(path).filter(|&id| id != ROOT) {
+            self.drop_subtree(id);
+        }
+    }
+
+    /// Takes one event.
+    pub(super) fn event(&mut self, wd: i32, mask: EventMask, cookie: u32, name: Option<&[u8]>) {
+        if mask.contains(EventMask::Q_OVERFLOW) {
+            return self.overflow();
+        }
+        let Some(id) = self.tree.by_wd(wd) else {
+            return;
+        };
+        let again = mask == EventMask::MODIFY && self.is_modified_again(wd, name);
+        if again {
+            return;
+        }
+        match name.and_then(Name::new) {
+            Some(name) => self.entry_event(id, mask, cookie, &name),
+            None => self.self_event(id, mask),
+        }
+    }
+
+    /// After each read: a rename whose second half is still missing after two more of them left the
+    /// tree.
+    pub(super) fn end_batch(&mut self) {
+        self.last_modified = None;
+        for departed in &mut self.departed {
+            departed.batches += 1;
+        }
+        while let Some(at) = self.departed.iter().position(|gone| gone.batches > 2) {
+            self.left(at);
+        }
+    }
+
+    /// Whether the second half of a rename is awaited.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.departed.is_empty()
+    }
+
+    /// Whether something can be settled once the queue is empty.
+    pub(super) fn is_unsettled(&self) -> bool {
+        self.settled != self.tree.moment() || !self.shadows.is_empty() || !self.unsure.is_empty()
+    }
+
+    /// The queue is empty: paths of which only the kernel knows who has them. To be followed by
+    /// [`Self::confirm`] for each and [`Self::settle`].
+    pub(super) fn doubts(&mut self) -> BTreeSet<WirePath> {
+        let mut doubts = std::mem::take(&mut self.unsure);
+        doubts.extend(self.shadows.iter().filter_map(|&id| self.tree.path(id)));
+        doubts
+    }
+
+    /// The kernel gave this descriptor for a path in doubt.
+    pub(super) fn confirm(&mut self, path: &WirePath, wd: i32) {
+        match self.tree.by_wd(wd) {
+            Some(id) if self.tree.find(path) == Some(id) => {}
+            Some(_) => {
+                self.moved(path, wd);
+                self.tell(path.clone(), Touch::MovedIn, true);
+            }
+            None => {
+                self.leaving.insert(wd);
+            }
+        }
+    }
+
+    /// Nothing that happened before now is still unread.
+    pub(super) fn settle(&mut self) {
+        while let Some(&shadow) = self.shadows.first() {
+            self.drop_subtree(shadow);
+        }
+        self.settled = self.tree.moment();
+    }
+
+    /// Tells an event.
+    pub(super) fn push(&mut self, event: RawEvent) {
+        self.out.push(Some(event));
+    }
+
+    /// What can be told by now, in order.
+    pub(super) fn take_ready(&mut self) -> Vec<RawEvent> {
+        let held = self.departed.iter().map(|gone| gone.slot).min();
+        let ready = held.unwrap_or(self.out.len());
+        for gone in &mut self.departed {
+            gone.slot -= ready;
+        }
+        self.out.drain(..ready).flatten().collect()
+    }
+
+    fn entry_event(&mut self, parent: Id, mask: EventMask, cookie: u32, name: &Name) {
+        let Some(path) = self.tree.path(parent).and_then(|path| path.join(name)) else {
+            return; // deeper than anything that is mirrored
+        };
+        let dir = mask.contains(EventMask::ISDIR);
+        let touch = match mask.difference(EventMask::ISDIR) {
+            EventMask::CREATE => Touch::Created,
+            EventMask::DELETE => Touch::Removed,
+            EventMask::CLOSE_WRITE => Touch::Written,
+            EventMask::MODIFY => Touch::Modified,
+            EventMask::ATTRIB => Touch::Attrib,
+            EventMask::MOVED_FROM => return self.departs(parent, name, cookie, path, dir),
+            EventMask::MOVED_TO => return self.arrives(parent, name, cookie, path, dir),
+            _ => return,
+        };
+        self.tell(path, touch, dir);
+    }
+
+    /// An event about the watched directory itself. Mostly its parent has told it already.
+    fn self_event(&mut self, id: Id, mask: EventMask) {
+        if mask.contains(EventMask::UNMOUNT) {
+            if id == ROOT {
+                self.push(RawEvent::RootGone);
+            } else if let Some(path) = self.tree.path(id) {
+                self.push(RawEvent::DirGone { path });
+            }
+        } else if mask.contains(EventMask::IGNORED) {
+            if id == ROOT {
+                self.push(RawEvent::RootGone);
+            }
+            if let Some(wd) = self.tree.wd(id) {
+                self.drop_subtree(id);
+                self.leaving.remove(&wd);
+            }
+        } else if mask.intersects(EventMask::DELETE_SELF | EventMask::MOVE_SELF) {
+            if id == ROOT {
+                self.push(RawEvent::RootGone);
+            }
+        } else if mask.contains(EventMask::ATTRIB) {
+            let parent = self.tree.parent(id);
+            let is_told = parent.is_some_and(|parent| self.tree.wd(parent).is_some());
+            if let Some(path) = self.tree.path(id).filter(|_| !is_told) {
+                self.tell(path, Touch::Attrib, true);
+            }
+        }
+    }
+
+    fn departs(&mut self, parent: Id, name: &Name, cookie: u32, from: WirePath, dir: bool) {
+        let is_it = |&id: &Id| self.tree.is_named(id, parent, name.as_bytes());
+        let id = if let Some(at) = self.shadows.iter().position(is_it) {
+            Some(self.shadows.remove(at))
+        } else {
+            let found = self.tree.child(parent, name.as_bytes());
+            let found = found.filter(|_| dir);
+            if let Some(id) = found {
+                self.tree.unlink(id);
+            }
+            found
+        };
+        self.departed.push(Departed {
+            cookie,
+            id,
+            from,
+            dir,
+            slot: self.out.len(),
+            batches: 0,
+        });
+        self.out.push(None);
+    }
+
+    fn arrives(&mut self, parent: Id, name: &Name, cookie: u32, to: WirePath, dir: bool) {
+        let Some(at) = self.departed.iter().position(|gone| gone.cookie == cookie) else {
+            return self.tell(to, Touch::MovedIn, dir);
+        };
+        let gone = self.departed.remove(at);
+        let id = gone.id.filter(|&id| !self.tree.is_linked(id));
+        self.push(RawEvent::Renamed {
+            from: gone.from,
+            to: to.clone(),
+            dir,
+        });
+        let Some(id) = id else {
+            return;
+        };
+        let name = name.as_bytes();
+        let moved = match self.tree.child(parent, name) {
+            None => self.tree.relocate(id, parent, name),
+            // Watched at that name after this event: the mover has left again.
+            Some(newer) if self.tree.is_named_since(newer, self.settled) => {
+                self.tree.unlink(newer);
+                let moved = self.tree.relocate(id, parent, name);
+                self.displace(id);
+                self.tree.relink(newer);
+                self.unsure.insert(to);
+                moved
+            }
+            Some(older) => {
+                self.displace(older);
+                self.tree.relocate(id, parent, name)
+            }
+        };
+        if !moved {
+            self.drop_subtree(id);
+            self.push(RawEvent::Overflow);
+        }
+    }
+
+    /// The directory at a name is no longer the one that is there.
+    fn displace(&mut self, id: Id) {
+        if id != ROOT && self.tree.is_linked(id) {
+            self.tree.unlink(id);
+            self.shadows.push(id);
+        }
+    }
+
+    /// A departed entry has left what is watched.
+    fn left(&mut self, at: usize) {
+        let gone = self.departed.remove(at);
+        self.out[gone.slot] = Some(RawEvent::Touched {
+            path: gone.from,
+            touch: Touch::MovedOut,
+            dir: gone.dir,
+        });
+        // Unless somebody has found it elsewhere and watched it there.
+        if let Some(id) = gone.id.filter(|&id| !self.tree.is_linked(id)) {
+            self.drop_subtree(id);
+        }
+    }
+
+    fn overflow(&mut self) {
+        while !self.departed.is_empty() {
+            self.left(0);
+        }
+        while let Some(&shadow) = self.shadows.first() {
+            self.drop_subtree(shadow);
+        }
+        self.push(RawEvent::Overflow);
+    }
+
+    fn drop_subtree(&mut self, id: Id) {
+        let (shadows, departed, leaving) =
+            (&mut self.shadows, &mut self.departed, &mut self.leaving);
+        self.tree.remove(id, |id, wd| {
+            leaving.extend(wd);
+            shadows.retain(|&shadow| shadow != id);
+            for gone in departed.iter_mut().filter(|gone| gone.id == Some(id)) {
+                gone.id = None;
+            }
+        });
+    }
+
+    fn is_modified_again(&mut self, wd: i32, name: Option<&[u8]>) -> bool {
+        let name = name.unwrap_or_default();
+        let is_same = |last: &(i32, Box<[u8]>)| -> bool { last.0 == wd && &*last.1 == name };
+        if self.last_modified.as_ref().is_some_and(is_same) {
+            return true;
+        }
+        self.last_modified = Some((wd, name.into()));
+        false
+    }
+
+    fn tell(&mut self, path: WirePath, touch: Touch, dir: bool) {
+        self.push(RawEvent::Touched { path, touch, dir });
+    }
+}

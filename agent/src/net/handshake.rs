@@ -1,0 +1,310 @@
+//! From a destination to an open session: TCP, TLS, `Hello`, password, `Welcome`; all under one deadline.
+
+use std::fmt::Write;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rustls::pki_types::UnixTime;
+use syncd_proto::exchange::agent::{self, AgentSession, Channel, Reply};
+use syncd_proto::frame::{Frame, FrameLimits};
+use syncd_proto::message::{Hello, ModuleLine, Purpose, Welcome};
+use syncd_proto::path::WirePath;
+use syncd_proto::{ALPN, EXPORTER_LABEL, VERSION, auth};
+use tokio::io::{ReadHalf, WriteHalf};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::Instant;
+use tokio_rustls::TlsConnector;
+
+pub use crate::net::connect_error::{ConnectError, Fault, Stage};
+
+use crate::logic::password::Password;
+use crate::logic::target::{Address, Target};
+use crate::net::framing::{FrameReader, FrameWriter};
+use crate::net::tls::TlsSettings;
+
+/// Encrypted bytes that may wait in memory for the socket.
+const TLS_BUFFER_BYTES: usize = 256 << 10;
+/// A host's further addresses are not tried.
+const ADDRESSES_MAX: usize = 16;
+
+/// The stream of a connection.
+pub type Stream = tokio_rustls::client::TlsStream<TcpStream>;
+
+/// What is needed to call a receiver, besides where it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Dial<'a> {
+    /// Certificate, key and authorities.
+    pub tls: &'a TlsSettings,
+    /// Password for `auth users`, if there is one.
+    pub password: Option<&'a Password>,
+    /// Time for everything together.
+    pub timeout: Duration,
+}
+
+/// An open session.
+#[derive(Debug)]
+pub struct Connected {
+    /// Frames from the receiver.
+    pub reader: FrameReader<ReadHalf<Stream>>,
+    /// Frames to the receiver.
+    pub writer: FrameWriter<WriteHalf<Stream>>,
+    /// Makes and takes the frames.
+    pub session: AgentSession,
+    /// What the receiver allows and expects.
+    pub welcome: Welcome,
+    /// The address that answered.
+    pub peer: SocketAddr,
+}
+
+/// Opens a session with a target.
+///
+/// # Errors
+/// [`ConnectError`]: typed, with a hint.
+pub async fn connect(
+    dial: &Dial<'_>,
+    target: &Target,
+    purpose: Purpose,
+) -> Result<Connected, ConnectError> {
+    let hello = hello(
+        purpose,
+        target.module.clone(),
+        target.sub_path.clone(),
+        target.user.clone(),
+    )?;
+    let (call, reply) = greet(dial, &target.address(), hello).await?;
+    match reply {
+        Reply::Open(session, welcome) => Ok(Connected {
+            reader: call.reader,
+            writer: call.writer,
+            session: *session,
+            welcome: *welcome,
+            peer: call.peer,
+        }),
+        other => Err(no_session(other)),
+    }
+}
+
+/// The modules of a receiver that we may see.
+///
+/// # Errors
+/// [`ConnectError`].
+pub async fn modules(dial: &Dial<'_>, address: &Address) -> Result<Vec<ModuleLine>, ConnectError> {
+    let user = address.user.clone();
+    let hello = hello(Purpose::ListModules, Vec::new(), WirePath::root(), user)?;
+    match greet(dial, address, hello).await?.1 {
+        Reply::Modules(list) => Ok(list.modules),
+        other => Err(no_session(other)),
+    }
+}
+
+fn no_session(reply: Reply) -> ConnectError {
+    let surprise = |message| {
+        ConnectError::Protocol(syncd_proto::error::ProtocolError::Unexpected {
+            message,
+            state: "for what was asked",
+        })
+    };
+    match reply {
+        Reply::Refused(refused) => refused.into(),
+        Reply::PasswordNeeded => ConnectError::PasswordNeeded,
+        Reply::Answer(..) => surprise("Challenge"),
+        Reply::Open(..) => surprise("Welcome"),
+        Reply::Modules(_) => surprise("Modules"),
+    }
+}
+
+fn hello(
+    purpose: Purpose,
+    module: Vec<u8>,
+    sub_path: WirePath,
+    user: Option<Vec<u8>>,
+) -> Result<Hello, ConnectError> {
+    let mut nonce = [0; 32];
+    getrandom::fill(&mut nonce)
+        .map_err(|error| ConnectError::System(io::Error::other(error.to_string())))?;
+    let machine = rustix::system::uname();
+    Ok(Hello {
+        version_min: VERSION,
+        version_max: VERSION,
+        features: 0,
+        purpose,
+        module,
+        sub_path,
+        user,
+        nonce,
+        agent: format!(
+            "syncd-agent {} on {}",
+            env!("CARGO_PKG_VERSION"),
+            machine.nodename().to_string_lossy()
+        ),
+    })
+}
+
+/// A TLS connection on which frames travel.
+struct Call {
+    reader: FrameReader<ReadHalf<Stream>>,
+    writer: FrameWriter<WriteHalf<Stream>>,
+    peer: SocketAddr,
+}
+
+impl Call {
+    /// Sends a frame and waits for the one that answers it.
+    async fn ask(&mut self, frame: &Frame) -> Result<Frame, ConnectError> {
+        let sent = async {
+            self.writer.feed(frame).await?;
+            self.writer.flush().await
+        }
+        .await;
+        // A receiver that refuses our certificate says so in an alert that is read here, also when it
+        // has closed before we had written.
+        match (self.reader.next().await, sent) {
+            (Ok(Some(answer)), _) => Ok(answer),
+            (Err(error), sent) => match (ConnectError::from_read(error), sent) {
+                (ConnectError::Cut(_), Err(sent)) => Err(ConnectError::from_io(sent)),
+                (error, _) => Err(error),
+            },
+            (Ok(None), Err(sent)) => Err(ConnectError::from_io(sent)),
+            (Ok(None), Ok(())) => Err(ConnectError::Cut(io::ErrorKind::UnexpectedEof.into())),
+        }
+    }
+}
+
+/// Time until which everything has to be done.
+#[derive(Clone, Copy)]
+struct Deadline {
+    at: Instant,
+    after: Duration,
+}
+
+impl Deadline {
+    async fn within<T>(
+        self,
+        stage: Stage,
+        step: impl Future<Output = Result<T, ConnectError>>,
+    ) -> Result<T, ConnectError> {
+        let after = self.after;
+        tokio::time::timeout_at(self.at, step)
+            .await
+            .unwrap_or(Err(ConnectError::Timeout { stage, after }))
+    }
+}
+
+async fn greet(
+    dial: &Dial<'_>,
+    address: &Address,
+    hello: Hello,
+) -> Result<(Call, Reply), ConnectError> {
+    dial.tls.check_validity(UnixTime::now())?;
+    let deadline = Deadline {
+        at: Instant::now() + dial.timeout,
+        after: dial.timeout,
+    };
+    let key = match (&hello.user, dial.password) {
+        (Some(user), Some(password)) => Some(password.key(user, &hello.module)),
+        _ => None,
+    };
+    let (tcp, peer) = dial_tcp(address, deadline).await?;
+    let shake = shake_hands(dial.tls, address, tcp);
+    let (stream, channel) = deadline.within(Stage::Tls, shake).await?;
+    let (read, write) = tokio::io::split(stream);
+    let mut call = Call {
+        reader: FrameReader::new(read, FrameLimits::SESSION),
+        writer: FrameWriter::new(write),
+        peer,
+    };
+    let exchange = async {
+        let (state, frame) = agent::connect(channel, hello, key)
+            .map_err(|error| ConnectError::Protocol(error.into()))?;
+        match state.handle(&call.ask(&frame).await?)? {
+            Reply::Answer(state, frame) => Ok(state.handle(&call.ask(&frame).await?)?),
+            reply => Ok(reply),
+        }
+    };
+    let reply = deadline.within(Stage::Greeting, exchange).await?;
+    Ok((call, reply))
+}
+
+/// Connects to the first address of the host that answers; the host is looked up anew each time.
+async fn dial_tcp(
+    address: &Address,
+    deadline: Deadline,
+) -> Result<(TcpStream, SocketAddr), ConnectError> {
+    let Address { host, port, .. } = address;
+    let lookup = async {
+        let found = lookup_host((host.as_str(), port.get())).await;
+        found
+            .map(|found| found.take(ADDRESSES_MAX).collect::<Vec<_>>())
+            .map_err(|error| ConnectError::Unreachable {
+                text: format!("{host}: {error}"),
+                nobody_listens: false,
+            })
+    };
+    let found = deadline.within(Stage::Resolve, lookup).await?;
+    let mut text = format!("{host} port {port}");
+    let mut nobody_listens = !found.is_empty();
+    let mut silent = 0;
+    for (index, &peer) in found.iter().enumerate() {
+        let left = deadline.at.saturating_duration_since(Instant::now());
+        let share = left / u32::try_from(found.len() - index).unwrap_or(1);
+        match tokio::time::timeout(share, TcpStream::connect(peer)).await {
+            Ok(Ok(stream)) => {
+                stream.set_nodelay(true).map_err(ConnectError::System)?;
+                return Ok((stream, peer));
+            }
+            Ok(Err(error)) => {
+                nobody_listens &= error.kind() == io::ErrorKind::ConnectionRefused;
+                let _ = write!(text, "; {}: {error}", peer.ip());
+            }
+            Err(_) => {
+                silent += 1;
+                nobody_listens = false;
+                let _ = write!(text, "; {}: no answer", peer.ip());
+            }
+        }
+    }
+    if silent > 0 && silent == found.len() {
+        let after = deadline.after;
+        let stage = Stage::Connect;
+        return Err(ConnectError::Timeout { stage, after });
+    }
+    Err(ConnectError::Unreachable {
+        text,
+        nobody_listens,
+    })
+}
+
+async fn shake_hands(
+    tls: &TlsSettings,
+    address: &Address,
+    tcp: TcpStream,
+) -> Result<(Stream, Channel), ConnectError> {
+    let name = tls.server_name(&address.host)?;
+    let mut stream = TlsConnector::from(tls.config())
+        .connect(name, tcp)
+        .await
+        .map_err(ConnectError::from_io)?;
+    let connection = stream.get_mut().1;
+    connection.set_buffer_limit(Some(TLS_BUFFER_BYTES));
+    if connection.alpn_protocol() != Some(ALPN) {
+        return Err(ConnectError::from_io(io::Error::other(
+            rustls::Error::NoApplicationProtocol,
+        )));
+    }
+    let failed = |error| ConnectError::from_io(io::Error::other(error));
+    let session = connection
+        .export_keying_material([0; 32], EXPORTER_LABEL, None)
+        .map_err(failed)?;
+    let receiver_key = connection
+        .peer_certificates()
+        .and_then(|chain| auth::key_hash(chain.first()?))
+        .ok_or(rustls::Error::NoCertificatesPresented)
+        .map_err(failed)?;
+    let channel = Channel {
+        session,
+        agent_key: tls.key_hash(),
+        receiver_key,
+    };
+    Ok((stream, channel))
+}

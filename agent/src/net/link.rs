@@ -1,0 +1,371 @@
+//! [`Link`]: one open session, shared by the threads that feed it.
+//!
+//! Sending never blocks: what is queued is bounded by the window of commits, the credit for chunks and
+//! the number of questions, all of which the senders wait for. One task writes, one reads; the reader
+//! never waits for the writer, so the two ends cannot block each other.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use syncd_proto::chain::CommitSigner;
+use syncd_proto::error::{DecodeError, ProtocolError};
+use syncd_proto::exchange::agent::{AgentSession, CommitError};
+use syncd_proto::frame::Frame;
+use syncd_proto::message::{
+    AgentMessage, Digests, Listing, ReceiverMessage, Reject, Rejected, Signature, Welcome,
+};
+use syncd_proto::op::{IdName, Op, TransferId};
+use tokio::io::AsyncWrite;
+use tokio::sync::Notify;
+
+use crate::net::framing::FrameWriter;
+
+/// Longest wait for the answer to one question.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Why something could not be sent or answered.
+#[derive(Debug)]
+pub enum LinkError {
+    /// The connection is gone.
+    Closed,
+    /// The receiver refused this question or transfer.
+    Rejected(Reject),
+    /// The receiver did not answer.
+    Timeout,
+    /// A message is above a limit.
+    TooLarge(DecodeError),
+}
+
+impl std::fmt::Display for LinkError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Closed => f.write_str("connection lost"),
+            Self::Rejected(reject) => write!(f, "{}: {}", reject.code, reject.text),
+            Self::Timeout => write!(f, "no answer for {} s", ANSWER_TIMEOUT.as_secs()),
+            Self::TooLarge(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl std::error::Error for LinkError {}
+
+/// An answer, or a part of one.
+#[derive(Debug)]
+pub enum Answer {
+    /// To a `DigestQuery`.
+    Digests(Digests),
+    /// To a `ListQuery`.
+    Listing(Listing),
+    /// To a `SignatureQuery`, with its payload.
+    Signature(Signature, Vec<u8>),
+    /// It is refused.
+    Rejected(Reject),
+}
+
+#[derive(Debug, Default)]
+struct Inbox {
+    answers: HashMap<u64, VecDeque<Answer>>,
+    rejected_transfers: HashMap<TransferId, Reject>,
+    credit: i64,
+}
+
+/// One open session.
+#[derive(Debug)]
+pub struct Link {
+    welcome: Welcome,
+    signer: CommitSigner,
+    outgoing: Mutex<Outgoing>,
+    writable: Notify,
+    inbox: Mutex<Inbox>,
+    arrived: Condvar,
+    closed: AtomicBool,
+    closing: Notify,
+    next_id: AtomicU64,
+    bytes_sent: AtomicU64,
+    bytes_received: AtomicU64,
+    last_heard_ms: AtomicU64,
+    started: Instant,
+}
+
+#[derive(Debug)]
+struct Outgoing {
+    session: AgentSession,
+    frames: VecDeque<Frame>,
+}
+
+impl Link {
+    /// A link over an open session.
+    #[must_use]
+    pub fn new(session: AgentSession, welcome: Welcome, signer: CommitSigner) -> Self {
+        let credit = i64::try_from(welcome.window_bytes).unwrap_or(i64::MAX);
+        Self {
+            welcome,
+            signer,
+            outgoing: Mutex::new(Outgoing {
+                session,
+                frames: VecDeque::new(),
+            }),
+            writable: Notify::new(),
+            inbox: Mutex::new(Inbox {
+                credit,
+                ..Inbox::default()
+            }),
+            arrived: Condvar::new(),
+            closed: AtomicBool::new(false),
+            closing: Notify::new(),
+            next_id: AtomicU64::new(1),
+            bytes_sent: AtomicU64::new(0),
+            bytes_received: AtomicU64::new(0),
+            last_heard_ms: AtomicU64::new(0),
+            started: Instant::now(),
+        }
+    }
+
+    /// What the receiver said when it opened the session.
+    #[must_use]
+    pub fn welcome(&self) -> &Welcome {
+        &self.welcome
+    }
+
+    /// A number for a question or transfer, not used before in this session.
+    #[must_use]
+    pub fn issue_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Queues a message.
+    ///
+    /// # Errors
+    /// [`LinkError::Closed`], [`LinkError::TooLarge`].
+    pub fn send(&self, message: &AgentMessage, payload: Vec<u8>) -> Result<(), LinkError> {
+        if self.is_closed() {
+            return Err(LinkError::Closed);
+        }
+        let mut outgoing = lock(&self.outgoing);
+        let frame = outgoing
+            .session
+            .frame(message, payload)
+            .map_err(LinkError::TooLarge)?;
+        outgoing.frames.push_back(frame);
+        drop(outgoing);
+        self.writable.notify_one();
+        Ok(())
+    }
+
+    /// Signs and queues a commit; returns its number and the size of its frame in bytes.
+    ///
+    /// # Errors
+    /// [`CommitError`]. On a closed link the commit is numbered and goes nowhere; what was in flight is
+    /// given back when the connection ends.
+    pub fn commit(
+        &self,
+        names: Vec<IdName>,
+        ops: Vec<Op>,
+        inline: &[u8],
+    ) -> Result<(u64, usize), CommitError> {
+        let mut outgoing = lock(&self.outgoing);
+        let (seq, frame) = outgoing.session.commit(&self.signer, names, ops, inline)?;
+        let bytes = frame.wire_len();
+        outgoing.frames.push_back(frame);
+        drop(outgoing);
+        self.writable.notify_one();
+        Ok((seq, bytes))
+    }
+
+    /// Number of the last commit sent, and of the last one visible at the receiver.
+    #[must_use]
+    pub fn progress(&self) -> (u64, u64) {
+        let outgoing = lock(&self.outgoing);
+        (outgoing.session.committed(), outgoing.session.applied())
+    }
+
+    /// Takes room for `bytes` of chunk payload, waiting until the receiver has consumed enough.
+    ///
+    /// # Errors
+    /// [`LinkError::Closed`]; [`LinkError::Rejected`] once the receiver has refused the transfer.
+    pub fn take_credit(&self, transfer: TransferId, bytes: usize) -> Result<(), LinkError> {
+        let mut inbox = lock(&self.inbox);
+        loop {
+            if self.is_closed() {
+                return Err(LinkError::Closed);
+            }
+            if let Some(reject) = inbox.rejected_transfers.get(&transfer) {
+                return Err(LinkError::Rejected(reject.clone()));
+            }
+            if inbox.credit > 0 {
+                inbox.credit -= i64::try_from(bytes).unwrap_or(i64::MAX);
+                return Ok(());
+            }
+            inbox = self
+                .arrived
+                .wait(inbox)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Forgets a transfer that has ended; the refusal, if there was one.
+    pub fn end_transfer(&self, transfer: TransferId) -> Option<Reject> {
+        lock(&self.inbox).rejected_transfers.remove(&transfer)
+    }
+
+    /// Asks a question and returns its number; [`Link::answer`] waits for the answer.
+    ///
+    /// # Errors
+    /// As [`Link::send`].
+    pub fn ask(&self, id: u64, question: &AgentMessage) -> Result<(), LinkError> {
+        lock(&self.inbox).answers.insert(id, VecDeque::new());
+        self.send(question, Vec::new())
+    }
+
+    /// Waits for the next part of an answer.
+    ///
+    /// # Errors
+    /// [`LinkError::Closed`], [`LinkError::Rejected`], [`LinkError::Timeout`].
+    pub fn answer(&self, id: u64) -> Result<Answer, LinkError> {
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        let mut inbox = lock(&self.inbox);
+        loop {
+            if self.is_closed() {
+                return Err(LinkError::Closed);
+            }
+            let next = inbox.answers.get_mut(&id).and_then(VecDeque::pop_front);
+            if let Some(answer) = next {
+                let last = match &answer {
+                    Answer::Digests(_) | Answer::Rejected(_) => true,
+                    Answer::Listing(part) => part.last,
+                    Answer::Signature(part, _) => part.last,
+                };
+                if last {
+                    inbox.answers.remove(&id);
+                }
+                return match answer {
+                    Answer::Rejected(reject) => Err(LinkError::Rejected(reject)),
+                    other => Ok(other),
+                };
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                inbox.answers.remove(&id);
+                return Err(LinkError::Timeout);
+            }
+            inbox = self
+                .arrived
+                .wait_timeout(inbox, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    /// Takes a frame from the receiver: answers, credit and refused transfers are kept for those who
+    /// wait; everything else is returned.
+    ///
+    /// # Errors
+    /// Those of [`AgentSession::handle`]; the connection is over then.
+    pub fn handle(&self, frame: Frame) -> Result<Option<ReceiverMessage>, ProtocolError> {
+        self.bytes_received
+            .fetch_add(frame.wire_len() as u64, Ordering::Relaxed);
+        self.last_heard_ms
+            .store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
+        let message = lock(&self.outgoing).session.handle(&frame)?;
+        let (id, answer) = match message {
+            ReceiverMessage::Credit(credit) => {
+                let mut inbox = lock(&self.inbox);
+                let bytes = i64::try_from(credit.bytes).unwrap_or(i64::MAX);
+                inbox.credit = inbox.credit.saturating_add(bytes);
+                drop(inbox);
+                self.arrived.notify_all();
+                return Ok(None);
+            }
+            ReceiverMessage::Reject(reject) => match reject.what {
+                Rejected::Query(id) => (id, Answer::Rejected(reject)),
+                Rejected::Transfer(transfer) => {
+                    lock(&self.inbox)
+                        .rejected_transfers
+                        .insert(transfer, reject);
+                    self.arrived.notify_all();
+                    return Ok(None);
+                }
+                Rejected::Op { .. } | Rejected::Session => {
+                    return Ok(Some(ReceiverMessage::Reject(reject)));
+                }
+            },
+            ReceiverMessage::Digests(digests) => (digests.id, Answer::Digests(digests)),
+            ReceiverMessage::Listing(listing) => (listing.id, Answer::Listing(listing)),
+            ReceiverMessage::Signature(part) => (part.id, Answer::Signature(part, frame.payload)),
+            other => return Ok(Some(other)),
+        };
+        let mut inbox = lock(&self.inbox);
+        let Some(queue) = inbox.answers.get_mut(&id) else {
+            return Err(ProtocolError::Contradiction("answer to no question"));
+        };
+        queue.push_back(answer);
+        drop(inbox);
+        self.arrived.notify_all();
+        Ok(None)
+    }
+
+    /// Writes what is queued until the link is closed.
+    ///
+    /// # Errors
+    /// Those of the connection.
+    pub async fn write_all<W: AsyncWrite + Unpin>(
+        &self,
+        mut writer: FrameWriter<W>,
+    ) -> std::io::Result<()> {
+        loop {
+            let next = lock(&self.outgoing).frames.pop_front();
+            if let Some(frame) = next {
+                self.bytes_sent
+                    .fetch_add(frame.wire_len() as u64, Ordering::Relaxed);
+                writer.feed(&frame).await?;
+                continue;
+            }
+            writer.flush().await?;
+            if self.is_closed() {
+                return Ok(());
+            }
+            tokio::select! {
+                () = self.writable.notified() => {}
+                () = self.closing.notified() => {}
+            }
+        }
+    }
+
+    /// Bytes sent and received so far, frames without TLS.
+    #[must_use]
+    pub fn bytes(&self) -> (u64, u64) {
+        (
+            self.bytes_sent.load(Ordering::Relaxed),
+            self.bytes_received.load(Ordering::Relaxed),
+        )
+    }
+
+    /// Time since the receiver was last heard.
+    #[must_use]
+    pub fn silence(&self) -> Duration {
+        let heard = Duration::from_millis(self.last_heard_ms.load(Ordering::Relaxed));
+        self.started.elapsed().saturating_sub(heard)
+    }
+
+    /// Whether nothing can be sent any more.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Ends it: everybody who waits is told.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        // Whoever holds the lock has not begun to wait yet and will see the flag.
+        drop(lock(&self.inbox));
+        self.arrived.notify_all();
+        self.closing.notify_one();
+        self.writable.notify_one();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,230 @@
+//! Answers requests that came over the control socket.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use syncd_proto::path::WirePath;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast, mpsc};
+
+use crate::control::ControlRequest;
+use crate::control::protocol::{Change, Command, Event, Reply};
+use crate::control::status::Verdict;
+use crate::pipeline::source::Source;
+use crate::pipeline::status;
+use crate::pipeline::target::Target;
+
+/// Answers until nobody can ask any more.
+pub(super) async fn answer(
+    sources: Vec<Arc<Source>>,
+    mut requests: mpsc::Receiver<ControlRequest>,
+    started: Instant,
+) {
+    let sources = Arc::new(sources);
+    while let Some(ControlRequest { command, mut reply }) = requests.recv().await {
+        let sources = sources.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                // Nobody waits for the answer any more.
+                () = reply.closed() => {}
+                answer = answer_one(&sources, command, started) => {
+                    let _ = reply.send(answer);
+                }
+            }
+        });
+    }
+}
+
+async fn answer_one(sources: &[Arc<Source>], command: Command, started: Instant) -> Reply {
+    match command {
+        Command::Status {} | Command::Events {} => {
+            let status = status::gather(sources, started);
+            Reply::Status {
+                verdict: status.verdict(),
+                status,
+            }
+        }
+        Command::Wait { path, timeout_ms } => {
+            let wanted = match select(sources, path) {
+                Ok(wanted) => wanted,
+                Err(reply) => return reply,
+            };
+            let timeout = Duration::from_millis(timeout_ms);
+            let waited = tokio::time::timeout(timeout, wait(&wanted)).await;
+            let status = status::gather(sources, started);
+            let (verdict, text) = match waited {
+                Ok(()) => (Verdict::InSync, "durable at every target".to_owned()),
+                Err(_) => (
+                    status.verdict().max(Verdict::Behind),
+                    format!("not done within {timeout_ms} ms"),
+                ),
+            };
+            Reply::Wait { verdict, text }
+        }
+        Command::Rescan { path } => match select(sources, path) {
+            Ok(wanted) => {
+                for (source, path) in &wanted {
+                    source.rescan(path.as_ref().unwrap_or(&WirePath::root()));
+                }
+                let text = "comparing again".to_owned();
+                Reply::Done { text }
+            }
+            Err(reply) => reply,
+        },
+        Command::Approve { id } => decide(sources, &id, |target, id| {
+            target.update(|state, now| {
+                let done = state.brake.approve(id);
+                state.dirty.retry_all(now);
+                done
+            })
+        }),
+        Command::Reject { id } => decide(sources, &id, |target, id| {
+            target.update(|state, _| state.brake.reject(id))
+        }),
+    }
+}
+
+fn decide(sources: &[Arc<Source>], id: &str, act: impl Fn(&Target, u64) -> bool) -> Reply {
+    let Ok(number) = id.parse() else {
+        return unknown_id(id);
+    };
+    let targets = sources.iter().flat_map(|source| &source.targets);
+    let known = targets.filter(|target| act(target, number)).count() > 0;
+    if known {
+        Reply::Done {
+            text: format!("done: {id}"),
+        }
+    } else {
+        unknown_id(id)
+    }
+}
+
+fn unknown_id(id: &str) -> Reply {
+    Reply::Error {
+        text: format!("nothing is held as {id}, or its source is lost"),
+        hint: Some("syncd-agent status shows what is held".to_owned()),
+    }
+}
+
+type Wanted = Vec<(Arc<Source>, Option<WirePath>)>;
+
+/// The sources a request is about, and the path in each; all of them without a path.
+fn select(sources: &[Arc<Source>], path: Option<PathBuf>) -> Result<Wanted, Reply> {
+    let Some(path) = path else {
+        return Ok(sources
+            .iter()
+            .map(|source| (source.clone(), None))
+            .collect());
+    };
+    let found = sources.iter().find_map(|source| {
+        let relative = relative_to(source.root.path(), &path)?;
+        Some((source.clone(), Some(WirePath::from_relative(&relative)?)))
+    });
+    found.map(|found| vec![found]).ok_or_else(|| Reply::Error {
+        text: format!(
+            "{} is not below a source of this agent",
+            crate::control::protocol::path_text(&path)
+        ),
+        hint: Some("syncd-agent status lists them".to_owned()),
+    })
+}
+
+fn relative_to(root: &Path, path: &Path) -> Option<PathBuf> {
+    if path.is_relative() {
+        return Some(path.to_owned());
+    }
+    if let Ok(tail) = path.strip_prefix(root) {
+        return Some(tail.to_owned());
+    }
+    let root = root.canonicalize().ok()?;
+    path.strip_prefix(root).ok().map(Path::to_owned)
+}
+
+/// Waits until what was seen up to now (or the path's current version) is durable at every target.
+async fn wait(wanted: &Wanted) {
+    for (source, path) in wanted {
+        source.barrier().await;
+        for target in &source.targets {
+            match path {
+                None => wait_for_all(target).await,
+                Some(path) => wait_for_path(target, path).await,
+            }
+        }
+    }
+}
+
+async fn wait_for_all(target: &Target) {
+    let mut versions = target.versions();
+    let horizon = target.lock().dirty.horizon();
+    loop {
+        {
+            let state = target.lock();
+            let connected = state.counts.comparisons > 0 && state.link.is_some();
+            let oldest = state.dirty.oldest().map(|(seq, _)| seq);
+            if connected && oldest.is_none_or(|seq| seq >= horizon) {
+                return;
+            }
+        }
+        if versions.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn wait_for_path(target: &Target, path: &WirePath) {
+    let mut versions = target.versions();
+    let horizon = target.lock().dirty.horizon();
+    loop {
+        {
+            let state = target.lock();
+            let connected = state.counts.comparisons > 0 && state.link.is_some();
+            if connected && state.dirty.is_clean(path) && state.outbox.is_clean(path) {
+                return;
+            }
+            let oldest = state.dirty.oldest().map(|(seq, _)| seq);
+            if connected && oldest.is_none_or(|seq| seq >= horizon) {
+                return;
+            }
+        }
+        if versions.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Passes a target's changes on to whoever listens at the socket.
+pub(super) fn forward_events(target: &Arc<Target>, events: broadcast::Sender<Event>) {
+    let name = target.name.clone();
+    let mut done = target.follow();
+    tokio::spawn(async move {
+        loop {
+            let event = match done.recv().await {
+                Ok(done) => Event::Durable {
+                    target: name.clone(),
+                    path: done.path.to_string(),
+                    op: change_of(done.verb),
+                    bytes: done.bytes,
+                    latency_ms: done.latency.as_millis() as u64,
+                },
+                Err(RecvError::Lagged(count)) => Event::Missed { count },
+                Err(RecvError::Closed) => return,
+            };
+            // Nobody listens: that is fine.
+            let _ = events.send(event);
+        }
+    });
+}
+
+fn change_of(verb: &str) -> Change {
+    match verb {
+        "put" => Change::Put,
+        "mkdir" => Change::Mkdir,
+        "symlink" => Change::Symlink,
+        "link" => Change::Link,
+        "mknod" => Change::Special,
+        "rename" | "exchange" => Change::Rename,
+        "remove" => Change::Remove,
+        _ => Change::Meta,
+    }
+}

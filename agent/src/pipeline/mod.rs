@@ -1,0 +1,212 @@
+//! Joins the rooms: which threads and tasks there are, what they share, and in which order they end.
+//!
+//! ```text
+//! watcher thread --marks--> DirtySet <--marks-- comparison thread --questions--> receiver
+//! scanner thread --marks-->     |
+//!                               +--> planner thread --batches--> link --> receiver
+//!                               +--> transfer threads --chunks-> link --> receiver
+//! session task: connects, writes, reads; acknowledgements --> DirtySet, Outbox
+//! ```
+//!
+//! Per source: a watcher and a scanner. Per target: a planner, a comparer, [`TRANSFERS`] transfer
+//! threads, a session task, and one lock that is never held while anything blocks.
+
+pub mod bulk;
+mod control;
+pub mod delta;
+pub mod oneshot;
+pub mod planner;
+pub mod reconcile;
+pub mod session;
+pub mod source;
+mod status;
+pub mod stop;
+pub mod target;
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use syncd_proto::message::Purpose;
+use tokio::sync::{broadcast, mpsc};
+
+use crate::commands::load;
+use crate::control::ControlRequest;
+use crate::control::protocol::Event;
+use crate::error::Fatal;
+use crate::fs::root::SourceRoot;
+use crate::fs::watch::Backend;
+use crate::logic::brake::{Brake, DeleteLimit};
+use crate::logic::coalesce::Settle;
+use crate::logic::config::{self, Config, TargetConfig};
+use crate::pipeline::session::Access;
+use crate::pipeline::source::Source;
+use crate::pipeline::stop::Stop;
+use crate::pipeline::target::Target;
+
+/// Large files transferred to a target at once.
+const TRANSFERS: usize = 2;
+
+/// Most dirty paths of a target; above, directories are compared instead.
+const MARKS_MAX: usize = 200_000;
+
+/// A target with the way to reach it.
+#[derive(Debug)]
+pub struct Reach {
+    /// What it has not got.
+    pub target: Arc<Target>,
+    /// How to reach it.
+    pub access: Arc<Access>,
+}
+
+/// A source with everything that is needed to mirror it.
+#[derive(Debug)]
+pub struct Mirror {
+    /// The tree and its targets.
+    pub source: Arc<Source>,
+    /// The same targets, with the way to reach them.
+    pub reach: Vec<Reach>,
+    backend: config::Backend,
+}
+
+/// Opens sources and credentials; nothing is connected or watched yet.
+///
+/// # Errors
+/// [`Fatal`].
+pub fn prepare(config: &Config) -> Result<Vec<Mirror>, Fatal> {
+    let started = Instant::now();
+    let sources = config.sources.iter();
+    sources
+        .map(|source| prepare_source(source, started))
+        .collect()
+}
+
+fn prepare_source(source: &config::Source, started: Instant) -> Result<Mirror, Fatal> {
+    let root = SourceRoot::open(&source.path)
+        .map_err(|error| Fatal::Source(source.path.clone(), error))?;
+    let root = Arc::new(root);
+    let settle = Settle {
+        settle_ms: source.settle.as_millis() as u64,
+        hold_max_ms: source.hold_max.as_millis() as u64,
+        marks_max: MARKS_MAX,
+        delete: source.delete,
+    };
+    let limit = source.max_delete.count.map(|count_max| DeleteLimit {
+        count_max,
+        window_ms: source.max_delete.window.as_millis() as u64,
+    });
+    let mut reach = Vec::new();
+    for config in &source.targets {
+        let access = Arc::new(prepare_access(config)?);
+        let name = config.to.to_string();
+        let target = Target::new(name, root.clone(), settle, Brake::new(limit), started);
+        reach.push(Reach {
+            target: Arc::new(target),
+            access,
+        });
+    }
+    let targets = reach.iter().map(|reach| reach.target.clone()).collect();
+    Ok(Mirror {
+        source: Source::new(root, targets),
+        reach,
+        backend: source.backend,
+    })
+}
+
+fn prepare_access(config: &TargetConfig) -> Result<Access, Fatal> {
+    let (tls, password) = load(&config.access)?;
+    Ok(Access {
+        config: config.clone(),
+        tls,
+        password,
+    })
+}
+
+/// Mirrors until `stop`, answering requests on the way.
+///
+/// # Errors
+/// [`Fatal::System`].
+pub async fn run(
+    mirrors: Vec<Mirror>,
+    requests: mpsc::Receiver<ControlRequest>,
+    events: broadcast::Sender<Event>,
+    stop: Stop,
+) -> Result<(), Fatal> {
+    let started = Instant::now();
+    let mut threads = Vec::new();
+    let mut sessions = Vec::new();
+    for mirror in &mirrors {
+        threads.push(watch(mirror)?);
+        for reach in &mirror.reach {
+            threads.extend(work(&reach.target)?);
+            sessions.push(connect(reach, &stop));
+            control::forward_events(&reach.target, events.clone());
+        }
+    }
+    let sources: Vec<_> = mirrors.iter().map(|mirror| mirror.source.clone()).collect();
+    let answering = tokio::spawn(control::answer(sources.clone(), requests, started));
+    stop.cancelled().await;
+    answering.abort();
+    for session in sessions {
+        // A session that panicked has nothing more to say.
+        let _ = session.await;
+    }
+    for source in &sources {
+        source.stop();
+        source.targets.iter().for_each(|target| target.stop());
+    }
+    let joined = tokio::task::spawn_blocking(move || {
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!("a thread had panicked");
+            }
+        }
+    });
+    let _ = joined.await;
+    Ok(())
+}
+
+fn connect(reach: &Reach, stop: &Stop) -> tokio::task::JoinHandle<()> {
+    let (target, access, stop) = (reach.target.clone(), reach.access.clone(), stop.clone());
+    tokio::spawn(async move {
+        // Only a one-shot run ends with an error.
+        let _ = session::run(&target, &access, Purpose::Mirror, false, &stop).await;
+    })
+}
+
+fn watch(mirror: &Mirror) -> Result<JoinHandle<()>, Fatal> {
+    let source = mirror.source.clone();
+    let backend = match mirror.backend {
+        config::Backend::Notify => Backend::Notify,
+        config::Backend::Auto | config::Backend::Inotify => Backend::Inotify,
+    };
+    spawn("watch", move || {
+        if let Err(error) = source.run(backend) {
+            source.watching_failed(&error.to_string());
+        }
+    })
+}
+
+/// Starts the threads that feed one target.
+///
+/// # Errors
+/// [`Fatal::System`].
+pub fn work(target: &Arc<Target>) -> Result<Vec<JoinHandle<()>>, Fatal> {
+    let mut threads = Vec::new();
+    let shared = target.clone();
+    threads.push(spawn("plan", move || planner::run(&shared))?);
+    let shared = target.clone();
+    threads.push(spawn("compare", move || reconcile::run(&shared))?);
+    for _ in 0..TRANSFERS {
+        let shared = target.clone();
+        threads.push(spawn("transfer", move || bulk::run(&shared))?);
+    }
+    Ok(threads)
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Fatal> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(body)
+        .map_err(Fatal::System)
+}

@@ -1,0 +1,298 @@
+//! The planner thread of a target: takes what is due, asks the disk, sends batches.
+
+use std::sync::Arc;
+
+use syncd_proto::limits::INLINE_FILE_BYTES_MAX;
+use syncd_proto::meta::{EntryMeta, Kind, Meta};
+use syncd_proto::path::WirePath;
+
+use crate::fs::read::{self, ReadError, Stability};
+use crate::fs::scan;
+use crate::logic::brake::Verdict;
+use crate::logic::coalesce::{Look, Millis, Remote, Rename, Taken};
+use crate::logic::plan::{Found, Planner, meta_of};
+use crate::net::link::Link;
+use crate::pipeline::target::{State, Target};
+
+/// Paths taken at once.
+const TAKE_MAX: usize = 512;
+
+/// Renames taken at once.
+const RENAMES_MAX: usize = 256;
+
+/// How long absence that nobody reported waits for the event that explains it, in milliseconds.
+const ABSENCE_MS: Millis = 50;
+
+/// How long removes wait for a held brake before they are looked at again, in milliseconds.
+const HELD_MS: Millis = 1_000;
+
+/// What one look at a path led to.
+enum Outcome {
+    /// It can be sent.
+    Found(Found),
+    /// It is a large file: to be transferred.
+    Large,
+    /// Not now.
+    Later(Millis),
+    /// It cannot be read.
+    Failed(&'static str, String),
+}
+
+/// What is worked on in one go.
+struct Work {
+    link: Arc<Link>,
+    renames: Vec<Rename>,
+    ready: Vec<(Taken, Found)>,
+    taken: Vec<Taken>,
+}
+
+/// Runs until the target stops.
+pub fn run(target: &Arc<Target>) {
+    while let Some(work) = next_work(target) {
+        let mut batch = Planner::new();
+        let link = work.link;
+        for rename in work.renames {
+            add_rename(target, &mut batch, rename);
+        }
+        for (taken, found) in work.ready {
+            batch.found(taken, found);
+        }
+        for taken in work.taken {
+            look_and_add(target, &link, &mut batch, taken);
+            if batch.is_full() {
+                send(target, &link, std::mem::take(&mut batch));
+                wait_for_room(target, &link);
+            }
+        }
+        send(target, &link, batch);
+    }
+}
+
+/// Waits until there is something to do and room to send it. `None` once the target stops.
+fn next_work(target: &Target) -> Option<Work> {
+    let mut state = target.lock();
+    loop {
+        if state.stopping {
+            return None;
+        }
+        let now = target.now();
+        let mut due = None;
+        if let Some(link) = state.link.clone().filter(|link| !link.is_closed())
+            && link.welcome().writable
+            && state.outbox.has_room()
+        {
+            match state.resting_until(now) {
+                Some(until) => due = Some(until),
+                None => {
+                    let work = take_work(&mut state, link, now);
+                    if !(work.renames.is_empty() && work.ready.is_empty() && work.taken.is_empty())
+                    {
+                        return Some(work);
+                    }
+                    due = state.dirty.next_due();
+                }
+            }
+        }
+        state = target.wait(state, due);
+    }
+}
+
+fn take_work(state: &mut State, link: Arc<Link>, now: Millis) -> Work {
+    let renames = state.dirty.take_renames(RENAMES_MAX);
+    let ready = std::mem::take(&mut state.ready);
+    // While more renames wait, paths already carry names that the target does not know yet.
+    let taken = if state.dirty.has_renames() {
+        Vec::new()
+    } else {
+        state.dirty.take(now, TAKE_MAX)
+    };
+    for taken in &taken {
+        state.dirty.begun(&taken.path);
+    }
+    Work {
+        link,
+        renames,
+        ready,
+        taken,
+    }
+}
+
+fn wait_for_room(target: &Target, link: &Link) {
+    let mut state = target.lock();
+    while !state.stopping && !link.is_closed() && !state.outbox.has_room() {
+        state = target.wait(state, None);
+    }
+}
+
+fn add_rename(target: &Target, batch: &mut Planner, rename: Rename) {
+    let there = target.root.stat(&rename.to).ok().flatten();
+    let origin = target.root.stat(&rename.from).ok().flatten();
+    let both = there.is_some() && origin.is_some();
+    if rename.swap {
+        if both {
+            batch.exchange(rename);
+        } else {
+            target.update(|state, _| state.dirty.settle_seq(rename.seq));
+        }
+        return;
+    }
+    if rename.dir && origin.is_some() {
+        // A name that is there again may be a swap: see what is in it.
+        target.update(|state, now| {
+            state
+                .dirty
+                .found(rename.from.clone(), Look::Content, Remote::Unknown, now);
+            state.dirty.compare(rename.from.clone(), now);
+            state.dirty.compare(rename.to.clone(), now);
+        });
+    }
+    batch.rename(rename, there.as_ref());
+}
+
+fn look_and_add(target: &Arc<Target>, link: &Arc<Link>, batch: &mut Planner, mut taken: Taken) {
+    match look(target, &taken) {
+        Outcome::Found(Found::Absent) if !taken.mark.gone => {
+            taken.mark.gone = true;
+            target.defer(taken, target.now() + ABSENCE_MS);
+        }
+        Outcome::Found(Found::Absent) if !target.delete => {
+            target.update(|state, _| {
+                state.dirty.logged(&taken.path);
+                state.dirty.arrived(&taken.path);
+                state.dirty.settle_seq(taken.mark.seq);
+            });
+        }
+        Outcome::Found(Found::Absent) => remove(target, batch, taken),
+        Outcome::Found(found) => {
+            if let Found::Small { bytes, .. } = &found
+                && !batch.has_room(bytes.len() as u64)
+            {
+                send(target, link, std::mem::take(batch));
+                wait_for_room(target, link);
+            }
+            batch.found(taken, found);
+        }
+        Outcome::Large => target.update(|state, _| state.bulk.push_back(taken)),
+        Outcome::Later(due) => target.defer(taken, due),
+        Outcome::Failed(code, text) => target.failed(taken, code, text),
+    }
+}
+
+fn remove(target: &Target, batch: &mut Planner, taken: Taken) {
+    let doubt = doubt_about_root(target, &taken.path);
+    let verdict = target.update(|state, now| {
+        match doubt {
+            None => state.brake.root_back(),
+            Some(reason) => state.brake.root_lost(reason, now),
+        }
+        state.may_remove(taken.mark.weight, now)
+    });
+    match verdict {
+        Verdict::Go => batch.found(taken, Found::Absent),
+        Verdict::Held => target.defer(taken, target.now() + HELD_MS),
+    }
+}
+
+/// Why absence at the source may not mean that something was deleted.
+fn doubt_about_root(target: &Target, path: &WirePath) -> Option<String> {
+    let root = target.root.path().display();
+    if !matches!(target.root.check_identity(), Ok(true)) {
+        return Some(format!(
+            "{root} is not the directory that was there at the start (unmounted, moved or replaced)"
+        ));
+    }
+    let empty = path.parent().is_some_and(|parent| parent.is_root())
+        && matches!(scan::list(&target.root, &WirePath::root()), Ok(Some(entries)) if entries.is_empty());
+    empty.then(|| {
+        format!("{root} is empty: if that is meant, remove the files at the target by hand")
+    })
+}
+
+fn look(target: &Target, taken: &Taken) -> Outcome {
+    let entry = match target.root.stat(&taken.path) {
+        Ok(Some(entry)) => entry,
+        Ok(None) => return Outcome::Found(Found::Absent),
+        Err(error) => return Outcome::Failed("unreadable", describe(taken, "stat", &error)),
+    };
+    let known = taken.mark.remote != Remote::Absent && !taken.mark.born;
+    if taken.mark.look == Look::Meta && known {
+        return Outcome::Found(Found::Metadata {
+            kind: entry.kind,
+            size: entry.size,
+            meta: meta_of(&entry),
+        });
+    }
+    match entry.kind {
+        Kind::Dir => Outcome::Found(Found::Dir(meta_of(&entry))),
+        Kind::Symlink => match target.root.read_link(&taken.path) {
+            Ok(Some(link)) => Outcome::Found(Found::Symlink {
+                meta: meta_of(&entry),
+                target: link,
+            }),
+            Ok(None) | Err(_) => Outcome::Later(target.now() + ABSENCE_MS),
+        },
+        Kind::File => look_at_file(target, taken, &entry),
+        kind => Outcome::Found(Found::Special {
+            meta: meta_of(&entry),
+            kind,
+            rdev: entry.rdev,
+        }),
+    }
+}
+
+fn look_at_file(target: &Target, taken: &Taken, entry: &EntryMeta) -> Outcome {
+    let now = target.now();
+    let settle = target.settle();
+    let held_until = taken.mark.first + settle.hold_max_ms;
+    if taken.mark.open && now < taken.mark.quiet_at {
+        return Outcome::Later(taken.mark.quiet_at);
+    }
+    if entry.size > INLINE_FILE_BYTES_MAX {
+        return Outcome::Large;
+    }
+    let stability = if now >= held_until {
+        Stability::Waived
+    } else {
+        Stability::Required
+    };
+    match read::read_small(&target.root, &taken.path, INLINE_FILE_BYTES_MAX, stability) {
+        Ok(file) => Outcome::Found(Found::Small {
+            meta: file.meta,
+            bytes: file.bytes,
+            digest: file.digest,
+        }),
+        Err(ReadError::TooLarge) => Outcome::Large,
+        Err(ReadError::Changed) => {
+            Outcome::Later((now + settle.settle_ms).min(held_until.max(now + 10)))
+        }
+        Err(ReadError::Gone | ReadError::NotAFile) => Outcome::Later(now + 1),
+        Err(ReadError::Denied(error)) => {
+            Outcome::Failed("permission denied", describe(taken, "read", &error))
+        }
+        Err(ReadError::Io(error)) => Outcome::Failed("unreadable", describe(taken, "read", &error)),
+    }
+}
+
+fn send(target: &Target, link: &Arc<Link>, batch: Planner) {
+    if batch.is_empty() {
+        return;
+    }
+    let dirs = batch
+        .touched()
+        .into_iter()
+        .filter_map(|dir| {
+            let meta = dir_meta(target, &dir)?;
+            Some((dir, meta))
+        })
+        .collect();
+    target.send(link, batch.finish(dirs));
+}
+
+fn dir_meta(target: &Target, dir: &WirePath) -> Option<Meta> {
+    let entry = target.root.stat(dir).ok().flatten()?;
+    (entry.kind == Kind::Dir).then(|| meta_of(&entry))
+}
+
+fn describe(taken: &Taken, what: &str, error: &std::io::Error) -> String {
+    format!("cannot {what} {} at the source: {error}", taken.path)
+}

@@ -1,0 +1,484 @@
+//! The comparison thread of a target: finds where source and target differ by digests, and marks it.
+//!
+//! Equal digests end a comparison after one question. Where they differ it descends, directory by
+//! directory, and marks single entries; whatever changes meanwhile is marked by its own event. Marking
+//! pauses while much is dirty, so that memory does not grow with what is missing.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use syncd_proto::merkle;
+use syncd_proto::message::{AgentMessage, DigestQuery, ListEntry, ListQuery};
+use syncd_proto::meta::{Compare, EntryMeta, Kind, Mtime};
+use syncd_proto::path::{Name, WirePath};
+use syncd_proto::tree::{DigestTree, TreeReader};
+
+use crate::fs::scan::{ScanProblem, SourceReader};
+use crate::logic::coalesce::{Comparison, Look, Millis, Remote};
+use crate::net::link::{Answer, Link, LinkError};
+use crate::pipeline::target::Target;
+
+/// Directories asked about at once.
+const QUERIES_MAX: usize = 32;
+
+/// Marks above which a comparison waits, and below which it goes on.
+const DIRTY_HIGH: usize = 20_000;
+
+/// How long a comparison that failed waits, in milliseconds.
+const RETRY_MS: Millis = 1_000;
+
+/// Why a comparison ended early.
+#[derive(Debug)]
+pub enum CompareError {
+    /// The connection, or the receiver's answer.
+    Link(LinkError),
+    /// The source.
+    Source(std::io::Error),
+    /// The receiver answered something else.
+    Answer,
+    /// The target stops.
+    Stopped,
+}
+
+impl std::fmt::Display for CompareError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Link(error) => write!(f, "comparison with the receiver: {error}"),
+            Self::Source(error) => write!(f, "comparison: cannot read the source: {error}"),
+            Self::Answer => f.write_str("the receiver's answer does not fit the question"),
+            Self::Stopped => f.write_str("stopped"),
+        }
+    }
+}
+
+impl std::error::Error for CompareError {}
+
+impl From<LinkError> for CompareError {
+    fn from(error: LinkError) -> Self {
+        Self::Link(error)
+    }
+}
+
+/// One way in which source and target differ.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Difference {
+    /// Only the source has it.
+    Missing(EntryMeta),
+    /// Only the target has it.
+    Extra(EntryMeta),
+    /// Both have it, and it is not the same: the source's, then the target's.
+    Changed(EntryMeta, EntryMeta),
+}
+
+/// Runs until the target stops.
+pub fn run(target: &Arc<Target>) {
+    loop {
+        let (path, comparison, link) = {
+            let mut state = target.lock();
+            loop {
+                if state.stopping {
+                    return;
+                }
+                let now = target.now();
+                let link = state.link.clone().filter(|link| !link.is_closed());
+                if let Some(link) = link
+                    && let Some((path, comparison)) = state.dirty.take_comparison(now)
+                {
+                    state.comparing = true;
+                    break (path, comparison, link);
+                }
+                let due = state.dirty.next_comparison_due().filter(|due| *due > now);
+                state = target.wait(state, due);
+            }
+        };
+        finish(target, path, comparison, &link);
+    }
+}
+
+fn finish(target: &Arc<Target>, path: Arc<WirePath>, comparison: Comparison, link: &Arc<Link>) {
+    let mut mark = |path: WirePath, difference: Difference| mark(target, path, difference);
+    let result = compare(target, link, &path, false, &mut mark);
+    target.update(|state, now| {
+        state.comparing = false;
+        match result {
+            Ok(equal) => {
+                state.counts.comparisons += 1;
+                state.dirty.settle_seq(comparison.seq);
+                state.first_sync_done |= state.dirty.outstanding() == 0;
+                if let (Some(root), true) = (equal, path.is_root()) {
+                    state.identical = Some((root, std::time::SystemTime::now()));
+                }
+            }
+            Err(error) => {
+                if !matches!(
+                    error,
+                    CompareError::Stopped | CompareError::Link(LinkError::Closed)
+                ) {
+                    tracing::warn!(target = %target.name, path = %path, "{error}");
+                }
+                state
+                    .dirty
+                    .give_back_comparison(path, comparison, now + RETRY_MS);
+            }
+        }
+    });
+}
+
+fn mark(target: &Target, path: WirePath, difference: Difference) -> Result<(), CompareError> {
+    wait_until_less_dirty(target)?;
+    target.update(|state, now| {
+        let (look, remote, size) = match difference {
+            Difference::Missing(here) => (Look::Content, Remote::Absent, Some(here)),
+            Difference::Extra(_) if !target.delete => return,
+            Difference::Extra(_) => {
+                state.dirty.gone(path, now);
+                return;
+            }
+            Difference::Changed(here, there) => {
+                let same_content = here.kind == there.kind
+                    && here.size == there.size
+                    && here.content == there.content
+                    && (here.kind != Kind::File || here.mtime == there.mtime);
+                let look = if same_content {
+                    Look::Meta
+                } else {
+                    Look::Content
+                };
+                (look, Remote::Present, Some(here))
+            }
+        };
+        if let Some(here) = size.filter(|here| here.kind == Kind::File && look == Look::Content) {
+            state.counts.found_files += 1;
+            state.counts.found_bytes += here.size;
+        }
+        state.dirty.found(path, look, remote, now);
+    });
+    Ok(())
+}
+
+fn wait_until_less_dirty(target: &Target) -> Result<(), CompareError> {
+    let mut state = target.lock();
+    while state.dirty.len() + state.bulk.len() > DIRTY_HIGH {
+        if state.stopping {
+            return Err(CompareError::Stopped);
+        }
+        if state.link.as_ref().is_none_or(|link| link.is_closed()) {
+            return Err(CompareError::Link(LinkError::Closed));
+        }
+        state = target.wait(state, None);
+    }
+    Ok(())
+}
+
+/// Compares the trees below `path` and reports every difference, parents first. Returns the digest if
+/// there is none and both trees could be read whole.
+///
+/// # Errors
+/// [`CompareError`]; what was reported until then stands.
+pub fn compare(
+    target: &Target,
+    link: &Arc<Link>,
+    path: &WirePath,
+    content: bool,
+    report: &mut dyn FnMut(WirePath, Difference) -> Result<(), CompareError>,
+) -> Result<Option<String>, CompareError> {
+    settle_commits(target, link)?;
+    let policy = link.welcome().compare;
+    let id = link.issue_id();
+    let question = DigestQuery {
+        id,
+        paths: vec![path.clone()],
+        content,
+    };
+    // Both sides walk at the same time.
+    link.ask(id, &AgentMessage::DigestQuery(question))?;
+    let here = build(target, path, policy, content)?;
+    let Answer::Digests(answer) = link.answer(id)? else {
+        return Err(CompareError::Answer);
+    };
+    let there = answer.digests.first().copied().flatten();
+    let Some(here) = here else {
+        // No such directory: whatever stands there is looked at by itself.
+        if let Some(entry) = stat(target, path)? {
+            report(path.clone(), Difference::Missing(entry))?;
+        } else if there.is_some() && !path.is_root() {
+            let gone = EntryMeta {
+                kind: Kind::Dir,
+                ..unknown()
+            };
+            report(path.clone(), Difference::Extra(gone))?;
+        }
+        return Ok(None);
+    };
+    let complete = here.is_complete(&WirePath::root());
+    if there == Some(here.root_digest()) && complete {
+        return Ok(Some(here.root_digest().to_string()));
+    }
+    let mut walk = Walk {
+        target,
+        link,
+        base: path.clone(),
+        here,
+        policy,
+        content,
+    };
+    if there.is_none() {
+        if let Some(entry) = stat(target, path)? {
+            report(path.clone(), Difference::Missing(entry))?;
+        }
+        walk.report_all(path.clone(), report)?;
+    } else {
+        walk.descend(report)?;
+    }
+    Ok(None)
+}
+
+/// Waits until the receiver has applied what was sent: its answer must not be about an older state.
+fn settle_commits(target: &Target, link: &Link) -> Result<(), CompareError> {
+    let (sent, _) = link.progress();
+    let mut state = target.lock();
+    loop {
+        if state.stopping {
+            return Err(CompareError::Stopped);
+        }
+        if link.is_closed() {
+            return Err(CompareError::Link(LinkError::Closed));
+        }
+        if link.progress().1 >= sent && !state.dirty.has_renames() {
+            return Ok(());
+        }
+        if !link.welcome().writable {
+            return Ok(());
+        }
+        state = target.wait(state, None);
+    }
+}
+
+fn unknown() -> EntryMeta {
+    EntryMeta {
+        kind: Kind::File,
+        mode: 0,
+        uid: 0,
+        gid: 0,
+        mtime: Mtime::default(),
+        size: 0,
+        rdev: (0, 0),
+        content: None,
+        xattrs: None,
+    }
+}
+
+fn stat(target: &Target, path: &WirePath) -> Result<Option<EntryMeta>, CompareError> {
+    target.root.stat(path).map_err(CompareError::Source)
+}
+
+fn build(
+    target: &Target,
+    path: &WirePath,
+    policy: Compare,
+    content: bool,
+) -> Result<Option<DigestTree>, CompareError> {
+    with_reader(target, content, |reader| {
+        let started = reader.start(path).map_err(CompareError::Source)?;
+        let Some((dir, meta)) = started.filter(|(_, meta)| meta.kind == Kind::Dir) else {
+            return Ok(None);
+        };
+        DigestTree::build(reader, dir, path, &meta, policy)
+            .map(Some)
+            .map_err(|_| CompareError::Stopped)
+    })
+}
+
+fn with_reader<T>(
+    target: &Target,
+    content: bool,
+    work: impl FnOnce(&mut SourceReader<'_>) -> T,
+) -> T {
+    let keep = |_: &WirePath, _: bool| true;
+    let mut problem = |problem: ScanProblem| {
+        tracing::warn!(target = %target.name, "{problem}");
+    };
+    let cancel = AtomicBool::new(false);
+    let mut reader =
+        SourceReader::new(&target.root, &keep, &mut problem, &cancel).hash_contents(content);
+    work(&mut reader)
+}
+
+struct Walk<'a> {
+    target: &'a Target,
+    link: &'a Arc<Link>,
+    base: WirePath,
+    here: DigestTree,
+    policy: Compare,
+    content: bool,
+}
+
+type Report<'a> = &'a mut dyn FnMut(WirePath, Difference) -> Result<(), CompareError>;
+
+impl Walk<'_> {
+    /// Compares directories from the top, breadth first, with several questions under way.
+    fn descend(&mut self, report: Report<'_>) -> Result<(), CompareError> {
+        let mut open: VecDeque<WirePath> = VecDeque::from([self.base.clone()]);
+        let mut asked: VecDeque<(u64, WirePath)> = VecDeque::new();
+        loop {
+            while asked.len() < QUERIES_MAX
+                && let Some(path) = open.pop_front()
+            {
+                let id = self.link.issue_id();
+                let query = ListQuery {
+                    id,
+                    path: path.clone(),
+                    content: self.content,
+                };
+                self.link.ask(id, &AgentMessage::ListQuery(query))?;
+                asked.push_back((id, path));
+            }
+            let Some((id, path)) = asked.pop_front() else {
+                return Ok(());
+            };
+            self.compare_dir(id, path, &mut open, report)?;
+        }
+    }
+
+    fn compare_dir(
+        &mut self,
+        id: u64,
+        path: WirePath,
+        open: &mut VecDeque<WirePath>,
+        report: Report<'_>,
+    ) -> Result<(), CompareError> {
+        let (dir, there) = self.receive(id)?;
+        let Some(dir) = dir else {
+            if let Some(entry) = stat(self.target, &path)? {
+                report(path.clone(), Difference::Missing(entry))?;
+            }
+            return self.report_all(path, report);
+        };
+        if let Some(entry) = stat(self.target, &path)?
+            && !merkle::same_entry(self.policy, &entry, &dir)
+        {
+            report(path.clone(), Difference::Changed(entry, dir))?;
+        }
+        let Some(mut here) = self.list(&path)? else {
+            return Ok(());
+        };
+        let readable = self.is_readable(&path);
+        for entry in there {
+            let Some(below) = path.join(&entry.name) else {
+                continue;
+            };
+            match here.remove(&entry.name) {
+                None if readable => report(below, Difference::Extra(entry.meta))?,
+                None => {}
+                Some(meta) => self.compare_entry(below, meta, &entry, open, report)?,
+            }
+        }
+        for (name, meta) in here {
+            if let Some(below) = path.join(&name) {
+                self.report_missing(below, meta, report)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn compare_entry(
+        &mut self,
+        path: WirePath,
+        here: EntryMeta,
+        there: &ListEntry,
+        open: &mut VecDeque<WirePath>,
+        report: Report<'_>,
+    ) -> Result<(), CompareError> {
+        if here.kind == Kind::Dir && there.meta.kind == Kind::Dir {
+            let tail = path.strip_prefix(&self.base).unwrap_or_default();
+            let equal = self.here.digest(&tail).is_some()
+                && self.here.digest(&tail) == there.subtree
+                && self.here.is_complete(&tail);
+            if !equal {
+                open.push_back(path);
+            }
+            return Ok(());
+        }
+        if !merkle::is_compared(self.policy, here.kind)
+            || merkle::same_entry(self.policy, &here, &there.meta)
+        {
+            return Ok(());
+        }
+        let is_dir = here.kind == Kind::Dir;
+        report(path.clone(), Difference::Changed(here, there.meta.clone()))?;
+        if is_dir {
+            self.report_all(path, report)?;
+        }
+        Ok(())
+    }
+
+    fn report_missing(
+        &mut self,
+        path: WirePath,
+        meta: EntryMeta,
+        report: Report<'_>,
+    ) -> Result<(), CompareError> {
+        if !merkle::is_compared(self.policy, meta.kind) {
+            return Ok(());
+        }
+        let is_dir = meta.kind == Kind::Dir;
+        report(path.clone(), Difference::Missing(meta))?;
+        if is_dir {
+            self.report_all(path, report)?;
+        }
+        Ok(())
+    }
+
+    /// Reports everything below a directory that the target does not have.
+    fn report_all(&mut self, path: WirePath, report: Report<'_>) -> Result<(), CompareError> {
+        let mut open = vec![path];
+        while let Some(dir) = open.pop() {
+            for (name, meta) in self.list(&dir)?.unwrap_or_default() {
+                let Some(below) = dir.join(&name) else {
+                    continue;
+                };
+                if !merkle::is_compared(self.policy, meta.kind) {
+                    continue;
+                }
+                if meta.kind == Kind::Dir {
+                    open.push(below.clone());
+                }
+                report(below, Difference::Missing(meta))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn list(&self, path: &WirePath) -> Result<Option<BTreeMap<Name, EntryMeta>>, CompareError> {
+        with_reader(self.target, self.content, |reader| {
+            let Some((dir, _)) = reader.start(path).map_err(CompareError::Source)? else {
+                return Ok(None);
+            };
+            let entries = reader
+                .entries(&dir, path)
+                .map_err(|_| CompareError::Stopped)?;
+            Ok(entries.map(|entries| entries.into_iter().collect()))
+        })
+    }
+
+    /// Whether absence here means absence: the directory itself could be read.
+    fn is_readable(&self, path: &WirePath) -> bool {
+        self.target.root.open_dir(path).is_ok()
+    }
+
+    fn receive(&self, id: u64) -> Result<(Option<EntryMeta>, Vec<ListEntry>), CompareError> {
+        let mut dir = None;
+        let mut entries = Vec::new();
+        loop {
+            let Answer::Listing(part) = self.link.answer(id)? else {
+                return Err(CompareError::Answer);
+            };
+            dir = dir.or(part.dir);
+            entries.extend(part.entries);
+            if part.last {
+                return Ok((dir, entries));
+            }
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! One session after the other with a target: connect, run, and come back after a pause.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use syncd_proto::message::{AgentMessage, Bye, Ping, Purpose, ReceiverMessage, Rejected};
+use tokio::io::ReadHalf;
+
+use crate::logic::backoff::Backoff;
+use crate::logic::config::TargetConfig;
+use crate::logic::password::Password;
+use crate::net::framing::FrameReader;
+use crate::net::handshake::{self, ConnectError, Connected, Dial, Stream};
+use crate::net::link::Link;
+use crate::net::tls::TlsSettings;
+use crate::pipeline::stop::Stop;
+use crate::pipeline::target::{Phase, Target};
+
+/// How often the receiver is asked for a sign of life while nothing else happens.
+const PING_EVERY: Duration = Duration::from_secs(15);
+
+/// Silence after which a connection counts as dead.
+const SILENCE_MAX: Duration = Duration::from_secs(45);
+
+/// How long a farewell may take.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// What is needed to reach a target.
+#[derive(Debug)]
+pub struct Access {
+    /// Destination and limits.
+    pub config: TargetConfig,
+    /// Certificate, key and authorities.
+    pub tls: TlsSettings,
+    /// Password, if there is one.
+    pub password: Option<Password>,
+}
+
+impl Access {
+    /// Opens a session.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub async fn connect(&self, purpose: Purpose) -> Result<Connected, ConnectError> {
+        let dial = Dial {
+            tls: &self.tls,
+            password: self.password.as_ref(),
+            timeout: self.config.access.connect_timeout,
+        };
+        handshake::connect(&dial, &self.config.to, purpose).await
+    }
+}
+
+/// Keeps a session with a target open until `stop`. With `once`, the first failure that trying again
+/// cannot mend ends it.
+///
+/// # Errors
+/// That failure.
+pub async fn run(
+    target: &Arc<Target>,
+    access: &Access,
+    purpose: Purpose,
+    once: bool,
+    stop: &Stop,
+) -> Result<(), ConnectError> {
+    let mut attempt = 0;
+    loop {
+        let connected = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            connected = access.connect(purpose) => connected,
+        };
+        match connected {
+            Ok(connected) => {
+                attempt = 0;
+                tracing::info!(target = %target.name, peer = %connected.peer, receiver = %syncd_proto::path::escaped(connected.welcome.receiver.as_bytes()), "connected");
+                let text = run_session(target, access, connected, stop).await;
+                if stop.is_cancelled() {
+                    return Ok(());
+                }
+                tracing::warn!(target = %target.name, "session ended: {text}");
+                target.disconnected(Phase::Disconnected {
+                    text,
+                    permanent: false,
+                });
+            }
+            Err(error) if once && error.is_permanent() => return Err(error),
+            Err(error) => {
+                tracing::warn!(target = %target.name, "not connected: {error}; {}", error.hint());
+                target.disconnected(Phase::Disconnected {
+                    text: format!("{error}; {}", error.hint()),
+                    permanent: error.is_permanent(),
+                });
+            }
+        }
+        attempt += 1;
+        let pause = Backoff::CONNECT.delay(attempt, random());
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// Runs an open session to its end; says why it ended.
+async fn run_session(
+    target: &Arc<Target>,
+    access: &Access,
+    connected: Connected,
+    stop: &Stop,
+) -> String {
+    let Connected {
+        mut reader,
+        writer,
+        session,
+        welcome,
+        ..
+    } = connected;
+    let link = Arc::new(Link::new(session, welcome, access.tls.signer().clone()));
+    target.connected(link.clone());
+    let sending = tokio::spawn({
+        let link = link.clone();
+        async move { link.write_all(writer).await }
+    });
+    let text = tokio::select! {
+        () = stop.cancelled() => {
+            let bye = AgentMessage::Bye(Bye { text: "agent stops".to_owned() });
+            let _ = link.send(&bye, Vec::new());
+            "stopped".to_owned()
+        }
+        text = read_frames(target, &link, &mut reader) => text,
+        () = keep_alive(&link) => format!("no sign of life for {} s", SILENCE_MAX.as_secs()),
+    };
+    link.close();
+    match tokio::time::timeout(FAREWELL, sending).await {
+        Ok(Ok(Err(error))) => format!("{text} ({error})"),
+        _ => text,
+    }
+}
+
+async fn read_frames(
+    target: &Arc<Target>,
+    link: &Arc<Link>,
+    reader: &mut FrameReader<ReadHalf<Stream>>,
+) -> String {
+    loop {
+        let frame = match reader.next().await {
+            Ok(Some(frame)) => frame,
+            Ok(None) => return "the receiver closed the connection".to_owned(),
+            Err(error) => return format!("connection lost: {error}"),
+        };
+        let message = match link.handle(frame) {
+            Ok(message) => message,
+            Err(error) => return format!("the receiver broke the protocol: {error}"),
+        };
+        match message {
+            None | Some(ReceiverMessage::Pong(_)) => {}
+            Some(ReceiverMessage::Ack(ack)) => target.acked(&ack),
+            Some(ReceiverMessage::Draining(notice)) => {
+                return format!("the receiver goes down: {}", safe(&notice.text));
+            }
+            Some(ReceiverMessage::Reject(reject)) if reject.what == Rejected::Session => {
+                return format!("{}: {}", reject.code, safe(&reject.text));
+            }
+            Some(ReceiverMessage::Reject(reject)) => target.rejected(&reject),
+            Some(ReceiverMessage::Refused(refused)) => {
+                return format!("{}: {}", refused.code, safe(&refused.text));
+            }
+            Some(other) => {
+                return format!(
+                    "the receiver broke the protocol: unexpected {}",
+                    other.name()
+                );
+            }
+        }
+    }
+}
+
+/// Asks for a sign of life now and then; returns when there was none for too long.
+async fn keep_alive(link: &Link) {
+    let mut token = 0;
+    loop {
+        tokio::time::sleep(PING_EVERY).await;
+        if link.silence() > SILENCE_MAX {
+            return;
+        }
+        if link.silence() >= PING_EVERY {
+            token += 1;
+            let _ = link.send(&AgentMessage::Ping(Ping { token }), Vec::new());
+        }
+    }
+}
+
+fn safe(text: &str) -> String {
+    syncd_proto::path::escaped(text.as_bytes())
+}
+
+fn random() -> u64 {
+    let mut bytes = [0; 8];
+    // Without randomness the jitter is gone, not the pause.
+    if getrandom::fill(&mut bytes).is_err() {
+        return u64::MAX;
+    }
+    u64::from_le_bytes(bytes)
+}

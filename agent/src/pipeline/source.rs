@@ -1,0 +1,496 @@
+//! The source: one directory tree watched once, for all of its targets.
+//!
+//! Events mark paths as dirty and do nothing else. A scanner thread adds watches: watch first, then
+//! list, then mark what the listing shows, so that nothing made in between is missed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use syncd_proto::meta::{Kind, Mtime};
+use syncd_proto::path::WirePath;
+use tokio::sync::watch;
+
+use crate::fs::root::SourceRoot;
+use crate::fs::scan;
+use crate::fs::watch::{self as watching, Backend, RawEvent, Sink, Touch, WatchError, Watcher};
+use crate::logic::coalesce::Millis;
+use crate::pipeline::target::Target;
+
+/// How long an overflow, or a directory that could not be watched, waits before the rescan.
+const RESCAN_MS: u64 = 200;
+
+/// How often directories that cannot be watched are scanned.
+const UNWATCHED_SCAN: Duration = Duration::from_secs(30);
+
+/// What the scanner has to do for a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Chore {
+    /// Watch it and everything below; nothing is marked: a comparison follows.
+    Watch,
+    /// Watch it, and mark everything in and below it.
+    WatchAndMark,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    chores: BTreeMap<WirePath, Chore>,
+    rewatch: Vec<(WirePath, WirePath)>,
+    forget: BTreeSet<WirePath>,
+    overflow: Option<Instant>,
+    busy: bool,
+    initial_done: bool,
+    stopping: bool,
+    barrier_wanted: u64,
+    barrier_issued: u64,
+    unwatched: BTreeMap<WirePath, String>,
+    overflows: u64,
+    watched: usize,
+    root_gone: Option<String>,
+    backend: &'static str,
+}
+
+/// One source and its targets.
+#[derive(Debug)]
+pub struct Source {
+    /// The tree.
+    pub root: Arc<SourceRoot>,
+    /// Where it goes.
+    pub targets: Vec<Arc<Target>>,
+    queue: Mutex<Queue>,
+    wake: Condvar,
+    /// Number the watcher gave to the newest barrier that was asked for.
+    barrier_sent: watch::Sender<(u64, u64)>,
+    barrier_passed: watch::Sender<u64>,
+    scanned: watch::Sender<u64>,
+}
+
+/// What is known of the watching.
+#[derive(Debug, Clone)]
+pub struct WatchState {
+    /// Directories watched.
+    pub watched: usize,
+    /// Directories that could not be watched, with the reason.
+    pub unwatched: Vec<(WirePath, String)>,
+    /// How often the kernel dropped events.
+    pub overflows: u64,
+    /// The first pass over the tree is done.
+    pub initial_done: bool,
+    /// Directories waiting to be watched.
+    pub pending: usize,
+    /// The root is gone.
+    pub root_gone: Option<String>,
+    /// How changes are noticed.
+    pub backend: &'static str,
+}
+
+/// Delivers events of a watcher to the source.
+struct Events(Arc<Source>);
+
+impl Sink for Events {
+    fn event(&mut self, event: RawEvent) {
+        self.0.event(event);
+    }
+}
+
+impl Source {
+    /// A source whose watching has not begun.
+    #[must_use]
+    pub fn new(root: Arc<SourceRoot>, targets: Vec<Arc<Target>>) -> Arc<Self> {
+        let mut queue = Queue::default();
+        queue.chores.insert(WirePath::root(), Chore::Watch);
+        Arc::new(Self {
+            root,
+            targets,
+            queue: Mutex::new(queue),
+            wake: Condvar::new(),
+            barrier_sent: watch::Sender::new((0, 0)),
+            barrier_passed: watch::Sender::new(0),
+            scanned: watch::Sender::new(0),
+        })
+    }
+
+    /// Watches until [`Source::stop`]; runs on a thread of its own.
+    ///
+    /// # Errors
+    /// If watching cannot begin at all.
+    pub fn run(self: &Arc<Self>, backend: Backend) -> Result<(), WatchError> {
+        self.lock().backend = match backend {
+            Backend::Notify => "notify",
+            Backend::Inotify => "inotify",
+        };
+        let sink = Box::new(Events(self.clone()));
+        let mut watcher = watching::start(self.root.path(), backend, sink)?;
+        while let Some(work) = self.next_chore() {
+            self.do_chore(&mut *watcher, work);
+        }
+        Ok(())
+    }
+
+    /// Ends the watching.
+    pub fn stop(&self) {
+        self.lock().stopping = true;
+        self.wake.notify_all();
+        self.barrier_sent.send_replace((u64::MAX, 0));
+        self.scanned.send_modify(|passes| *passes += 1);
+    }
+
+    /// What is known of the watching.
+    #[must_use]
+    pub fn watch_state(&self) -> WatchState {
+        let queue = self.lock();
+        WatchState {
+            watched: queue.watched,
+            unwatched: queue
+                .unwatched
+                .iter()
+                .map(|(path, text)| (path.clone(), text.clone()))
+                .collect(),
+            overflows: queue.overflows,
+            initial_done: queue.initial_done,
+            pending: queue.chores.len() + queue.rewatch.len() + usize::from(queue.busy),
+            root_gone: queue.root_gone.clone(),
+            backend: queue.backend,
+        }
+    }
+
+    /// Watching could not begin, or ended: everything is scanned on a timer instead.
+    pub fn watching_failed(&self, text: &str) {
+        tracing::error!(source = %self.root.path().display(), "not watched: {text}");
+        let mut queue = self.lock();
+        queue.unwatched.insert(WirePath::root(), text.to_owned());
+        queue.chores.clear();
+        queue.initial_done = true;
+        drop(queue);
+        self.barrier_sent.send_replace((u64::MAX, 0));
+        self.scan_on_timer();
+    }
+
+    fn scan_on_timer(&self) {
+        let mut queue = self.lock();
+        while !queue.stopping {
+            queue.chores.clear();
+            let (next, timeout) = self
+                .wake
+                .wait_timeout(queue, UNWATCHED_SCAN)
+                .unwrap_or_else(PoisonError::into_inner);
+            queue = next;
+            if timeout.timed_out() {
+                drop(queue);
+                for target in &self.targets {
+                    target.update(|state, now| state.dirty.compare(WirePath::root(), now));
+                }
+                queue = self.lock();
+            }
+        }
+    }
+
+    /// Waits until every change made before this call has been seen and marked.
+    pub async fn barrier(&self) {
+        let mut passed = self.barrier_passed.subscribe();
+        let mut scanned = self.scanned.subscribe();
+        let wanted = {
+            let mut queue = self.lock();
+            queue.barrier_wanted += 1;
+            queue.barrier_wanted
+        };
+        self.wake.notify_all();
+        let mut sent = self.barrier_sent.subscribe();
+        // If the watching has ended, nothing more will be seen either.
+        let number = match sent.wait_for(|(asked, _)| *asked >= wanted).await {
+            Ok(sent) => sent.1,
+            Err(_) => return,
+        };
+        let _ = passed.wait_for(|passed| *passed >= number).await;
+        while !self.is_scanned() {
+            if scanned.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Everything below a directory is to be compared again, and watched again.
+    pub fn rescan(&self, path: &WirePath) {
+        self.lock()
+            .chores
+            .entry(path.clone())
+            .or_insert(Chore::Watch);
+        self.wake.notify_all();
+        for target in &self.targets {
+            target.update(|state, now| state.dirty.compare(path.clone(), now));
+        }
+    }
+
+    fn is_scanned(&self) -> bool {
+        let queue = self.lock();
+        queue.stopping
+            || (queue.chores.is_empty()
+                && queue.rewatch.is_empty()
+                && queue.overflow.is_none()
+                && !queue.busy)
+    }
+
+    fn event(&self, event: RawEvent) {
+        match event {
+            RawEvent::Touched { path, touch, dir } => self.touched(path, touch, dir),
+            RawEvent::Renamed { from, to, dir } => self.renamed(from, to, dir),
+            RawEvent::Overflow => self.overflow(),
+            RawEvent::DirGone { path } => self.mark(|dirty, now| dirty.gone(path.clone(), now)),
+            RawEvent::RootGone => self.root_gone(),
+            RawEvent::Failed { text } => {
+                tracing::warn!(source = %self.root.path().display(), "watching: {text}");
+                self.overflow();
+            }
+            RawEvent::Barrier(number) => {
+                self.barrier_passed
+                    .send_modify(|passed| *passed = number.max(*passed));
+            }
+        }
+    }
+
+    fn touched(&self, path: WirePath, touch: Touch, dir: bool) {
+        if path.names().first().is_some_and(|name| name.is_reserved()) {
+            return;
+        }
+        self.mark(|dirty, now| match touch {
+            Touch::Created if dir => dirty.created_dir(path.clone(), now),
+            Touch::Created => dirty.created(path.clone(), now),
+            Touch::Modified => dirty.modified(path.clone(), now),
+            Touch::Written | Touch::MovedIn => dirty.written(path.clone(), now),
+            Touch::Attrib => dirty.attrib(path.clone(), now),
+            Touch::Removed | Touch::MovedOut => dirty.gone(path.clone(), now),
+        });
+        if !dir {
+            return;
+        }
+        let mut queue = self.lock();
+        match touch {
+            Touch::Created | Touch::MovedIn => {
+                queue.forget.remove(&path);
+                queue.chores.insert(path, Chore::WatchAndMark);
+            }
+            Touch::Removed | Touch::MovedOut => {
+                queue.forget.insert(path);
+            }
+            Touch::Written | Touch::Modified | Touch::Attrib => return,
+        }
+        drop(queue);
+        self.wake.notify_all();
+    }
+
+    fn renamed(&self, from: WirePath, to: WirePath, dir: bool) {
+        let mut rescan = false;
+        for target in &self.targets {
+            rescan |= target.update(|state, now| {
+                if dir && state.comparing {
+                    // The comparison may still be about to find things under the old name.
+                    state.dirty.compare(to.clone(), now);
+                }
+                state.dirty.renamed(from.clone(), to.clone(), dir, now)
+            });
+        }
+        if !dir {
+            return;
+        }
+        let mut queue = self.lock();
+        // Directories still to be watched moved along.
+        let moved: Vec<_> = queue
+            .chores
+            .keys()
+            .filter(|path| path.starts_with(&from))
+            .cloned()
+            .collect();
+        for path in moved {
+            let chore = queue.chores.remove(&path);
+            let tail = path.strip_prefix(&from);
+            if let (Some(chore), Some(path)) = (chore, tail.and_then(|tail| to.join_path(&tail))) {
+                queue.chores.insert(path, chore);
+            }
+        }
+        if rescan {
+            queue.chores.insert(to.clone(), Chore::WatchAndMark);
+        }
+        queue.rewatch.push((from, to));
+        drop(queue);
+        self.wake.notify_all();
+    }
+
+    fn overflow(&self) {
+        let mut queue = self.lock();
+        queue.overflows += 1;
+        queue.overflow = Some(Instant::now() + Duration::from_millis(RESCAN_MS));
+        drop(queue);
+        self.wake.notify_all();
+    }
+
+    fn root_gone(&self) {
+        let reason = format!("{} is gone", self.root.path().display());
+        tracing::error!(
+            "{reason}: nothing is removed at the targets; mount or restore it and restart"
+        );
+        self.lock().root_gone = Some(reason.clone());
+        for target in &self.targets {
+            target.update(|state, now| state.brake.root_lost(reason.clone(), now));
+        }
+    }
+
+    fn mark(&self, mut change: impl FnMut(&mut crate::logic::coalesce::DirtySet, Millis)) {
+        for target in &self.targets {
+            target.update(|state, now| change(&mut state.dirty, now));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next_chore(&self) -> Option<Work> {
+        let mut queue = self.lock();
+        queue.busy = false;
+        loop {
+            if queue.stopping {
+                return None;
+            }
+            if let Some(work) = take_work(&mut queue) {
+                queue.busy = true;
+                return Some(work);
+            }
+            if !queue.initial_done {
+                queue.initial_done = true;
+            }
+            self.scanned.send_modify(|passes| *passes += 1);
+            let until = match queue.overflow {
+                Some(at) => at.saturating_duration_since(Instant::now()),
+                None => UNWATCHED_SCAN,
+            };
+            let (next, timeout) = self
+                .wake
+                .wait_timeout(queue, until)
+                .unwrap_or_else(PoisonError::into_inner);
+            queue = next;
+            if timeout.timed_out() && queue.overflow.is_none() && !queue.unwatched.is_empty() {
+                let paths: Vec<_> = std::mem::take(&mut queue.unwatched).into_keys().collect();
+                drop(queue);
+                for path in &paths {
+                    self.rescan(path);
+                }
+                queue = self.lock();
+            }
+        }
+    }
+
+    fn do_chore(&self, watcher: &mut dyn Watcher, work: Work) {
+        match work {
+            Work::Barrier(wanted) => {
+                let number = watcher.barrier().unwrap_or_else(|error| {
+                    tracing::warn!("cannot synchronise with the watcher: {error}");
+                    0
+                });
+                self.barrier_sent.send_replace((wanted, number));
+            }
+            Work::Forget(path) => watcher.forget(&path),
+            Work::Rewatch(from, to) => {
+                if watcher.needs_rewatch() {
+                    if let Err(error) = watcher.rewatch_after_rename(&from, &to) {
+                        self.unwatched(&to, &error);
+                    }
+                    self.watch_below(watcher, &to, Chore::Watch);
+                    // Events between the rename and the new watches are lost: compare.
+                    self.mark(|dirty, now| dirty.compare(to.clone(), now));
+                }
+            }
+            Work::Watch(path, chore) => self.watch_below(watcher, &path, chore),
+            Work::Overflow => {
+                tracing::warn!(
+                    source = %self.root.path().display(),
+                    "the kernel dropped events (fs.inotify.max_queued_events): comparing everything"
+                );
+                self.watch_below(watcher, &WirePath::root(), Chore::Watch);
+                self.mark(|dirty, now| dirty.compare(WirePath::root(), now));
+            }
+        }
+        self.lock().watched = watcher.watched();
+    }
+
+    /// Watches a directory and those below: watch, list, mark.
+    fn watch_below(&self, watcher: &mut dyn Watcher, path: &WirePath, chore: Chore) {
+        let mut open = vec![path.clone()];
+        while let Some(dir) = open.pop() {
+            match watcher.watch(&dir) {
+                Ok(_) => {
+                    self.lock().unwatched.remove(&dir);
+                }
+                Err(WatchError::Gone) => continue,
+                Err(error) => self.unwatched(&dir, &error),
+            }
+            let entries = match scan::list(&self.root, &dir) {
+                Ok(entries) => entries.unwrap_or_default(),
+                Err(error) => {
+                    tracing::warn!(path = %dir, "cannot list: {error}");
+                    continue;
+                }
+            };
+            for (name, meta) in entries {
+                let Some(below) = dir.join(&name) else {
+                    continue;
+                };
+                let is_dir = meta.kind == Kind::Dir;
+                if chore == Chore::WatchAndMark {
+                    let recent = meta.kind == Kind::File && is_recent(meta.mtime);
+                    self.mark(|dirty, now| dirty.listed(below.clone(), recent, now));
+                }
+                if is_dir {
+                    open.push(below);
+                }
+            }
+        }
+    }
+
+    fn unwatched(&self, dir: &WirePath, error: &WatchError) {
+        let mut queue = self.lock();
+        if queue.unwatched.is_empty() {
+            tracing::warn!(path = %dir, "not watched, scanned every {} s instead: {error}", UNWATCHED_SCAN.as_secs());
+        }
+        queue.unwatched.insert(dir.clone(), error.to_string());
+    }
+}
+
+#[derive(Debug)]
+enum Work {
+    Forget(WirePath),
+    Rewatch(WirePath, WirePath),
+    Watch(WirePath, Chore),
+    Overflow,
+    Barrier(u64),
+}
+
+fn take_work(queue: &mut Queue) -> Option<Work> {
+    if let Some(path) = queue.forget.pop_first() {
+        return Some(Work::Forget(path));
+    }
+    if !queue.rewatch.is_empty() {
+        let (from, to) = queue.rewatch.remove(0);
+        return Some(Work::Rewatch(from, to));
+    }
+    if let Some((path, chore)) = queue.chores.pop_first() {
+        return Some(Work::Watch(path, chore));
+    }
+    if queue.overflow.is_some_and(|at| at <= Instant::now()) {
+        queue.overflow = None;
+        return Some(Work::Overflow);
+    }
+    if queue.barrier_issued < queue.barrier_wanted {
+        queue.barrier_issued = queue.barrier_wanted;
+        return Some(Work::Barrier(queue.barrier_issued));
+    }
+    None
+}
+
+/// Whether a file was written within the last second, as far as clocks can be trusted.
+fn is_recent(mtime: Mtime) -> bool {
+    let Ok(now) = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) else {
+        return false;
+    };
+    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    (0..=1).contains(&now.saturating_sub(mtime.secs()))
+}

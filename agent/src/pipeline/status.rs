@@ -1,0 +1,171 @@
+//! What the agent says of itself, gathered from what its threads share.
+
+use std::time::Instant;
+
+use syncd_proto::path::escaped;
+
+use crate::control::protocol::path_text;
+use crate::control::status::{
+    FAILED_LISTED_MAX, FailedPath, FirstSync, Held, Problem, SourceState, SourceStatus, Status,
+    TargetState, TargetStatus,
+};
+use crate::logic::coalesce::Millis;
+use crate::pipeline::source::Source;
+use crate::pipeline::target::{Phase, State, Target};
+
+/// Everything.
+pub(super) fn gather(sources: &[std::sync::Arc<Source>], started: Instant) -> Status {
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        uptime_ms: started.elapsed().as_millis() as u64,
+        sources: sources.iter().map(|source| of_source(source)).collect(),
+    }
+}
+
+fn of_source(source: &Source) -> SourceStatus {
+    let watching = source.watch_state();
+    let state = if watching.root_gone.is_some() {
+        SourceState::Lost
+    } else if watching.initial_done && watching.pending == 0 {
+        SourceState::Watching
+    } else {
+        SourceState::Scanning
+    };
+    let problems = watching
+        .root_gone
+        .iter()
+        .map(|text| {
+            (
+                text.clone(),
+                Some("mount or restore it, then restart the agent"),
+            )
+        })
+        .chain(
+            watching
+                .unwatched
+                .first()
+                .map(|(path, text)| (format!("{path}: {text}"), None)),
+        )
+        .map(|(text, hint)| Problem {
+            text,
+            hint: hint.map(str::to_owned),
+        })
+        .collect();
+    SourceStatus {
+        path: path_text(source.root.path()),
+        state,
+        backend: watching.backend.to_owned(),
+        watched_dirs: watching.watched as u64,
+        unwatched_dirs: watching.unwatched.len() as u64,
+        problems,
+        held: source.targets.iter().find_map(|target| held(target)),
+        targets: source
+            .targets
+            .iter()
+            .map(|target| of_target(target))
+            .collect(),
+    }
+}
+
+fn held(target: &Target) -> Option<Held> {
+    let state = target.lock();
+    let hold = state.brake.hold()?;
+    Some(Held {
+        id: hold.id.to_string(),
+        deletes: 0,
+        entries: 0,
+        reason: hold.reason.clone(),
+        examples: Vec::new(),
+        since_ms: target.now().saturating_sub(hold.since),
+    })
+}
+
+fn of_target(target: &Target) -> TargetStatus {
+    let now = target.now();
+    let state = target.lock();
+    let (sent, _) = state.link.as_ref().map_or((0, 0), |link| link.bytes());
+    let failed_total = state.dirty.failed().count() as u64;
+    let waiting = state.dirty.len() as u64;
+    let outstanding = state.dirty.outstanding() as u64;
+    TargetStatus {
+        to: target.name.clone(),
+        state: state_of(&state, now),
+        dirty: waiting,
+        in_flight: outstanding.saturating_sub(waiting),
+        failed: failed(&state, now),
+        failed_total,
+        last_durable_seq: state.durable_seq,
+        lag_ms: state
+            .dirty
+            .oldest()
+            .map_or(0, |(_, first)| now.saturating_sub(first)),
+        bytes_sent: state.counts.bytes_sent + sent,
+        bytes_content: state.counts.content_bytes,
+        files: state.counts.files,
+        first_sync: first_sync(&state),
+        root_digest: state.identical.as_ref().map(|(root, _)| root.clone()),
+        last_error: last_error(&state),
+        next_try_ms: None,
+    }
+}
+
+fn state_of(state: &State, now: Millis) -> TargetState {
+    if state.resting_until(now).is_some() {
+        return TargetState::Paused;
+    }
+    match &state.phase {
+        Phase::Connecting => TargetState::Connecting,
+        Phase::Disconnected {
+            permanent: true, ..
+        } => TargetState::Refused,
+        Phase::Disconnected { .. } => TargetState::Waiting,
+        Phase::Connected if state.comparing || state.counts.comparisons == 0 => {
+            TargetState::Reconciling
+        }
+        Phase::Connected => TargetState::Connected,
+    }
+}
+
+fn failed(state: &State, now: Millis) -> Vec<FailedPath> {
+    let failed = state.dirty.failed().filter_map(|(path, mark)| {
+        let failure = mark.failure.as_ref()?;
+        Some(FailedPath {
+            path: path.to_string(),
+            code: failure.code.clone(),
+            text: escaped(failure.text.as_bytes()),
+            attempts: mark.attempts,
+            next_try_ms: mark.due.saturating_sub(now),
+        })
+    });
+    failed.take(FAILED_LISTED_MAX).collect()
+}
+
+fn first_sync(state: &State) -> Option<FirstSync> {
+    let known = state.counts.comparisons > 0;
+    if known && state.first_sync_done {
+        return None;
+    }
+    Some(FirstSync {
+        files_total: known.then_some(state.counts.found_files),
+        files_done: state.counts.files,
+        bytes_total: known.then_some(state.counts.found_bytes),
+        bytes_done: state.counts.content_bytes,
+    })
+}
+
+fn last_error(state: &State) -> Option<Problem> {
+    if let Some(pause) = &state.pause {
+        return Some(Problem {
+            text: format!("{}: {}", pause.code, escaped(pause.text.as_bytes())),
+            hint: Some("make room at the receiver; it goes on by itself".to_owned()),
+        });
+    }
+    match &state.phase {
+        Phase::Disconnected { text, .. } => Some(Problem {
+            text: text.clone(),
+            hint: None,
+        }),
+        Phase::Connecting | Phase::Connected => None,
+    }
+}

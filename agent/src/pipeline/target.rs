@@ -1,0 +1,535 @@
+//! [`Target`]: the state that the threads of one target share, and every change of it.
+//!
+//! One lock, held briefly; nothing blocks while it is held.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use syncd_proto::message::{Ack, Reject, Rejected};
+use syncd_proto::meta::Kind;
+use syncd_proto::op::Op;
+use syncd_proto::path::WirePath;
+use syncd_proto::reject::RejectCode;
+use tokio::sync::{broadcast, watch};
+
+use crate::fs::root::SourceRoot;
+use crate::logic::backoff::Backoff;
+use crate::logic::brake::{Brake, Verdict};
+use crate::logic::coalesce::{DirtySet, Failure, Look, Millis, Remote, Settle, Taken};
+use crate::logic::outbox::{Outbox, Sent};
+use crate::logic::plan::{Batch, Cause, Found};
+use crate::net::link::Link;
+
+/// Commits and bytes that may be on their way, whatever the receiver allows.
+const IN_FLIGHT_BYTES_MAX: usize = 32 << 20;
+
+/// How long everything rests after the receiver had no space, at most.
+const PAUSE_MAX_MS: Millis = 30_000;
+
+/// A change that became durable, for whoever follows them.
+#[derive(Debug, Clone)]
+pub struct Done {
+    /// The path.
+    pub path: Arc<WirePath>,
+    /// What was done.
+    pub verb: &'static str,
+    /// Content bytes.
+    pub bytes: u64,
+    /// From the first event seen to the durable acknowledgement.
+    pub latency: Duration,
+}
+
+/// Where a target stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Phase {
+    /// Not connected yet, or again.
+    Connecting,
+    /// Connected.
+    Connected,
+    /// The last attempt failed.
+    Disconnected {
+        /// Why, and what to do.
+        text: String,
+        /// Whether trying again cannot help until somebody changes something.
+        permanent: bool,
+    },
+}
+
+/// Transfers rest: the receiver has no room.
+#[derive(Debug, Clone)]
+pub struct Pause {
+    /// Why.
+    pub code: RejectCode,
+    /// Why, for people.
+    pub text: String,
+    /// Until when.
+    pub until: Millis,
+    /// How often in a row.
+    pub attempts: u32,
+}
+
+/// Counts since the start.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Counts {
+    /// Files installed.
+    pub files: u64,
+    /// Operations that became durable.
+    pub ops: u64,
+    /// Content bytes that became durable.
+    pub content_bytes: u64,
+    /// Frame bytes of earlier sessions, sent.
+    pub bytes_sent: u64,
+    /// Frame bytes of earlier sessions, received.
+    pub bytes_received: u64,
+    /// Files that comparisons found to differ.
+    pub found_files: u64,
+    /// Their bytes.
+    pub found_bytes: u64,
+    /// Comparisons finished.
+    pub comparisons: u64,
+}
+
+/// What the threads of a target share.
+#[derive(Debug)]
+pub struct State {
+    /// What the target has not got.
+    pub dirty: DirtySet,
+    /// What is on its way.
+    pub outbox: Outbox,
+    /// Large files waiting for a transfer.
+    pub bulk: VecDeque<Taken>,
+    /// Transfers under way.
+    pub transfers: usize,
+    /// Staged files waiting for their commit.
+    pub ready: Vec<(Taken, Found)>,
+    /// The open session.
+    pub link: Option<Arc<Link>>,
+    /// Where it stands.
+    pub phase: Phase,
+    /// Rest, if the receiver has no room.
+    pub pause: Option<Pause>,
+    /// Holds deletes back.
+    pub brake: Brake,
+    /// A comparison is under way.
+    pub comparing: bool,
+    /// Counts.
+    pub counts: Counts,
+    /// Root digest both sides had when they were last found equal, and when.
+    pub identical: Option<(String, std::time::SystemTime)>,
+    /// Last commit of this session that is durable.
+    pub durable_seq: u64,
+    /// The target had everything once.
+    pub first_sync_done: bool,
+    /// Everything ends.
+    pub stopping: bool,
+}
+
+/// One target.
+#[derive(Debug)]
+pub struct Target {
+    /// Name for messages: the destination as configured.
+    pub name: String,
+    /// The source.
+    pub root: Arc<SourceRoot>,
+    /// Whether names gone here are removed there.
+    pub delete: bool,
+    settle: Settle,
+    started: Instant,
+    state: Mutex<State>,
+    wake: Condvar,
+    version: watch::Sender<u64>,
+    done: broadcast::Sender<Done>,
+}
+
+impl Target {
+    /// A target of a source.
+    #[must_use]
+    pub fn new(
+        name: String,
+        root: Arc<SourceRoot>,
+        settle: Settle,
+        brake: Brake,
+        started: Instant,
+    ) -> Self {
+        Self {
+            name,
+            root,
+            delete: settle.delete,
+            settle,
+            started,
+            state: Mutex::new(State {
+                dirty: DirtySet::new(settle),
+                outbox: Outbox::new(1, IN_FLIGHT_BYTES_MAX),
+                bulk: VecDeque::new(),
+                transfers: 0,
+                ready: Vec::new(),
+                link: None,
+                phase: Phase::Connecting,
+                pause: None,
+                brake,
+                comparing: false,
+                counts: Counts::default(),
+                identical: None,
+                durable_seq: 0,
+                first_sync_done: false,
+                stopping: false,
+            }),
+            wake: Condvar::new(),
+            version: watch::Sender::new(0),
+            done: broadcast::Sender::new(4_096),
+        }
+    }
+
+    /// Delays and bounds.
+    #[must_use]
+    pub fn settle(&self) -> Settle {
+        self.settle
+    }
+
+    /// Milliseconds since the agent started.
+    #[must_use]
+    pub fn now(&self) -> Millis {
+        self.started.elapsed().as_millis() as Millis
+    }
+
+    /// The state, locked.
+    pub fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the state and wakes everybody who waits for a change.
+    pub fn update<T>(&self, change: impl FnOnce(&mut State, Millis) -> T) -> T {
+        let now = self.now();
+        let result = change(&mut self.lock(), now);
+        self.wake_all();
+        result
+    }
+
+    /// Wakes threads and waiters.
+    pub fn wake_all(&self) {
+        self.wake.notify_all();
+        self.version.send_modify(|version| *version += 1);
+    }
+
+    /// Waits for a change of the state, at most until `due`.
+    pub fn wait<'a>(
+        &self,
+        state: MutexGuard<'a, State>,
+        due: Option<Millis>,
+    ) -> MutexGuard<'a, State> {
+        match due {
+            None => self
+                .wake
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner),
+            Some(due) => {
+                let left = Duration::from_millis(due.saturating_sub(self.now()));
+                if left.is_zero() {
+                    return state;
+                }
+                self.wake
+                    .wait_timeout(state, left)
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .0
+            }
+        }
+    }
+
+    /// Counts changes of the state.
+    #[must_use]
+    pub fn versions(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
+    }
+
+    /// Follows changes as they become durable.
+    #[must_use]
+    pub fn follow(&self) -> broadcast::Receiver<Done> {
+        self.done.subscribe()
+    }
+
+    /// A session is open: compare everything, then live.
+    pub fn connected(&self, link: Arc<Link>) {
+        self.update(|state, now| {
+            let commits = link.welcome().window_commits as usize;
+            state.outbox = Outbox::new(commits, IN_FLIGHT_BYTES_MAX);
+            state.link = Some(link);
+            state.phase = Phase::Connected;
+            state.pause = None;
+            state.dirty.compare(WirePath::root(), now);
+        });
+    }
+
+    /// The session is over: what was not durable is dirty again.
+    pub fn disconnected(&self, phase: Phase) {
+        self.update(|state, now| {
+            if let Some(link) = state.link.take() {
+                let (sent, received) = link.bytes();
+                state.counts.bytes_sent += sent;
+                state.counts.bytes_received += received;
+            }
+            state.phase = phase;
+            let (lost, applied) = state.outbox.drain();
+            for (index, sent) in lost.into_iter().enumerate() {
+                for cause in sent.causes.into_iter().flatten() {
+                    state.give_back_cause(cause, index < applied, now);
+                }
+            }
+            for (taken, _) in std::mem::take(&mut state.ready) {
+                state.dirty.logged(&taken.path);
+                state.dirty.arrived(&taken.path);
+                state.dirty.give_back(taken, now);
+            }
+        });
+    }
+
+    /// Signs and sends a batch; false if the session is gone, and then everything is given back.
+    pub fn send(&self, link: &Arc<Link>, batch: Batch) -> bool {
+        let now = self.now();
+        let mut state = self.lock();
+        let notes = batch.ops.iter().map(note).collect();
+        let current = state
+            .link
+            .as_ref()
+            .is_some_and(|open| Arc::ptr_eq(open, link));
+        let sent = if current && !link.is_closed() {
+            link.commit(Vec::new(), batch.ops, &batch.inline)
+                .map_err(|error| error.to_string())
+        } else {
+            Err("connection lost".to_owned())
+        };
+        let result = match sent {
+            Ok((seq, bytes)) => {
+                for cause in &batch.causes {
+                    if let Cause::Path(taken) = cause {
+                        state.dirty.logged(&taken.path);
+                    }
+                }
+                state.outbox.push(Sent {
+                    seq,
+                    bytes,
+                    at: now,
+                    causes: batch.causes.into_iter().map(Some).collect(),
+                    notes,
+                });
+                true
+            }
+            Err(text) => {
+                if current {
+                    tracing::error!(target = %self.name, "batch not sent: {text}");
+                }
+                for cause in batch.causes {
+                    state.give_back_cause(cause, false, now + 100);
+                }
+                false
+            }
+        };
+        drop(state);
+        self.wake_all();
+        result
+    }
+
+    /// An acknowledgement came.
+    pub fn acked(&self, ack: &Ack) {
+        let now = self.now();
+        let mut state = self.lock();
+        let State { outbox, dirty, .. } = &mut *state;
+        outbox.applied(ack.applied, |cause| {
+            if let Cause::Path(taken) = cause {
+                dirty.arrived(&taken.path);
+            }
+        });
+        let durable = state.outbox.durable(ack.durable);
+        for sent in &durable {
+            self.settle_sent(&mut state, sent, now);
+        }
+        state.durable_seq = ack.durable;
+        state.first_sync_done |= state.counts.comparisons > 0 && state.dirty.outstanding() == 0;
+        drop(state);
+        self.wake_all();
+    }
+
+    fn settle_sent(&self, state: &mut State, sent: &Sent, now: Millis) {
+        let followed = self.done.receiver_count() > 0;
+        let mut whole = true;
+        for (cause, (verb, bytes)) in sent.causes.iter().zip(&sent.notes) {
+            let (seq, first, path) = match cause {
+                Some(Cause::Path(taken)) => (taken.mark.seq, taken.mark.first, taken.path.clone()),
+                Some(Cause::Rename(rename)) => {
+                    (rename.seq, rename.first, Arc::new(rename.to.clone()))
+                }
+                Some(Cause::Parent(_)) => continue,
+                None => {
+                    whole = false;
+                    continue;
+                }
+            };
+            state.dirty.settle_seq(seq);
+            state.counts.ops += 1;
+            state.counts.content_bytes += bytes;
+            state.counts.files += u64::from(*verb == "put");
+            if followed {
+                let latency = Duration::from_millis(now.saturating_sub(first));
+                let verb = *verb;
+                let bytes = *bytes;
+                let _ = self.done.send(Done {
+                    path,
+                    verb,
+                    bytes,
+                    latency,
+                });
+            }
+        }
+        if whole {
+            state.pause = None;
+        }
+    }
+
+    /// An operation was refused.
+    pub fn rejected(&self, reject: &Reject) {
+        let Rejected::Op { seq, index } = reject.what else {
+            return;
+        };
+        let now = self.now();
+        let mut state = self.lock();
+        let Some((cause, arrived)) = state.outbox.reject(seq, index) else {
+            return;
+        };
+        tracing::warn!(target = %self.name, code = %reject.code, "refused: {}", reject.text);
+        match cause {
+            Cause::Path(taken) => {
+                if !arrived {
+                    state.dirty.arrived(&taken.path);
+                }
+                state.path_failed(taken, reject.code, &reject.text, now);
+            }
+            other => state.give_back_cause(other, arrived, now),
+        }
+        drop(state);
+        self.wake_all();
+    }
+
+    /// A path could not be read or transferred: it waits, longer each time.
+    pub fn failed(&self, taken: Taken, code: &str, text: String) {
+        self.update(|state, now| {
+            state.dirty.logged(&taken.path);
+            state.dirty.arrived(&taken.path);
+            state.wait_longer(taken, code.to_owned(), text, now);
+        });
+    }
+
+    /// A path is put back, to be looked at again soon: that is no failure.
+    pub fn defer(&self, taken: Taken, due: Millis) {
+        self.update(|state, _| {
+            state.dirty.logged(&taken.path);
+            state.dirty.arrived(&taken.path);
+            state.dirty.give_back(taken, due);
+        });
+    }
+
+    /// Ends everything.
+    pub fn stop(&self) {
+        self.update(|state, _| {
+            state.stopping = true;
+            if let Some(link) = &state.link {
+                link.close();
+            }
+        });
+    }
+
+    /// Whether everything seen is durable.
+    #[must_use]
+    pub fn is_in_sync(&self) -> bool {
+        let state = self.lock();
+        state.link.is_some() && state.counts.comparisons > 0 && state.dirty.outstanding() == 0
+    }
+}
+
+impl State {
+    fn give_back_cause(&mut self, cause: Cause, arrived: bool, now: Millis) {
+        match cause {
+            Cause::Path(taken) => {
+                self.dirty.logged(&taken.path);
+                if !arrived {
+                    self.dirty.arrived(&taken.path);
+                }
+                self.dirty.give_back(taken, now);
+            }
+            Cause::Rename(rename) => self.dirty.give_back_rename(&rename, now),
+            Cause::Parent(path) => {
+                self.dirty.found(path, Look::Content, Remote::Unknown, now);
+            }
+        }
+    }
+
+    /// A path was refused by the receiver.
+    pub fn path_failed(&mut self, mut taken: Taken, code: RejectCode, text: &str, now: Millis) {
+        if code.pauses_transfers() {
+            let attempts = self.pause.as_ref().map_or(0, |pause| pause.attempts) + 1;
+            let rest = path_delay_ms(attempts).min(PAUSE_MAX_MS);
+            self.pause = Some(Pause {
+                code,
+                text: text.to_owned(),
+                until: now + rest,
+                attempts,
+            });
+        }
+        if code == RejectCode::NoParent {
+            let mut above = taken.path.parent();
+            while let Some(parent) = above.filter(|parent| !parent.is_root()) {
+                self.dirty
+                    .found(parent.clone(), Look::Content, Remote::Unknown, now);
+                above = parent.parent();
+            }
+        }
+        taken.mark.look = Look::Content;
+        taken.mark.remote = Remote::Unknown;
+        if code.is_stale() && taken.mark.attempts < 2 {
+            taken.mark.attempts += 1;
+            self.dirty.give_back(taken, now);
+            return;
+        }
+        self.wait_longer(taken, code.to_string(), text.to_owned(), now);
+    }
+
+    fn wait_longer(&mut self, mut taken: Taken, code: String, text: String, now: Millis) {
+        taken.mark.attempts += 1;
+        taken.mark.failure = Some(Failure { code, text });
+        let due = now + path_delay_ms(taken.mark.attempts);
+        self.dirty.give_back(taken, due);
+    }
+
+    /// Until when nothing may be sent, if the receiver has no room.
+    #[must_use]
+    pub fn resting_until(&self, now: Millis) -> Option<Millis> {
+        self.pause
+            .as_ref()
+            .map(|pause| pause.until)
+            .filter(|until| *until > now)
+    }
+
+    /// Asks the brake about removing `count` names.
+    pub fn may_remove(&mut self, count: u64, now: Millis) -> Verdict {
+        self.brake.check(count, now)
+    }
+}
+
+fn note(op: &Op) -> (&'static str, u64) {
+    let verb = match op {
+        Op::SetMeta {
+            kind: Kind::Dir, ..
+        } => "directory metadata",
+        Op::SetMeta { .. } => "metadata",
+        other => other.verb(),
+    };
+    let bytes = match op {
+        Op::Put { content, .. } => content.len(),
+        _ => 0,
+    };
+    (verb, bytes)
+}
+
+/// Delay before a path that failed so often is tried again: doubles to a minute.
+fn path_delay_ms(attempts: u32) -> Millis {
+    Backoff::PATH.ceiling(attempts).as_millis() as Millis
+}

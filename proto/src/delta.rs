@@ -1,1 +1,0 @@
-//! Two-tier delta.

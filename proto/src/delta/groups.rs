@@ -1,0 +1,335 @@
+//! First tier: digests of aligned groups, compared at equal offsets.
+//!
+//! A group's digest is its chaining value in the BLAKE3 tree of the whole file, so one pass over the
+//! bytes gives the list and the file's digest; it depends on the group's offset, and groups are only
+//! ever compared at equal offsets.
+
+use blake3::hazmat::{HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
+
+use crate::delta::DeltaError;
+use crate::digest::Digest;
+use crate::limits::{GROUP_BYTES, GROUPS_MAX};
+
+/// Length of a group's digest, in memory and on the wire.
+pub const GROUP_DIGEST_BYTES: usize = 32;
+
+/// Digest of one group.
+pub type GroupDigest = [u8; GROUP_DIGEST_BYTES];
+
+/// Group size for a file of this length: [`GROUP_BYTES`], doubled until the list fits its limit.
+#[must_use]
+pub const fn group_bytes(len: u64) -> u64 {
+    let mut group = GROUP_BYTES;
+    while len.div_ceil(group) > GROUPS_MAX {
+        group *= 2;
+    }
+    group
+}
+
+/// The groups of one version of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupList {
+    group_bytes: u64,
+    len: u64,
+    digests: Vec<GroupDigest>,
+}
+
+impl GroupList {
+    /// A peer's list for a file of this length.
+    ///
+    /// # Errors
+    /// [`DeltaError::SignatureLength`] unless it has exactly the groups of such a file.
+    pub fn from_payload(payload: &[u8], len: u64) -> Result<Self, DeltaError> {
+        let group_bytes = group_bytes(len);
+        let expected = len.div_ceil(group_bytes) * GROUP_DIGEST_BYTES as u64;
+        let (digests, rest) = payload.as_chunks::<GROUP_DIGEST_BYTES>();
+        if payload.len() as u64 != expected || !rest.is_empty() {
+            return Err(DeltaError::SignatureLength {
+                expected,
+                found: payload.len() as u64,
+            });
+        }
+        Ok(Self {
+            group_bytes,
+            len,
+            digests: digests.to_vec(),
+        })
+    }
+
+    /// Its wire form; frames cut it at will.
+    #[must_use]
+    pub fn to_payload(&self) -> Vec<u8> {
+        self.digests.as_flattened().to_vec()
+    }
+
+    /// Size of a group, in bytes.
+    #[must_use]
+    pub fn group_bytes(&self) -> u64 {
+        self.group_bytes
+    }
+
+    /// Length of the file, in bytes.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether the file is empty.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The digests, in order.
+    #[must_use]
+    pub fn digests(&self) -> &[GroupDigest] {
+        &self.digests
+    }
+
+    /// Whether it covers the whole file with the group size of its length: only such a list may be
+    /// sent. One made with [`GroupHasher::against`] may be shorter.
+    #[must_use]
+    pub fn is_canonical(&self) -> bool {
+        self.group_bytes == group_bytes(self.len)
+            && self.digests.len() as u64 == self.len.div_ceil(self.group_bytes)
+    }
+
+    /// Compares this (new) version with the receiver's. Lists of different group sizes have nothing
+    /// in common: hash the new version [`GroupHasher::against`] the basis.
+    #[must_use]
+    pub fn compare(&self, basis: &Self) -> GroupDiff {
+        let mut diff = GroupDiff {
+            segments: Vec::new(),
+            len: self.len,
+            basis_len: basis.len,
+        };
+        let comparable = self.group_bytes == basis.group_bytes;
+        let groups = if comparable { self.digests.len() } else { 0 };
+        for index in 0..groups {
+            let (start, len) = self.span(index);
+            let same = self.digests.get(index) == basis.digests.get(index)
+                && basis.span(index) == (start, len);
+            diff.push(start, len, same);
+        }
+        let compared = diff.compared_to();
+        diff.push(compared, self.len - compared, false);
+        diff
+    }
+
+    fn span(&self, index: usize) -> (u64, u64) {
+        let start = (index as u64 * self.group_bytes).min(self.len);
+        (start, self.group_bytes.min(self.len - start))
+    }
+}
+
+/// A range of the new file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segment {
+    /// Offset in bytes.
+    pub start: u64,
+    /// Length in bytes, never 0.
+    pub len: u64,
+    /// Whether the basis has the same bytes at the same offset.
+    pub same: bool,
+}
+
+/// What the first tier found: segments that cover the new file in order, equal and changed in turn.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupDiff {
+    segments: Vec<Segment>,
+    len: u64,
+    basis_len: u64,
+}
+
+impl GroupDiff {
+    /// The segments.
+    #[must_use]
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    /// Length of the new file, in bytes.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether the new file is empty.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Length of the basis, in bytes.
+    #[must_use]
+    pub fn basis_len(&self) -> u64 {
+        self.basis_len
+    }
+
+    /// Bytes that are equal at equal offsets.
+    #[must_use]
+    pub fn same_bytes(&self) -> u64 {
+        let same = self.segments.iter().filter(|segment| segment.same);
+        same.map(|segment| segment.len).sum()
+    }
+
+    /// Whether both files are equal as far as the first tier can tell.
+    #[must_use]
+    pub fn is_same(&self) -> bool {
+        self.len == self.basis_len && self.same_bytes() == self.len
+    }
+
+    /// Changed ranges of the new file that lie below the end of the basis: (offset, length).
+    pub fn changed_in_basis(&self) -> impl Iterator<Item = (u64, u64)> {
+        let changed = self.segments.iter().filter(|segment| !segment.same);
+        changed.filter_map(|segment| {
+            let end = (segment.start + segment.len).min(self.basis_len);
+            (end > segment.start).then(|| (segment.start, end - segment.start))
+        })
+    }
+
+    fn compared_to(&self) -> u64 {
+        self.segments.last().map_or(0, |last| last.start + last.len)
+    }
+
+    fn push(&mut self, start: u64, len: u64, same: bool) {
+        if len == 0 {
+            return;
+        }
+        match self.segments.last_mut() {
+            Some(last) if last.same == same => last.len += len,
+            _ => self.segments.push(Segment { start, len, same }),
+        }
+    }
+}
+
+/// Builds a [`GroupList`] and the file's [`Digest`] from its bytes in order.
+#[derive(Debug, Clone)]
+pub struct GroupHasher {
+    group_bytes: u64,
+    /// Digests kept; groups beyond count for the file's digest only.
+    keep: usize,
+    len: u64,
+    digests: Vec<GroupDigest>,
+    group: blake3::Hasher,
+    in_group: u64,
+    /// Roots of complete subtrees, the largest first: group counts are the bits of `merged`.
+    stack: Vec<GroupDigest>,
+    merged: u64,
+}
+
+impl GroupHasher {
+    /// For a file of about this length: the list that goes to a peer or is kept for next time.
+    #[must_use]
+    pub fn for_len(len: u64) -> Self {
+        Self::new(group_bytes(len), GROUPS_MAX as usize)
+    }
+
+    /// For a new version of a file: groups as large as the basis', and no more of them than it has.
+    #[must_use]
+    pub fn against(basis: &GroupList) -> Self {
+        Self::new(basis.group_bytes, basis.digests.len())
+    }
+
+    fn new(group_bytes: u64, keep: usize) -> Self {
+        Self {
+            group_bytes,
+            keep,
+            len: 0,
+            digests: Vec::new(),
+            group: blake3::Hasher::new(),
+            in_group: 0,
+            stack: Vec::new(),
+            merged: 0,
+        }
+    }
+
+    /// Adds bytes.
+    pub fn update(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            self.close_full_group();
+            let room = self.group_bytes - self.in_group;
+            let step = room.min(bytes.len() as u64) as usize;
+            let (head, tail) = bytes.split_at(step);
+            self.group.update(head);
+            self.in_group += step as u64;
+            self.len += step as u64;
+            bytes = tail;
+        }
+    }
+
+    /// Adds `length` zero bytes: the content of a hole.
+    pub fn update_zeros(&mut self, mut length: u64) {
+        const ZEROS: [u8; 16 << 10] = [0; 16 << 10];
+        while length > 0 {
+            let step = length.min(ZEROS.len() as u64);
+            self.update(&ZEROS[..step as usize]);
+            length -= step;
+        }
+    }
+
+    /// Bytes added so far.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether nothing has been added.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The list, and the digest of the whole file (the same as [`Digest::of`] its bytes).
+    #[must_use]
+    pub fn finish(mut self) -> (GroupList, Digest) {
+        let digest = self.digest();
+        if self.in_group > 0 && self.digests.len() < self.keep {
+            self.digests.push(self.group.finalize_non_root());
+        }
+        let list = GroupList {
+            group_bytes: self.group_bytes,
+            len: self.len,
+            digests: self.digests,
+        };
+        (list, digest)
+    }
+
+    /// A group is closed only when more bytes follow: the last one may be the root.
+    fn close_full_group(&mut self) {
+        if self.in_group < self.group_bytes {
+            return;
+        }
+        let value = self.group.finalize_non_root();
+        if self.digests.len() < self.keep {
+            self.digests.push(value);
+        }
+        let mut value = value;
+        let mut complete = self.merged;
+        while complete & 1 == 1 {
+            let Some(left) = self.stack.pop() else { break };
+            value = merge_subtrees_non_root(&left, &value, Mode::Hash);
+            complete >>= 1;
+        }
+        self.stack.push(value);
+        self.merged += 1;
+        self.in_group = 0;
+        // Not `reset`: it keeps the old offset.
+        self.group = blake3::Hasher::new();
+        self.group.set_input_offset(self.len);
+    }
+
+    fn digest(&self) -> Digest {
+        let mut stack = self.stack.iter().rev();
+        let Some(mut left) = stack.next() else {
+            return Digest::from_bytes(*self.group.finalize().as_bytes());
+        };
+        let mut right = self.group.finalize_non_root();
+        for next in stack {
+            right = merge_subtrees_non_root(left, &right, Mode::Hash);
+            left = next;
+        }
+        let root = merge_subtrees_root(left, &right, Mode::Hash);
+        Digest::from_bytes(*root.as_bytes())
+    }
+}
