@@ -49,19 +49,19 @@ fn acts_as_a_worker() {
             ToWorker::Open(session) => {
                 let stream = StdStream::from(descriptor.unwrap());
                 let (id, copy) = (session.id, stream.try_clone().unwrap());
-                let (tell, told) = std::sync::mpsc::channel();
+                let (tell, told) = std::sync::mpsc::sync_channel(1);
                 open.push((id, tell, copy));
                 std::thread::spawn(move || serve(&session, &stream, &told));
             }
             ToWorker::Close { id, text } => {
                 for (_, tell, stream) in open.iter().filter(|(other, ..)| *other == id) {
-                    let _ = tell.send(text.clone());
+                    let _ = tell.try_send(text.clone());
                     let _ = stream.shutdown(std::net::Shutdown::Read);
                 }
             }
             ToWorker::Drain { text } => {
                 for (_, tell, stream) in &open {
-                    let _ = tell.send(text.clone());
+                    let _ = tell.try_send(text.clone());
                     let _ = stream.shutdown(std::net::Shutdown::Read);
                 }
                 break;
