@@ -56,7 +56,7 @@ pub fn send<T: Encode>(
 ///
 /// # Errors
 /// Those of the socket; a message cut off, above its limit or malformed.
-pub fn receive<T: Decode<()>>(socket: impl AsFd) -> io::Result<Option<(T, Option<OwnedFd>)>> {
+pub fn receive<T: Decode<()> + Encode>(socket: impl AsFd) -> io::Result<Option<(T, Option<OwnedFd>)>> {
     let mut incoming = Incoming::default();
     loop {
         if let Some(message) = incoming.finish()? {
@@ -98,7 +98,7 @@ impl Receiver {
     ///
     /// # Errors
     /// As [`receive`].
-    pub async fn receive<T: Decode<()>>(
+    pub async fn receive<T: Decode<()> + Encode>(
         &mut self,
         socket: &UnixStream,
     ) -> io::Result<Option<(T, Option<OwnedFd>)>> {
@@ -190,7 +190,7 @@ impl Incoming {
         Ok(self.bytes.len() > start)
     }
 
-    fn finish<T: Decode<()>>(&mut self) -> io::Result<Option<(T, Option<OwnedFd>)>> {
+    fn finish<T: Decode<()> + Encode>(&mut self) -> io::Result<Option<(T, Option<OwnedFd>)>> {
         if self.wanted()? > 0 || self.bytes.len() < LENGTH_BYTES {
             return Ok(None);
         }
