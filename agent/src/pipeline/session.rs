@@ -82,6 +82,7 @@ pub async fn run(
                 tracing::warn!(target = %target.name, "session ended: {text}");
                 target.disconnected(Phase::Disconnected {
                     text,
+                    hint: None,
                     permanent: false,
                 });
             }
@@ -89,7 +90,8 @@ pub async fn run(
             Err(error) => {
                 tracing::warn!(target = %target.name, "not connected: {error}; {}", error.hint());
                 target.disconnected(Phase::Disconnected {
-                    text: format!("{error}; {}", error.hint()),
+                    text: error.to_string(),
+                    hint: Some(error.hint().to_owned()),
                     permanent: error.is_permanent(),
                 });
             }
