@@ -104,7 +104,10 @@ pub fn run(target: &Arc<Target>) {
         let result = transfer(target, &link, &taken);
         if result.is_err() {
             target.update(|state, _| {
-                let same = state.link.as_ref().is_some_and(|open| Arc::ptr_eq(open, &link));
+                let same = state
+                    .link
+                    .as_ref()
+                    .is_some_and(|open| Arc::ptr_eq(open, &link));
                 // A new session begins with an empty staging area and has counted anew.
                 if same {
                     state.staged = state.staged.saturating_sub(1);

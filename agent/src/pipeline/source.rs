@@ -177,9 +177,7 @@ impl Source {
             queue = next;
             if timeout.timed_out() {
                 drop(queue);
-                for target in &self.targets {
-                    target.update(|state, now| state.dirty.compare(WirePath::root(), now));
-                }
+                self.compare(&WirePath::root());
                 queue = self.lock();
             }
         }
@@ -216,6 +214,10 @@ impl Source {
             .entry(path.clone())
             .or_insert(Chore::Watch);
         self.wake.notify_all();
+        self.compare(path);
+    }
+
+    fn compare(&self, path: &WirePath) {
         for target in &self.targets {
             target.update(|state, now| state.dirty.compare(path.clone(), now));
         }
@@ -336,7 +338,7 @@ impl Source {
 
     fn mark(&self, mut change: impl FnMut(&mut crate::logic::coalesce::DirtySet, Millis)) {
         for target in &self.targets {
-            target.update(|state, now| change(&mut state.dirty, now));
+            target.mark(&mut change);
         }
     }
 
@@ -396,7 +398,7 @@ impl Source {
                     }
                     self.watch_below(watcher, &to, Chore::Watch);
                     // Events between the rename and the new watches are lost: compare.
-                    self.mark(|dirty, now| dirty.compare(to.clone(), now));
+                    self.compare(&to);
                 }
             }
             Work::Watch(path, chore) => self.watch_below(watcher, &path, chore),
@@ -406,7 +408,7 @@ impl Source {
                     "the kernel dropped events (fs.inotify.max_queued_events): comparing everything"
                 );
                 self.watch_below(watcher, &WirePath::root(), Chore::Watch);
-                self.mark(|dirty, now| dirty.compare(WirePath::root(), now));
+                self.compare(&WirePath::root());
             }
         }
         self.lock().watched = watcher.watched();

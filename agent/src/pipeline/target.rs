@@ -124,6 +124,8 @@ pub struct State {
     pub durable_seq: u64,
     /// The target had everything once.
     pub first_sync_done: bool,
+    /// Until when the planner sleeps, while it does.
+    pub planner_sleeps_until: Option<Millis>,
     /// Everything ends.
     pub stopping: bool,
 }
@@ -141,6 +143,7 @@ pub struct Target {
     started: Instant,
     state: Mutex<State>,
     wake: Condvar,
+    wake_planner: Condvar,
     version: watch::Sender<u64>,
     done: broadcast::Sender<Done>,
 }
@@ -176,9 +179,11 @@ impl Target {
                 identical: None,
                 durable_seq: 0,
                 first_sync_done: false,
+                planner_sleeps_until: None,
                 stopping: false,
             }),
             wake: Condvar::new(),
+            wake_planner: Condvar::new(),
             version: watch::Sender::new(0),
             done: broadcast::Sender::new(4_096),
         }
@@ -209,10 +214,58 @@ impl Target {
         result
     }
 
+    /// Marks paths; wakes the planner only if it would sleep too long now. Called for every event, so
+    /// that everything else must be cheap.
+    pub fn mark(&self, change: impl FnOnce(&mut DirtySet, Millis)) {
+        let now = self.now();
+        let mut state = self.lock();
+        change(&mut state.dirty, now);
+        let due = if state.dirty.has_renames() {
+            Some(now)
+        } else {
+            state.dirty.next_due()
+        };
+        let oversleeps = match (state.planner_sleeps_until, due) {
+            (Some(until), Some(due)) => due < until,
+            _ => false,
+        };
+        drop(state);
+        if oversleeps {
+            self.wake_planner.notify_one();
+        }
+    }
+
     /// Wakes threads and waiters.
     pub fn wake_all(&self) {
         self.wake.notify_all();
-        self.version.send_modify(|version| *version += 1);
+        self.wake_planner.notify_all();
+        if self.version.receiver_count() > 0 {
+            self.version.send_modify(|version| *version += 1);
+        }
+    }
+
+    /// Waits like [`Target::wait`], as the planner: woken by marks too.
+    pub fn wait_as_planner<'a>(
+        &self,
+        mut state: MutexGuard<'a, State>,
+        due: Option<Millis>,
+    ) -> MutexGuard<'a, State> {
+        let left = due.map(|due| Duration::from_millis(due.saturating_sub(self.now())));
+        state.planner_sleeps_until = Some(due.unwrap_or(Millis::MAX));
+        state = match left {
+            None => self
+                .wake_planner
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner),
+            Some(left) => {
+                self.wake_planner
+                    .wait_timeout(state, left)
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .0
+            }
+        };
+        state.planner_sleeps_until = None;
+        state
     }
 
     /// Waits for a change of the state, at most until `due`.
