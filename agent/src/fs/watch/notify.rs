@@ -164,9 +164,8 @@ impl Watcher for NotifyWatcher {
             };
             // notify drops these at the rename; if it has not yet, the old name must not live on.
             let _ = self.inner.unwatch(&self.place.join(old.to_path_buf()));
-            match self.set(&new) {
-                Err(error @ WatchError::LimitReached { .. }) => return Err(error),
-                Ok(_) | Err(_) => {}
+            if let Err(error @ WatchError::LimitReached { .. }) = self.set(&new) {
+                return Err(error);
             }
         }
         Ok(())

@@ -31,6 +31,10 @@ struct Driver {
     /// What was told since the last look, without barriers.
     told: Vec<RawEvent>,
     entered: usize,
+    /// What was entered last is settled when this barrier was told: until then, renames that were told
+    /// may be older than what was listed.
+    settled_by: u64,
+    barrier_told: u64,
 }
 
 impl Driver {
@@ -50,6 +54,8 @@ impl Driver {
             seen: HashSet::new(),
             told: Vec::new(),
             entered: 0,
+            settled_by: 0,
+            barrier_told: 0,
         };
         driver.enter(&WirePath::root());
         driver.settle();
@@ -77,6 +83,7 @@ impl Driver {
                 }
             }
         }
+        self.settled_by = self.watcher.barrier().unwrap();
     }
 
     fn take(&mut self, event: RawEvent) {
@@ -88,12 +95,20 @@ impl Driver {
                 }
             }
             RawEvent::Renamed { from, to, dir } => {
+                let moved = |path: &WirePath| to.join_path(&path.strip_prefix(from)?);
+                let known = std::mem::take(&mut self.seen).into_iter();
+                self.seen = known.map(|path| moved(&path).unwrap_or(path)).collect();
                 self.seen.insert(to.clone());
                 if *dir && self.watcher.needs_rewatch() {
                     self.watcher.rewatch_after_rename(from, to).unwrap();
+                }
+                let is_settled = self.barrier_told >= self.settled_by;
+                if *dir && (self.watcher.needs_rewatch() || !is_settled) {
+                    self.enter(from);
                     self.enter(to);
                 }
             }
+            RawEvent::Barrier(number) => self.barrier_told = *number,
             RawEvent::Overflow => self.enter(&WirePath::root()),
             _ => {}
         }
@@ -517,6 +532,8 @@ fn an_overflow_is_told_and_what_was_lost_is_found_again() {
             seen: HashSet::new(),
             told: Vec::new(),
             entered: 0,
+            settled_by: 0,
+            barrier_told: 0,
         };
         driver.run("mkdir -p keep/in gone/in");
         let closed = gate.lock().unwrap();
