@@ -43,7 +43,7 @@ impl Driver {
     }
 
     fn on(dir: TempDir, backend: Backend) -> Self {
-        let (sender, events) = mpsc::channel();
+        let (sender, events) = mpsc::sync_channel(1 << 17);
         let sink = move |event| drop(sender.send(event));
         let watcher = start(dir.path(), backend, Box::new(sink)).unwrap();
         let mut driver = Self {
@@ -435,7 +435,7 @@ fn a_root_that_goes_is_told_as_such() {
             let dir = tempfile::tempdir().unwrap();
             let at = dir.path().join("root");
             fs::create_dir(&at).unwrap();
-            let (sender, events) = mpsc::channel();
+            let (sender, events) = mpsc::sync_channel(1 << 17);
             let sink = move |event| drop(sender.send(event));
             let mut watcher = start(&at, backend, Box::new(sink)).unwrap();
             let shell = Command::new("sh")
@@ -513,7 +513,7 @@ fn an_overflow_is_told_and_what_was_lost_is_found_again() {
         // The limit counts at the start of an instance; without the right to lower it, make more.
         let lowered = fs::write(LIMIT, "200").is_ok();
         let gate = std::sync::Arc::new(std::sync::Mutex::new(()));
-        let (sender, events) = mpsc::channel();
+        let (sender, events) = mpsc::sync_channel(1 << 17);
         let sink_gate = std::sync::Arc::clone(&gate);
         let sink = move |event| {
             drop(sink_gate.lock().unwrap());
@@ -575,7 +575,7 @@ fn measure_watching_and_check_its_memory() {
         let statm = fs::read_to_string("/proc/self/statm").unwrap();
         statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4
     };
-    let (sender, events) = mpsc::channel();
+    let (sender, events) = mpsc::sync_channel(1 << 17);
     let sink = move |event| drop(sender.send(event));
     let mut watcher = start(dir.path(), Backend::Inotify, Box::new(sink)).unwrap();
     let root = SourceRoot::open(dir.path()).unwrap();
