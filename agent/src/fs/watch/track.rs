@@ -77,7 +77,12 @@ impl Tracker {
         let at = self.tree.find(path);
         match self.tree.by_wd(wd) {
             Some(id) if at == Some(id) => return Placed::Already,
-            Some(id) => return Placed::Elsewhere(self.tree.path(id)),
+            Some(id) => {
+                // Only a path that can be found counts: one through a shadow is the past.
+                let other = self.tree.path(id);
+                let other = other.filter(|other| self.tree.find(other) == Some(id));
+                return Placed::Elsewhere(other);
+            }
             None => {}
         }
         if let Some(old) = at
