@@ -119,6 +119,23 @@ fn refusals_speak_as_rsync_does() {
 }
 
 #[test]
+fn a_refused_module_is_not_served_and_hosts_come_first() {
+    let slots = Slots::default();
+    let open = config("[m]\npath = /srv\nread only = no\nmax connections = -1\n");
+    let refused = refusal(ask(&open, &slots, &["web"], Purpose::Mirror));
+    assert_eq!(refused.code, RejectCode::ModuleUnavailable);
+    assert_eq!(refused.text, "module m is not available");
+    assert!(
+        refused.log.contains("r.conf:1:1: refused: [m] is writable"),
+        "{}",
+        refused.log
+    );
+    let hooked = config("[m]\npath = /srv\npre-xfer exec = /bin/check\nhosts deny = *\n");
+    let denied = refusal(ask(&hooked, &slots, &["web"], Purpose::Compare));
+    assert_eq!(denied.code, RejectCode::HostDenied);
+}
+
+#[test]
 fn certificates_come_after_hosts_and_before_the_limit() {
     let slots = Slots::default();
     let certs = config(&format!(
@@ -188,10 +205,15 @@ fn each_login_takes_two_tries_whoever_it_is() {
 #[test]
 fn the_decoy_opens_nothing() {
     let slots = Slots::default();
-    let text = format!("{OPEN}auth users = bob\nsecrets file = /s\n");
-    let admission = ask(&config(&text), &slots, &[], Purpose::Mirror);
-    let (decided, _) = log_in(admission, "", DECOY);
-    assert!(matches!(decided, Authorization::Refusal(_)));
+    for (users, secrets) in [("bob", ""), ("alice", ""), ("alice", "alice:pw\n")] {
+        let text = format!("{OPEN}auth users = {users}\nsecrets file = /s\n");
+        let admission = ask(&config(&text), &slots, &[], Purpose::Mirror);
+        let (decided, _) = log_in(admission, secrets, DECOY);
+        assert!(
+            matches!(decided, Authorization::Refusal(_)),
+            "{users} {secrets}"
+        );
+    }
 }
 
 #[test]

@@ -66,11 +66,24 @@ pub enum Reading {
     AsRsync,
 }
 
+/// A parameter that stands in a file, to list what becomes of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// Which.
+    pub key: Key,
+    /// The module it stands in; `None` among the defaults.
+    pub module: Option<Vec<u8>>,
+    /// Where its name starts.
+    pub position: Position,
+}
+
 /// A configuration that can be used, and what there is to say about it.
 #[derive(Debug)]
 pub struct Loaded {
     /// The configuration.
     pub config: Config,
+    /// Every parameter that was read, in order.
+    pub written: Vec<Written>,
     /// Remarks, none of them an error, in file order as far as they come from reading.
     pub diagnostics: Vec<Diagnostic>,
 }
@@ -123,6 +136,7 @@ pub fn load(
     }
     Ok(Loaded {
         config,
+        written: sections.written,
         diagnostics,
     })
 }

@@ -302,6 +302,7 @@ mod tests {
             ("u_i_d", "uid"),
             ("frobnicate", ""),
             ("pid", ""),
+            ("crush", ""),
             ("bind address", ""),
         ] {
             let found = near_miss(written.as_bytes()).map_or("", |parameter| parameter.name);

@@ -6,16 +6,17 @@
 use std::sync::Arc;
 
 use syncd_proto::limits::MODULES_MAX;
-use syncd_proto::path::escaped;
 
 use super::diagnostic::{Diagnostic, Located, Position, Severity};
 use super::lexer::{self, Item, ItemKind};
 use super::parameters::{self, Key, Kind, Parameter, Scope};
-use super::remarks::severity_of;
+use super::remarks::{severity_of, shown};
 use super::values::{Value, Values, flag, folded, number};
 use super::vars::Variables;
-use super::{ConfigSource, Entry, Reading};
+use super::{ConfigSource, Entry, Reading, Written};
 
+/// Parameters in all.
+const WRITTEN_MAX: usize = 100_000;
 /// Files including files including files.
 const INCLUDE_DEPTH_MAX: usize = 16;
 /// Files read in all.
@@ -37,6 +38,8 @@ pub(super) struct Sections {
     pub defaults: Values,
     /// Modules in order.
     pub modules: Vec<Section>,
+    /// Every parameter that was read, in order.
+    pub written: Vec<Written>,
     /// What there is to say.
     pub diagnostics: Vec<Diagnostic>,
 }
@@ -55,6 +58,7 @@ pub(super) fn read(
         sections: Sections {
             defaults: Values::new(),
             modules: Vec::new(),
+            written: Vec::new(),
             diagnostics: Vec::new(),
         },
         open: None,
@@ -193,6 +197,17 @@ impl Parser<'_> {
                 "use `&merge`, or move the line above the include",
             );
         }
+        if self.sections.written.len() == WRITTEN_MAX {
+            return self.fail(Some(at), "too many parameters", b"");
+        }
+        let module = self
+            .open
+            .map(|open| self.sections.modules[open].name.value.clone());
+        self.sections.written.push(Written {
+            key: parameter.key,
+            module,
+            position: at.clone(),
+        });
         if let Some(value) = self.value(parameter, value, &value_at) {
             self.store(parameter.key, Located::at(value, value_at));
         }
@@ -237,7 +252,7 @@ impl Parser<'_> {
                     let message = format!(
                         "`{}`: \"{}\" is read as {number}",
                         parameter.name,
-                        escaped(&text)
+                        shown(&text)
                     );
                     let severity = severity_of(parameter);
                     self.say(severity, Some(at), message, "write a plain number");

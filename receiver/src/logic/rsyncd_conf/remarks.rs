@@ -9,6 +9,8 @@ use super::diagnostic::{Diagnostic, Position, Severity};
 use super::parameters::{self, Parameter};
 use super::parse::Parser;
 
+/// So much of a text is shown.
+const SHOWN_BYTES_MAX: usize = 80;
 /// So many remarks are kept; of those that come later, only the grave ones.
 const REMARKS_MAX: usize = 1_000;
 
@@ -56,7 +58,7 @@ impl Parser<'_> {
     }
 
     pub(super) fn unknown(&mut self, name: &[u8], at: &Position) {
-        let written = escaped(name);
+        let written = shown(name);
         match parameters::near_miss(name) {
             Some(meant) => {
                 let message = format!("unknown parameter `{written}`, which rsync would skip");
@@ -75,7 +77,7 @@ impl Parser<'_> {
     }
 
     pub(super) fn malformed(&mut self, line: &[u8], at: &Position) {
-        let written = escaped(&line[..line.len().min(80)]);
+        let written = shown(line);
         match parameters::leading(line) {
             Some(meant) => {
                 let message = format!("no `=` in \"{written}\", which rsync would skip");
@@ -102,7 +104,7 @@ impl Parser<'_> {
         let message = format!(
             "`{}`: \"{}\" is neither yes nor no: the value before it stays",
             parameter.name,
-            escaped(text)
+            shown(text)
         );
         let severity = severity_of(parameter);
         self.say(
@@ -139,6 +141,14 @@ impl Parser<'_> {
                 "give it another name, or join the sections",
             );
         }
+    }
+}
+
+/// Enough of a text to recognise it.
+pub(super) fn shown(text: &[u8]) -> String {
+    match text.get(..SHOWN_BYTES_MAX) {
+        Some(start) if text.len() > SHOWN_BYTES_MAX => escaped(start) + "...",
+        _ => escaped(text),
     }
 }
 

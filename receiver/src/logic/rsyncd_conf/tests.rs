@@ -49,6 +49,27 @@ fn values_keep_their_places() {
 }
 
 #[test]
+fn each_written_parameter_is_listed() {
+    let loaded = read(b"list = no\n[m]\npath = /srv\nlist = maybe\nx = y\n").expect("usable");
+    let listed: Vec<_> = loaded
+        .written
+        .iter()
+        .map(|written| {
+            (
+                written.key,
+                written.module.as_deref(),
+                written.position.line,
+            )
+        })
+        .collect();
+    let m = Some(&b"m"[..]);
+    assert_eq!(
+        listed,
+        [(Key::List, None, 1), (Key::Path, m, 3), (Key::List, m, 4)]
+    );
+}
+
+#[test]
 fn misspelt_protection_is_an_error_that_says_what_was_meant() {
     let message = error("[m]\npath = /srv\nhost allow = 10.0.0.1\n");
     assert!(
