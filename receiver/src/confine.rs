@@ -25,7 +25,7 @@ use crate::relay::{Chroot, ModuleSetup, RunAs};
 #[derive(Debug)]
 pub struct Confined {
     /// Root of the module.
-    pub root: Root,
+    pub root: Arc<Root>,
     /// Its path, if it can still be looked up from here.
     pub path: Option<PathBuf>,
     /// What the process may do.
@@ -58,13 +58,14 @@ pub fn confine(setup: &ModuleSetup) -> Result<Confined, ConfineError> {
     if let Some(run_as) = &setup.run_as {
         become_user(run_as)?;
     }
-    let umask = harden().map_err(|errno| failed("cannot restrict the process", &describe(errno)))?;
+    let umask =
+        harden().map_err(|errno| failed("cannot restrict the process", &describe(errno)))?;
     let powers = powers();
     let root = Root::new(dir, setup.keep_dirlinks)
         .map_err(|errno| failed("chdir failed", &describe(errno)))?;
     let path = (!chrooted).then(|| PathBuf::from(OsStr::from_bytes(&setup.path)));
     Ok(Confined {
-        root,
+        root: Arc::new(root),
         path,
         powers,
         accounts,
@@ -75,10 +76,7 @@ pub fn confine(setup: &ModuleSetup) -> Result<Confined, ConfineError> {
 
 /// Opens the module's directory, and makes it (or what stands before `/./` in its path) the root
 /// directory where that is wanted.
-fn enter(
-    setup: &ModuleSetup,
-    notes: &mut Vec<String>,
-) -> Result<(OwnedFd, bool), ConfineError> {
+fn enter(setup: &ModuleSetup, notes: &mut Vec<String>) -> Result<(OwnedFd, bool), ConfineError> {
     let (outer, inner) = split_at_dot(&setup.path);
     let wanted = setup.chroot != Chroot::Off;
     let first = if wanted { outer } else { &setup.path };
@@ -159,6 +157,10 @@ fn harden() -> rustix::io::Result<u32> {
         maximum: Some(0),
     };
     rustix::process::setrlimit(Resource::Core, none)?;
+    // Transfers and directories are held open; what the administrator allows at most is ours to use.
+    let mut files = rustix::process::getrlimit(Resource::Nofile);
+    files.current = files.maximum;
+    rustix::process::setrlimit(Resource::Nofile, files)?;
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     Ok(umask)
 }

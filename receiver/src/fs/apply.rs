@@ -147,7 +147,8 @@ impl Applier<'_> {
 
     fn make_symlink(&self, temp: &Temp, target: &[u8], meta: &Meta) -> rustix::io::Result<()> {
         rustix::fs::symlinkat(target, temp.dir(), temp.name())?;
-        self.keeper.set_link(temp.dir(), temp.name().as_bytes(), meta)
+        self.keeper
+            .set_link(temp.dir(), temp.name().as_bytes(), meta)
     }
 
     fn make_special(
@@ -185,7 +186,13 @@ impl Applier<'_> {
     fn install(&mut self, op: &Op, temp: &Temp) -> Done {
         let path = op.path();
         let (dir, name) = self.place(op, path)?;
-        let publish = || replace(self.area, (temp.dir(), temp.name().as_bytes()), (&*dir, name));
+        let publish = || {
+            replace(
+                self.area,
+                (temp.dir(), temp.name().as_bytes()),
+                (&*dir, name),
+            )
+        };
         let replaced = self
             .with_right_to(&dir, publish)
             .map_err(|errno| self.refusal(op, path, errno))?;
@@ -249,7 +256,8 @@ impl Applier<'_> {
     fn rename(&mut self, op: &Op, from: &WirePath, to: &WirePath, expect: Option<&Expect>) -> Done {
         let (from_dir, from_name) = self.place(op, from)?;
         let (to_dir, to_name) = self.place(op, to)?;
-        let found = statx_at(&from_dir, from_name).map_err(|errno| self.refusal(op, from, errno))?;
+        let found =
+            statx_at(&from_dir, from_name).map_err(|errno| self.refusal(op, from, errno))?;
         let Some(found) = found else {
             return Err(mismatch(op, from, "there is nothing"));
         };
@@ -393,7 +401,11 @@ impl Applier<'_> {
         let file = match opened {
             Ok(file) => file,
             Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::NXIO | Errno::ISDIR) => {
-                return Err(mismatch(op, path, "another kind of file, or nothing, is there"));
+                return Err(mismatch(
+                    op,
+                    path,
+                    "another kind of file, or nothing, is there",
+                ));
             }
             Err(errno) => return Err(self.refusal(op, path, errno)),
         };
@@ -432,7 +444,13 @@ impl Applier<'_> {
         rustix::fs::openat(&dir, name.as_bytes(), READABLE, Mode::empty())
     }
 
-    fn expect_kind(&self, op: &Op, dir: &OwnedFd, name: &[u8], kind: Kind) -> Result<Statx, Refusal> {
+    fn expect_kind(
+        &self,
+        op: &Op,
+        dir: &OwnedFd,
+        name: &[u8],
+        kind: Kind,
+    ) -> Result<Statx, Refusal> {
         let found = statx_at(dir, name).map_err(|errno| self.refusal(op, op.path(), errno))?;
         found
             .filter(|stat| kind_of(stat) == Some(kind))
@@ -488,7 +506,8 @@ impl Applier<'_> {
             stat.stx_attributes.intersects(marks)
         };
         let own = statx_at(&dir, name.as_bytes());
-        own.ok().flatten().as_ref().is_some_and(marked) || statx_fd(&*dir).as_ref().is_ok_and(marked)
+        own.ok().flatten().as_ref().is_some_and(marked)
+            || statx_fd(&*dir).as_ref().is_ok_and(marked)
     }
 }
 

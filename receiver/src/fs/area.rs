@@ -166,13 +166,19 @@ impl Area {
 
     /// Waits until there is something to delete.
     pub fn wait_for_trash(&self) {
-        let guard = self.to_delete.lock().unwrap_or_else(PoisonError::into_inner);
+        let guard = self
+            .to_delete
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let waited = self.wake.wait_while(guard, |wanted| !*wanted);
         *waited.unwrap_or_else(PoisonError::into_inner) = false;
     }
 
     fn wake_reaper(&self) {
-        *self.to_delete.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        *self
+            .to_delete
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = true;
         self.wake.notify_one();
     }
 
@@ -228,7 +234,9 @@ impl Drop for Temp {
 
 /// The path of the area in its module.
 fn reserved() -> Option<WirePath> {
-    WirePath::from_relative(std::path::Path::new(std::str::from_utf8(RESERVED_NAME).ok()?))
+    WirePath::from_relative(std::path::Path::new(
+        std::str::from_utf8(RESERVED_NAME).ok()?,
+    ))
 }
 
 fn own_dir(root: &Root) -> Result<OwnedFd, Refusal> {
@@ -282,8 +290,7 @@ fn private_dir(dir: impl AsFd, name: &[u8]) -> rustix::io::Result<OwnedFd> {
 }
 
 fn create_at(dir: &OwnedFd, name: &str) -> rustix::io::Result<OwnedFd> {
-    let flags =
-        OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR)
 }
 

@@ -214,9 +214,7 @@ impl Committer {
     /// As [`Self::apply`].
     pub fn flush(&mut self) -> Result<Committed, Refusal> {
         if self.durability != Durability::None {
-            self.touched
-                .sync(self.area.stage())
-                .map_err(lost)?;
+            self.touched.sync(self.area.stage()).map_err(lost)?;
         }
         self.durable = self.applied;
         Ok(self.committed())

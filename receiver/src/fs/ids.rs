@@ -91,7 +91,9 @@ fn parse(bytes: &[u8]) -> HashMap<Vec<u8>, u32> {
         else {
             continue;
         };
-        let number = std::str::from_utf8(number).ok().and_then(|n| n.parse().ok());
+        let number = std::str::from_utf8(number)
+            .ok()
+            .and_then(|n| n.parse().ok());
         if let (false, Some(number)) = (name.is_empty(), number) {
             found.entry(name.to_vec()).or_insert(number);
         }

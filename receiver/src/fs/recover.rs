@@ -160,7 +160,11 @@ fn partials(area: &Area) -> rustix::io::Result<Vec<Partial>> {
         let key = if is_file { parse_key(&name) } else { None };
         found.push(Partial {
             key,
-            bytes: if key.is_some() { stat.stx_size } else { u64::MAX },
+            bytes: if key.is_some() {
+                stat.stx_size
+            } else {
+                u64::MAX
+            },
             mtime_secs: stat.stx_mtime.tv_sec,
             name,
         });

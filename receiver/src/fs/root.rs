@@ -256,9 +256,7 @@ fn join(names: &[Name]) -> Vec<u8> {
 }
 
 /// Flags of a descriptor that only names a directory.
-pub const HANDLE: OFlags = OFlags::PATH
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::CLOEXEC);
+pub const HANDLE: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// Flags of a directory to be read or synced.
 pub const LISTABLE: OFlags = OFlags::RDONLY

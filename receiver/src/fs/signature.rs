@@ -270,7 +270,10 @@ mod tests {
 
     impl Collected {
         fn payload(&self) -> Vec<u8> {
-            self.0.iter().flat_map(|(_, payload)| payload.clone()).collect()
+            self.0
+                .iter()
+                .flat_map(|(_, payload)| payload.clone())
+                .collect()
         }
 
         fn info(&self) -> SignatureInfo {
@@ -320,13 +323,22 @@ mod tests {
     #[test]
     fn what_is_no_file_has_no_signature() {
         let dir = tempfile::tempdir().unwrap();
-        for make in [
-            (|_: &Path| {}) as fn(&Path),
-            |path| fs::create_dir(path).unwrap(),
-        ] {
+        for make in [(|_: &Path| {}) as fn(&Path), |path| {
+            fs::create_dir(path).unwrap()
+        }] {
             make(&dir.path().join("f"));
             let found = ask(dir.path(), SignatureWant::Groups).unwrap();
-            assert!(matches!(&found.0[..], [(Signature { info: None, last: true, .. }, _)]));
+            assert!(matches!(
+                &found.0[..],
+                [(
+                    Signature {
+                        info: None,
+                        last: true,
+                        ..
+                    },
+                    _
+                )]
+            ));
         }
     }
 }

@@ -162,7 +162,10 @@ impl Transfer {
     /// [`RejectCode::BadContent`] unless length and digest are these; the file is gone then.
     pub fn end(self, len: u64, digest: Digest) -> Result<Staged, Refusal> {
         if self.len != len || self.hasher.finish() != digest {
-            let text = format!("transfer of {} bytes has another digest or length", self.len);
+            let text = format!(
+                "transfer of {} bytes has another digest or length",
+                self.len
+            );
             self.temp.remove();
             return Err(bad_content(&text));
         }
@@ -217,7 +220,9 @@ impl Transfer {
     }
 
     fn copy(&mut self, from: u64, len: u64) -> Result<(), Refusal> {
-        let in_basis = from.checked_add(len).is_some_and(|end| end <= self.basis_len);
+        let in_basis = from
+            .checked_add(len)
+            .is_some_and(|end| end <= self.basis_len);
         if self.basis.is_none() || !in_basis {
             return Err(bad_content("copy from beyond the basis"));
         }
@@ -336,7 +341,10 @@ fn bad_content(text: &str) -> Refusal {
 }
 
 fn no_basis(why: &str) -> Refusal {
-    Refusal::new(RejectCode::NoBasis, format!("the basis cannot be used: {why}"))
+    Refusal::new(
+        RejectCode::NoBasis,
+        format!("the basis cannot be used: {why}"),
+    )
 }
 
 /// Bytes read at once.

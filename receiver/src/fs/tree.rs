@@ -313,7 +313,10 @@ mod tests {
         let mut trees = Trees::new(Compare::ALL);
         let with = digest(&mut trees, &root, ".", false);
         fs::remove_dir(dir.path().join(".syncd")).unwrap();
-        fs::File::open(dir.path()).unwrap().set_modified(time).unwrap();
+        fs::File::open(dir.path())
+            .unwrap()
+            .set_modified(time)
+            .unwrap();
         assert_eq!(with, digest(&mut trees, &root, ".", false));
         assert_eq!(digest(&mut trees, &root, ".syncd", false), None);
     }
@@ -338,9 +341,14 @@ mod tests {
             true
         });
         sent.unwrap();
-        let [listing] = &found[..] else { panic!("{found:?}") };
+        let [listing] = &found[..] else {
+            panic!("{found:?}")
+        };
         assert!(listing.last);
-        assert_eq!(listing.entries[0].meta.content, Some(Digest::of(b"content")));
+        assert_eq!(
+            listing.entries[0].meta.content,
+            Some(Digest::of(b"content"))
+        );
         assert_eq!(listing.entries[1].subtree, Some(below));
     }
 
