@@ -173,12 +173,8 @@ impl Applier<'_> {
         let temp = self.area.temp();
         let mode = self.keeper.mode(kind, meta);
         rustix::fs::mknodat(temp.dir(), temp.name(), file_type, mode, device)?;
-        self.keeper
-            .set_link(temp.dir(), temp.name().as_bytes(), meta)?;
-        // Giving it away may have cleared bits; nobody else can reach the name here.
-        rustix::fs::chmodat(temp.dir(), temp.name(), mode, AtFlags::empty())?;
-        self.keeper
-            .set_link(temp.dir(), temp.name().as_bytes(), meta)?;
+        let name = temp.name().as_bytes();
+        self.keeper.set_private(temp.dir(), name, kind, meta)?;
         Ok(temp)
     }
 
@@ -193,8 +189,9 @@ impl Applier<'_> {
                 (&*dir, name),
             )
         };
+        let from = (temp.dir(), temp.name().as_bytes());
         let replaced = self
-            .with_right_to(&dir, publish)
+            .with_right_to(&dir, || self.with_right_to_move(from, &publish))
             .map_err(|errno| self.refusal(op, path, errno))?;
         if replaced == Replaced::Directory {
             self.root.forget(path);
@@ -277,7 +274,8 @@ impl Applier<'_> {
                 (&*to_dir, to_name),
             )
         };
-        self.with_right_to(&from_dir, || self.with_right_to(&to_dir, publish))
+        let moved = || self.with_right_to_move((&*from_dir, from_name), &publish);
+        self.with_right_to(&from_dir, || self.with_right_to(&to_dir, &moved))
             .map_err(|errno| self.refusal(op, to, errno))?;
         self.drop_old_name(&from_dir, from_name, &found)
             .map_err(|errno| self.refusal(op, from, errno))?;
@@ -306,7 +304,9 @@ impl Applier<'_> {
         let (b_dir, b_name) = self.place(op, b)?;
         let flags = RenameFlags::EXCHANGE;
         let swap = || rustix::fs::renameat_with(&a_dir, a_name, &b_dir, b_name, flags);
-        self.with_right_to(&a_dir, || self.with_right_to(&b_dir, swap))
+        let one = || self.with_right_to_move((&*a_dir, a_name), &swap);
+        let both = || self.with_right_to_move((&*b_dir, b_name), &one);
+        self.with_right_to(&a_dir, || self.with_right_to(&b_dir, &both))
             .map_err(|errno| match errno {
                 Errno::NOENT => mismatch(op, a, "one of the two is not there"),
                 other => self.refusal(op, a, other),
@@ -485,6 +485,23 @@ impl Applier<'_> {
         let done = change();
         grant(dir, mode)?;
         done
+    }
+
+    /// Tries `change`; a directory that moves to another one has to be writable itself.
+    fn with_right_to_move<T>(
+        &self,
+        (dir, name): (&OwnedFd, &[u8]),
+        change: impl Fn() -> rustix::io::Result<T>,
+    ) -> rustix::io::Result<T> {
+        match change() {
+            Err(Errno::ACCESS) if !self.keeper.powers.any_mode => {}
+            done => return done,
+        }
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        match rustix::fs::openat(dir, name, flags, Mode::empty()) {
+            Ok(moved) => self.with_right_to(&moved, change),
+            Err(_) => Err(Errno::ACCESS),
+        }
     }
 
     /// What is told, with a look at why something was not permitted.
