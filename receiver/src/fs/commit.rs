@@ -161,6 +161,7 @@ impl Committer {
         staged: Arc<StagedMap>,
         first_root: Digest,
     ) -> Self {
+        let home = anchor.module.identity().dev;
         Self {
             root,
             anchor,
@@ -168,7 +169,7 @@ impl Committer {
             keeper,
             durability,
             staged,
-            touched: Touched::new(durability != Durability::Files),
+            touched: Touched::new(durability, home),
             applied: 0,
             durable: 0,
             chain: first_root,
@@ -202,7 +203,6 @@ impl Committer {
         self.applied = last.seq();
         self.chain = last.root();
         if self.durability == Durability::None {
-            self.touched.all_synced();
             self.durable = self.applied;
         }
         Ok(self.outcome(rejects))
@@ -252,7 +252,7 @@ impl Committer {
         if self.durability == Durability::Batch && !single {
             rustix::fs::syncfs(self.area.stage()).map_err(lost)?;
             // It made the names of the groups before this one safe too.
-            self.touched.all_synced();
+            self.touched.all_synced().map_err(lost)?;
             self.durable = self.applied;
         }
         Ok(prepared)
