@@ -468,6 +468,43 @@ fn a_sub_path_is_made_and_holds_what_is_written() {
 }
 
 #[test]
+fn a_root_that_was_replaced_takes_nothing_any_more() {
+    let bench = Bench::start(|_| {});
+    let mut agent = bench.open_as(1, |open| open.sub_path = path("a")).unwrap();
+    assert!(agent.commit(vec![put("f", b"x")]).is_empty());
+    fs::rename(bench.at("a"), bench.at("away")).unwrap();
+    fs::create_dir(bench.at("a")).unwrap();
+    agent.send_commit(vec![put("g", b"y")]);
+    let gone = (Rejected::Session, RejectCode::ModuleUnavailable);
+    assert_eq!(agent.rejected(), gone);
+    assert!(!bench.at("a/g").exists() && !bench.at("away/g").exists());
+}
+
+#[test]
+fn kept_directory_links_lead_inside_only() {
+    let outside = tempfile::tempdir().unwrap();
+    let bench = Bench::start(|setup| setup.keep_dirlinks = true);
+    fs::create_dir(bench.at("real")).unwrap();
+    symlink("real", bench.at("inside")).unwrap();
+    symlink(outside.path(), bench.at("out")).unwrap();
+    let mut agent = bench.open();
+    let rejects = agent.commit(vec![put("inside/f", b"x"), put("out/f", b"y")]);
+    assert_eq!(rejects, [(1, RejectCode::NotADirectory)]);
+    assert!(bench.at("real/f").exists());
+    assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn incoming_chmod_decides_modes_and_is_not_compared() {
+    let bench = Bench::start(|setup| setup.incoming_chmod = Some(b"D2775,F664".to_vec()));
+    let mut agent = bench.open();
+    assert_eq!(agent.welcome.compare.mode_mask, 0);
+    assert!(agent.commit(vec![mkdir("d"), put("d/f", b"x")]).is_empty());
+    let mode = |at| fs::metadata(bench.at(at)).unwrap().mode() & 0o7777;
+    assert_eq!((mode("d"), mode("d/f")), (0o2775, 0o664));
+}
+
+#[test]
 fn a_close_finishes_what_came_and_says_why() {
     let bench = Bench::start(|_| {});
     let mut agent = bench.open();

@@ -359,6 +359,8 @@ impl Applier<'_> {
         match self.root.parent(path) {
             Ok(Some((dir, name))) => Ok((dir, name.as_bytes())),
             Ok(None) => Err(root_refusal(op)),
+            // A link that is kept, but leads out.
+            Err(Errno::XDEV) => Err(Refusal::system(op.verb(), path, Errno::LOOP)),
             Err(errno) => Err(Refusal::system(op.verb(), path, errno)),
         }
     }

@@ -9,6 +9,8 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rustix::io::Errno;
+
 use syncd_proto::digest::Digest;
 use syncd_proto::exchange::receiver::Verified;
 use syncd_proto::message::{Ack, Durability, Reject, Rejected};
@@ -94,14 +96,14 @@ impl Anchor {
             Err(Refusal::new(RejectCode::ModuleUnavailable, text))
         };
         if let Some(path) = &self.path {
-            let found = rustix::fs::stat(path).ok();
-            let same = found.is_some_and(|stat| {
-                self.module.identity()
-                    == Identity {
-                        dev: stat.st_dev,
-                        ino: stat.st_ino,
-                    }
-            });
+            let same = match rustix::fs::stat(path) {
+                Ok(stat) => {
+                    let (dev, ino) = (stat.st_dev, stat.st_ino);
+                    self.module.identity() == Identity { dev, ino }
+                }
+                // With fewer rights than at start the path may be out of sight: that says nothing.
+                Err(errno) => !matches!(errno, Errno::NOENT | Errno::NOTDIR),
+            };
             if !same {
                 return gone("the module");
             }
@@ -303,7 +305,7 @@ fn rejection(seq: u64, index: u32, refusal: Refusal) -> Reject {
     }
 }
 
-fn lost(errno: rustix::io::Errno) -> Refusal {
+fn lost(errno: Errno) -> Refusal {
     let text = format!(
         "the receiver's disk failed to make changes durable: {}",
         describe(errno)
