@@ -1,5 +1,5 @@
 //! What neither the compiler nor clippy checks about this repository: rooms are respected, no source file is
-//! forgotten, no link in a document is dead, nothing is left to do in code.
+//! forgotten, no link in a document is dead, translations are in step, nothing is left to do in code.
 //!
 //! A failing test lists `file:line: problem`; there is no list of exceptions.
 
@@ -7,6 +7,7 @@ mod documents;
 mod modules;
 mod rooms;
 mod source;
+mod translations;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -42,6 +43,15 @@ fn every_link_in_a_document_leads_somewhere() {
             .flat_map(|path| documents::dead_links(&root, path))
             .collect(),
     );
+}
+
+#[test]
+fn translations_are_in_step() {
+    let read = |name: &str| read(&root().join(name));
+    report(translations::differences(
+        &read("README.md"),
+        &read("README.zh-CN.md"),
+    ));
 }
 
 fn each_source(check: impl Fn(&str, &str) -> Vec<String>) -> Vec<String> {
