@@ -51,8 +51,8 @@ impl Access {
     }
 }
 
-/// Keeps a session with a target open until `stop`. With `once`, the first failure that trying again
-/// cannot mend ends it.
+/// Keeps a session with a target open until `stop`. With `once`, a first call that fails ends it, and
+/// so does a later one that trying again cannot mend.
 ///
 /// # Errors
 /// That failure.
@@ -64,6 +64,7 @@ pub async fn run(
     stop: &Stop,
 ) -> Result<(), ConnectError> {
     let mut attempt = 0;
+    let mut met = false;
     loop {
         let connected = tokio::select! {
             () = stop.cancelled() => return Ok(()),
@@ -72,6 +73,7 @@ pub async fn run(
         match connected {
             Ok(connected) => {
                 attempt = 0;
+                met = true;
                 tracing::info!(target = %target.name, peer = %connected.peer, receiver = %syncd_proto::path::escaped(connected.welcome.receiver.as_bytes()), "connected");
                 let text = run_session(target, access, connected, stop).await;
                 if stop.is_cancelled() {
@@ -83,7 +85,7 @@ pub async fn run(
                     permanent: false,
                 });
             }
-            Err(error) if once && error.is_permanent() => return Err(error),
+            Err(error) if once && (!met || error.is_permanent()) => return Err(error),
             Err(error) => {
                 tracing::warn!(target = %target.name, "not connected: {error}; {}", error.hint());
                 target.disconnected(Phase::Disconnected {
