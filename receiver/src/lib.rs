@@ -7,6 +7,7 @@
 //! | [`cli`], [`check`], [`error`] | arguments, `check`, exit codes |
 //! | [`front`] | the process that faces the network: who may come in |
 //! | [`worker`] | the process that touches one module's files |
+//! | [`confine`] | what a worker gives up before it serves |
 //! | [`relay`] | what the two say to each other |
 //! | [`net`] | sockets, TLS, frames as they pass |
 //! | [`logic`] | decisions, without I/O |
@@ -18,6 +19,7 @@
 
 pub mod check;
 pub mod cli;
+pub mod confine;
 pub mod error;
 pub mod front;
 pub mod fs;

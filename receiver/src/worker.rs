@@ -1,19 +1,190 @@
 //! The process that touches one module's files.
+//!
+//! The main thread listens to the front. Each session has a few threads of its own, joined by bounded
+//! queues, so that nothing waits for what it does not depend on:
+//!
+//! ```text
+//!           reader ──commits──► committer ──┐
+//!  socket ──►   ├───transfers─► stager ─────┼──► writer ──► socket
+//!               └───questions─► answerer ───┘
+//! ```
+//!
+//! | module | what |
+//! |---|---|
+//! | [`session`] | one session: welcome, threads, end |
+//! | [`reader`] | frames in: verified, sorted by who takes them |
+//! | [`stager`] | transfers; gives window back |
+//! | [`commits`] | groups of commits; says how far the log has come |
+//! | [`answers`] | digests, listings, signatures |
+//! | [`outbox`] | frames out: numbered, several per write |
+//! | [`shared`] | what the threads of a session wait for |
+//! | [`registry`] | who is here: one writer per directory; how a session is told to end |
 
+mod answers;
+mod commits;
+mod outbox;
+mod reader;
+mod registry;
+mod session;
+mod shared;
+mod stager;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 
+use syncd_proto::reject::RejectCode;
+
+use crate::confine::{Confined, confine};
+use crate::fs::area::Area;
+use crate::fs::recover;
+use crate::fs::refusal::Refusal;
+use crate::logic::chmod::Chmod;
 use crate::net::relay_io;
-use crate::relay::FromWorker;
+use crate::relay::{FromWorker, ModuleSetup, SessionOpen, ToWorker};
 
-/// Says that this build has no worker.
+use registry::Registry;
+
+/// Serves one module, as the front orders on standard input, until that closes or says so.
 #[must_use]
 pub fn run() -> ExitCode {
-    let failed = FromWorker::Failed {
-        text: "the module cannot be served: this build of the receiver has no worker".to_owned(),
-        log: "this build has no worker".to_owned(),
-    };
-    match relay_io::send(std::io::stdin(), &failed, None) {
+    match control_socket().and_then(serve) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
+        Err(error) => {
+            tracing::error!(%error, "the worker ends");
+            ExitCode::FAILURE
+        }
     }
+}
+
+/// What all sessions of a module share.
+#[derive(Debug)]
+struct Module {
+    setup: ModuleSetup,
+    confined: Confined,
+    chmod: Option<Chmod>,
+    area: Mutex<Option<Arc<Area>>>,
+    registry: Registry,
+    control: Mutex<UnixStream>,
+}
+
+impl Module {
+    /// The staging area, made and cleaned when the first session needs it.
+    fn area(&self) -> Result<Arc<Area>, Refusal> {
+        let mut slot = self.area.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(area) = &*slot {
+            return Ok(Arc::clone(area));
+        }
+        let area = Arc::new(Area::open(&self.confined.root)?);
+        recover::sweep(&area).map_err(|errno| Refusal::staging("clean up", errno))?;
+        let reaped = Arc::clone(&area);
+        thread::Builder::new()
+            .name("reaper".to_owned())
+            .spawn(move || recover::reap(&reaped))
+            .map_err(|error| Refusal::new(RejectCode::ModuleUnavailable, error.to_string()))?;
+        *slot = Some(Arc::clone(&area));
+        Ok(area)
+    }
+
+    fn tell_front(&self, message: &FromWorker) {
+        let control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = relay_io::send(&*control, message, None) {
+            tracing::debug!(%error, "the front is gone");
+        }
+    }
+}
+
+fn control_socket() -> io::Result<UnixStream> {
+    let socket = rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?;
+    Ok(UnixStream::from(socket))
+}
+
+fn serve(control: UnixStream) -> io::Result<()> {
+    let Some((ToWorker::Setup(setup), _)) = relay_io::receive::<ToWorker>(&control)? else {
+        return Err(io::Error::other("the front did not begin with the setup"));
+    };
+    let module = match prepare(setup, control.try_clone()?) {
+        Ok(module) => Arc::new(module),
+        Err(failed) => return relay_io::send(&control, &failed, None),
+    };
+    for note in &module.confined.notes {
+        tracing::warn!(module = %module_name(&module), "{note}");
+    }
+    module.tell_front(&FromWorker::Ready);
+    listen(&module, &control)
+}
+
+fn prepare(setup: ModuleSetup, control: UnixStream) -> Result<Module, FromWorker> {
+    let chmod = match &setup.incoming_chmod {
+        Some(text) => Some(Chmod::parse(text).map_err(|error| FromWorker::Failed {
+            text: "incoming chmod is wrong".to_owned(),
+            log: format!("incoming chmod: {error}"),
+        })?),
+        None => None,
+    };
+    let confined = confine(&setup).map_err(|error| FromWorker::Failed {
+        text: error.text.to_owned(),
+        log: error.log,
+    })?;
+    Ok(Module {
+        setup,
+        confined,
+        chmod,
+        area: Mutex::default(),
+        registry: Registry::default(),
+        control: Mutex::new(control),
+    })
+}
+
+/// Takes orders until there are no more, then ends all sessions and waits for them.
+fn listen(module: &Arc<Module>, control: &UnixStream) -> io::Result<()> {
+    let mut sessions = Vec::new();
+    let text = loop {
+        match relay_io::receive::<ToWorker>(control) {
+            Ok(Some((ToWorker::Open(open), Some(socket)))) => {
+                sessions.retain(|session: &thread::JoinHandle<()>| !session.is_finished());
+                sessions.push(start(module, open, socket)?);
+            }
+            Ok(Some((ToWorker::Close { id, text }, _))) => module.registry.close(id, &text),
+            Ok(Some((ToWorker::Drain { text }, _))) => break text,
+            Ok(Some((ToWorker::Open(_) | ToWorker::Setup(_), _))) => {
+                return Err(io::Error::other("the front gave an order out of place"));
+            }
+            Ok(None) => break "the receiver is going down".to_owned(),
+            Err(error) => {
+                tracing::error!(%error, "cannot read orders");
+                break "the receiver is going down".to_owned();
+            }
+        }
+    };
+    module.registry.close_all(&text);
+    for session in sessions {
+        let _ = session.join();
+    }
+    Ok(())
+}
+
+fn start(
+    module: &Arc<Module>,
+    open: SessionOpen,
+    socket: OwnedFd,
+) -> io::Result<thread::JoinHandle<()>> {
+    let module = Arc::clone(module);
+    let socket = UnixStream::from(socket);
+    // From now on a `Close` finds it, however soon it comes.
+    module.registry.enter(open.id, socket.try_clone()?);
+    thread::Builder::new()
+        .name(format!("session {}", open.id))
+        .spawn(move || {
+            let ended = session::run(&module, &open, socket);
+            module.registry.leave(open.id);
+            module.tell_front(&ended);
+        })
+}
+
+fn module_name(module: &Module) -> String {
+    syncd_proto::path::escaped(&module.setup.name)
 }

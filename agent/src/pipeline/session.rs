@@ -51,8 +51,8 @@ impl Access {
     }
 }
 
-/// Keeps a session with a target open until `stop`. With `once`, a first call that fails ends it, and
-/// so does a later one that trying again cannot mend.
+/// Keeps a session with a target open until `stop`. With `once`, a failure to connect at first, or one
+/// that trying again cannot mend, ends it.
 ///
 /// # Errors
 /// That failure.
@@ -64,7 +64,7 @@ pub async fn run(
     stop: &Stop,
 ) -> Result<(), ConnectError> {
     let mut attempt = 0;
-    let mut met = false;
+    let mut was_open = false;
     loop {
         let connected = tokio::select! {
             () = stop.cancelled() => return Ok(()),
@@ -73,7 +73,7 @@ pub async fn run(
         match connected {
             Ok(connected) => {
                 attempt = 0;
-                met = true;
+                was_open = true;
                 tracing::info!(target = %target.name, peer = %connected.peer, receiver = %syncd_proto::path::escaped(connected.welcome.receiver.as_bytes()), "connected");
                 let text = run_session(target, access, connected, stop).await;
                 if stop.is_cancelled() {
@@ -82,14 +82,16 @@ pub async fn run(
                 tracing::warn!(target = %target.name, "session ended: {text}");
                 target.disconnected(Phase::Disconnected {
                     text,
+                    hint: None,
                     permanent: false,
                 });
             }
-            Err(error) if once && (!met || error.is_permanent()) => return Err(error),
+            Err(error) if once && (error.is_permanent() || !was_open) => return Err(error),
             Err(error) => {
                 tracing::warn!(target = %target.name, "not connected: {error}; {}", error.hint());
                 target.disconnected(Phase::Disconnected {
-                    text: format!("{error}; {}", error.hint()),
+                    text: error.to_string(),
+                    hint: Some(error.hint().to_owned()),
                     permanent: error.is_permanent(),
                 });
             }

@@ -162,9 +162,9 @@ fn last_error(state: &State) -> Option<Problem> {
         });
     }
     match &state.phase {
-        Phase::Disconnected { text, .. } => Some(Problem {
+        Phase::Disconnected { text, hint, .. } => Some(Problem {
             text: text.clone(),
-            hint: None,
+            hint: hint.clone(),
         }),
         Phase::Connecting | Phase::Connected => None,
     }

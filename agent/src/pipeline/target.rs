@@ -49,8 +49,10 @@ pub enum Phase {
     Connected,
     /// The last attempt failed.
     Disconnected {
-        /// Why, and what to do.
+        /// Why.
         text: String,
+        /// What to do about it.
+        hint: Option<String>,
         /// Whether trying again cannot help until somebody changes something.
         permanent: bool,
     },

@@ -1,5 +1,31 @@
-//! The files the receiver reads and writes, blocking.
+//! Everything of the receiver that touches a disk, blocking.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`root`] | opens beneath a module root, by descriptor; no symlink leads out |
+//! | [`area`] | `.syncd`: temporary names, leftovers, what is being deleted |
+//! | [`stage`] | transfers: content with its length and digest checked |
+//! | [`apply`] | one operation at a time: names change |
+//! | [`commit`] | groups of commits: data sync, operations in order, directory sync |
+//! | [`touched`] | what must be synced before it can be acknowledged |
+//! | [`recover`] | at start: what a crash left; and the deletion of whole trees |
+//! | [`meta`], [`ids`] | metadata: read, mapped, set |
+//! | [`tree`], [`signature`] | what an agent may ask of the tree |
+//! | [`config`], [`secrets`] | the front's own files |
+//! | [`refusal`] | errno to the closed list of reasons a peer is told |
 
+pub mod apply;
+pub mod area;
+pub mod commit;
 pub mod config;
+pub mod ids;
+pub mod meta;
+pub mod recover;
+pub mod refusal;
+pub mod root;
 pub mod secrets;
+pub mod signature;
+pub mod stage;
+pub mod touched;
+pub mod tree;
 mod trusted;

@@ -56,7 +56,9 @@ pub fn send<T: Encode>(
 ///
 /// # Errors
 /// Those of the socket; a message cut off, above its limit or malformed.
-pub fn receive<T: Decode<()> + Encode>(socket: impl AsFd) -> io::Result<Option<(T, Option<OwnedFd>)>> {
+pub fn receive<T: Decode<()> + Encode>(
+    socket: impl AsFd,
+) -> io::Result<Option<(T, Option<OwnedFd>)>> {
     let mut incoming = Incoming::default();
     loop {
         if let Some(message) = incoming.finish()? {

@@ -1,0 +1,220 @@
+//! Makes a worker what its module asks for, before it reads anything from the network: root directory,
+//! identity, no way back. On failure the worker does not serve.
+//!
+//! To be called while the process has a single thread: identity is set by raw system calls, which
+//! change the calling thread, and every later thread inherits it.
+
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustix::fs::{Gid, Mode, Uid};
+use rustix::io::Errno;
+use rustix::process::{DumpableBehavior, Resource, Rlimit};
+use rustix::thread::CapabilitySet;
+
+use crate::fs::ids::Accounts;
+use crate::fs::meta::Powers;
+use crate::fs::refusal::describe;
+use crate::fs::root::{HANDLE, Root};
+use crate::relay::{Chroot, ModuleSetup, RunAs};
+
+/// A confined process, and what it can do.
+#[derive(Debug)]
+pub struct Confined {
+    /// Root of the module.
+    pub root: Arc<Root>,
+    /// Its path, if it can still be looked up from here.
+    pub path: Option<PathBuf>,
+    /// What the process may do.
+    pub powers: Powers,
+    /// Names of this machine's users and groups, unless ids are kept as numbers.
+    pub accounts: Option<Arc<Accounts>>,
+    /// The mask the process was started with: what `incoming chmod` leaves out where it names nobody.
+    pub umask: u32,
+    /// What could not be applied, for the log.
+    pub notes: Vec<String>,
+}
+
+/// Why a module cannot be served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfineError {
+    /// rsync's words, for the agent.
+    pub text: &'static str,
+    /// The whole reason, for the log.
+    pub log: String,
+}
+
+/// Confines this process to a module.
+///
+/// # Errors
+/// [`ConfineError`]; the process must not serve then.
+pub fn confine(setup: &ModuleSetup) -> Result<Confined, ConfineError> {
+    let accounts = (!setup.numeric_ids).then(|| Arc::new(Accounts::load()));
+    let mut notes = Vec::new();
+    let (dir, chrooted) = enter(setup, &mut notes)?;
+    if let Some(run_as) = &setup.run_as {
+        become_user(run_as)?;
+    }
+    let umask =
+        harden().map_err(|errno| failed("cannot restrict the process", &describe(errno)))?;
+    let powers = powers();
+    let root = Root::new(dir, setup.keep_dirlinks)
+        .map_err(|errno| failed("chdir failed", &describe(errno)))?;
+    let path = (!chrooted).then(|| PathBuf::from(OsStr::from_bytes(&setup.path)));
+    Ok(Confined {
+        root: Arc::new(root),
+        path,
+        powers,
+        accounts,
+        umask,
+        notes,
+    })
+}
+
+/// Opens the module's directory, and makes it (or what stands before `/./` in its path) the root
+/// directory where that is wanted.
+fn enter(setup: &ModuleSetup, notes: &mut Vec<String>) -> Result<(OwnedFd, bool), ConfineError> {
+    let (outer, inner) = split_at_dot(&setup.path);
+    let wanted = setup.chroot != Chroot::Off;
+    let first = if wanted { outer } else { &setup.path };
+    let shown = syncd_proto::path::escaped(&setup.path);
+    let open = |path: &[u8]| {
+        rustix::fs::open(path, HANDLE, Mode::empty())
+            .map_err(|errno| failed("chdir failed", &format!("{shown}: {}", describe(errno))))
+    };
+    let dir = open(first)?;
+    if !wanted {
+        return Ok((dir, false));
+    }
+    rustix::process::fchdir(&dir)
+        .map_err(|errno| failed("chdir failed", &format!("{shown}: {}", describe(errno))))?;
+    match rustix::process::chroot(".") {
+        Ok(()) => {
+            let inside = rustix::process::chdir("/");
+            inside.map_err(|errno| failed("chdir failed", &describe(errno)))?;
+            Ok((open(inner)?, true))
+        }
+        Err(Errno::PERM) if setup.chroot == Chroot::Tried => {
+            notes.push("chroot is not permitted here; going on without".to_owned());
+            Ok((open(&setup.path)?, false))
+        }
+        Err(errno) => Err(failed(
+            "chroot failed",
+            &format!("{shown}: {}", describe(errno)),
+        )),
+    }
+}
+
+/// rsync's `/./` in a path: the root directory before it, the module after it.
+fn split_at_dot(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.windows(3).position(|window| window == b"/./") {
+        Some(0) => (b"/", &path[2..]),
+        Some(at) => (&path[..at], &path[at + 2..]),
+        None => (path, b"/"),
+    }
+}
+
+fn become_user(run_as: &RunAs) -> Result<(), ConfineError> {
+    let ids = [run_as.uid, run_as.gid];
+    let all = ids.iter().chain(&run_as.groups);
+    if all.copied().any(|id| id == u32::MAX) {
+        return Err(failed("setuid failed", "4294967295 is no user or group"));
+    }
+    let (uid, gid) = (Uid::from_raw(run_as.uid), Gid::from_raw(run_as.gid));
+    if is_already(uid, gid) {
+        return Ok(());
+    }
+    let groups: Vec<Gid> = run_as.groups.iter().copied().map(Gid::from_raw).collect();
+    let why = |text| move |errno| failed(text, &describe(errno));
+    rustix::thread::set_thread_groups(&groups).map_err(why("setgroups failed"))?;
+    rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(why("setgid failed"))?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(why("setuid failed"))?;
+    if !is_already(uid, gid) {
+        return Err(failed("setuid failed", "the identity did not change"));
+    }
+    let root = Uid::ROOT;
+    if !uid.is_root() && rustix::thread::set_thread_res_uid(root, root, root).is_ok() {
+        return Err(failed("setuid failed", "the way back to root is open"));
+    }
+    Ok(())
+}
+
+fn is_already(uid: Uid, gid: Gid) -> bool {
+    let users = [rustix::process::getuid(), rustix::process::geteuid()];
+    let groups = [rustix::process::getgid(), rustix::process::getegid()];
+    users == [uid; 2] && groups == [gid; 2]
+}
+
+/// Gives up what is never needed; the umask there was.
+fn harden() -> rustix::io::Result<u32> {
+    rustix::thread::set_no_new_privs(true)?;
+    let umask = rustix::process::umask(Mode::empty()).as_raw_mode();
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    rustix::process::setrlimit(Resource::Core, none)?;
+    // Transfers and directories are held open; what the administrator allows at most is ours to use.
+    let mut files = rustix::process::getrlimit(Resource::Nofile);
+    files.current = files.maximum;
+    rustix::process::setrlimit(Resource::Nofile, files)?;
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    Ok(umask)
+}
+
+fn powers() -> Powers {
+    let effective = rustix::thread::capabilities(None).map(|sets| sets.effective);
+    let has = |capability| {
+        effective
+            .as_ref()
+            .is_ok_and(|held| held.contains(capability))
+    };
+    Powers {
+        chown: has(CapabilitySet::CHOWN),
+        any_mode: has(CapabilitySet::FOWNER)
+            && has(CapabilitySet::FSETID)
+            && has(CapabilitySet::DAC_OVERRIDE),
+        mknod: has(CapabilitySet::MKNOD),
+    }
+}
+
+fn failed(text: &'static str, why: &str) -> ConfineError {
+    ConfineError {
+        text,
+        log: format!("{text}: {why}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dot_in_the_path_divides_root_directory_and_module() {
+        assert_eq!(split_at_dot(b"/srv/data"), (&b"/srv/data"[..], &b"/"[..]));
+        assert_eq!(split_at_dot(b"/srv/./data"), (&b"/srv"[..], &b"/data"[..]));
+        assert_eq!(split_at_dot(b"/./data"), (&b"/"[..], &b"/data"[..]));
+    }
+
+    #[test]
+    fn a_missing_path_is_told_in_rsync_words() {
+        let setup = ModuleSetup {
+            name: b"m".to_vec(),
+            path: b"/nowhere/at/all".to_vec(),
+            run_as: None,
+            chroot: Chroot::Off,
+            durability: syncd_proto::message::Durability::Batch,
+            shared_writers: false,
+            keep_dirlinks: false,
+            numeric_ids: true,
+            incoming_chmod: None,
+            timeout_s: 0,
+        };
+        let error = confine(&setup).unwrap_err();
+        assert_eq!(error.text, "chdir failed");
+        assert!(error.log.contains("/nowhere/at/all"), "{}", error.log);
+    }
+}

@@ -1,0 +1,401 @@
+//! [`Area`]: `.syncd` at the root of a module. Temporary names, interrupted transfers, and what is
+//! being deleted; private to the worker, never listed, refused as a name from a peer.
+//!
+//! ```text
+//! .syncd/            0700, ours
+//!   instance         16 random bytes: the name of this copy of the module
+//!   stage/           content and entries on their way to their names; emptied at start
+//!   partial/KEY      transfers that can be continued
+//!   trash/           trees that are gone already and take a while to delete
+//! ```
+
+use std::collections::HashSet;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+
+use syncd_proto::RESERVED_NAME;
+use syncd_proto::digest::Digest;
+use syncd_proto::path::WirePath;
+use syncd_proto::reject::RejectCode;
+
+use super::meta::statx_fd;
+use super::refusal::{Refusal, describe};
+use super::root::{LISTABLE, Root};
+
+/// The staging area of a module, open.
+#[derive(Debug)]
+pub struct Area {
+    stage: OwnedFd,
+    partial: OwnedFd,
+    trash: OwnedFd,
+    instance: [u8; 16],
+    /// Makes names of this process unlike those of the one before.
+    tag: u32,
+    next: AtomicU64,
+    claimed: Mutex<HashSet<Digest>>,
+    to_delete: Mutex<bool>,
+    wake: Condvar,
+}
+
+impl Area {
+    /// Opens the area of the module at `root`, making it if it is not there.
+    ///
+    /// # Errors
+    /// It cannot be made, or what stands there is not ours.
+    pub fn open(root: &Root) -> Result<Self, Refusal> {
+        let dir = own_dir(root)?;
+        let place = |name: &str| private_dir(dir.as_fd(), name.as_bytes()).map_err(broken);
+        let (stage, partial, trash) = (place("stage")?, place("partial")?, place("trash")?);
+        let instance = match read_instance(&dir).map_err(broken)? {
+            Some(instance) => instance,
+            None => make_instance(&dir, &stage).map_err(broken)?,
+        };
+        Ok(Self {
+            stage,
+            partial,
+            trash,
+            instance,
+            tag: u32::from_le_bytes(random::<4>().map_err(broken)?),
+            next: AtomicU64::new(0),
+            claimed: Mutex::default(),
+            to_delete: Mutex::new(true),
+            wake: Condvar::new(),
+        })
+    }
+
+    /// The name of this copy of the module, if it has one yet; changes nothing.
+    #[must_use]
+    pub fn instance_of(root: &Root) -> Option<[u8; 16]> {
+        let dir = root.open_dir(&reserved()?).ok()?;
+        read_instance(&dir).ok()?
+    }
+
+    /// The name of this copy of the module.
+    #[must_use]
+    pub fn instance(&self) -> [u8; 16] {
+        self.instance
+    }
+
+    /// The directory of things on their way.
+    #[must_use]
+    pub fn stage(&self) -> &OwnedFd {
+        &self.stage
+    }
+
+    /// The directory of interrupted transfers.
+    #[must_use]
+    pub fn partial(&self) -> &OwnedFd {
+        &self.partial
+    }
+
+    /// The directory of what is being deleted.
+    #[must_use]
+    pub fn trash(&self) -> &OwnedFd {
+        &self.trash
+    }
+
+    /// A name never used before in this area.
+    #[must_use]
+    pub fn fresh_name(&self) -> String {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        format!("{:08x}.{number:x}", self.tag)
+    }
+
+    /// A new, empty temporary file.
+    ///
+    /// # Errors
+    /// Those of `open`.
+    pub fn create(self: &Arc<Self>) -> rustix::io::Result<(Temp, OwnedFd)> {
+        let temp = self.temp();
+        let file = create_at(&self.stage, &temp.name)?;
+        Ok((temp, file))
+    }
+
+    /// A temporary name, for something about to be made under it.
+    #[must_use]
+    pub fn temp(self: &Arc<Self>) -> Temp {
+        Temp {
+            area: Arc::clone(self),
+            name: self.fresh_name(),
+            claim: None,
+        }
+    }
+
+    /// The file of an interruptible transfer: a new one, or with `resume` the one that is there.
+    /// `None` if another transfer of this key is under way.
+    ///
+    /// # Errors
+    /// Those of the system; `ENOENT` if there is nothing to resume.
+    pub fn keyed(
+        self: &Arc<Self>,
+        key: Digest,
+        resume: bool,
+    ) -> rustix::io::Result<Option<(Temp, OwnedFd)>> {
+        if !self.claims().insert(key) {
+            return Ok(None);
+        }
+        let temp = Temp {
+            area: Arc::clone(self),
+            name: key.to_string(),
+            claim: Some(key),
+        };
+        let file = if resume {
+            let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            rustix::fs::openat(&self.partial, &temp.name, flags, Mode::empty())?
+        } else {
+            remove_if_there(&self.partial, &temp.name)?;
+            create_at(&self.partial, &temp.name)?
+        };
+        Ok(Some((temp, file)))
+    }
+
+    /// Moves `name` in `dir`, whatever it is, to where it will be deleted in the background: it is
+    /// gone at once.
+    ///
+    /// # Errors
+    /// Those of `rename`.
+    pub fn discard(&self, dir: impl AsFd, name: &[u8]) -> rustix::io::Result<()> {
+        rustix::fs::renameat(dir, name, &self.trash, self.fresh_name())?;
+        self.wake_reaper();
+        Ok(())
+    }
+
+    /// Waits until there is something to delete.
+    pub fn wait_for_trash(&self) {
+        let guard = self
+            .to_delete
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let waited = self.wake.wait_while(guard, |wanted| !*wanted);
+        *waited.unwrap_or_else(PoisonError::into_inner) = false;
+    }
+
+    fn wake_reaper(&self) {
+        *self
+            .to_delete
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = true;
+        self.wake.notify_one();
+    }
+
+    fn claims(&self) -> std::sync::MutexGuard<'_, HashSet<Digest>> {
+        self.claimed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A temporary name; removed when it is dropped, unless it was installed, or is that of a transfer
+/// that may be continued.
+#[derive(Debug)]
+pub struct Temp {
+    area: Arc<Area>,
+    name: String,
+    /// The transfer's key, for a file that is kept.
+    claim: Option<Digest>,
+}
+
+impl Temp {
+    /// Directory it is in.
+    #[must_use]
+    pub fn dir(&self) -> &OwnedFd {
+        match self.claim {
+            Some(_) => &self.area.partial,
+            None => &self.area.stage,
+        }
+    }
+
+    /// Its name there.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Removes the file even if it could be continued.
+    pub fn remove(self) {
+        let _ = remove_if_there(self.dir(), &self.name);
+    }
+}
+
+impl Drop for Temp {
+    fn drop(&mut self) {
+        match &self.claim {
+            Some(key) => {
+                self.area.claims().remove(key);
+            }
+            None => {
+                let _ = remove_if_there(&self.area.stage, &self.name);
+            }
+        }
+    }
+}
+
+/// The path of the area in its module.
+fn reserved() -> Option<WirePath> {
+    WirePath::from_relative(std::path::Path::new(
+        std::str::from_utf8(RESERVED_NAME).ok()?,
+    ))
+}
+
+fn own_dir(root: &Root) -> Result<OwnedFd, Refusal> {
+    let made = rustix::fs::mkdirat(root.fd(), RESERVED_NAME, Mode::RWXU);
+    match made {
+        Ok(()) => sync_root(root).map_err(broken)?,
+        Err(Errno::EXIST) => {}
+        Err(error) => return Err(broken(error)),
+    }
+    let flags = LISTABLE | OFlags::NOFOLLOW;
+    let dir = rustix::fs::openat(root.fd(), RESERVED_NAME, flags, Mode::empty());
+    let dir = dir.map_err(|error| match error {
+        Errno::NOTDIR | Errno::LOOP => not_ours("it is not a directory"),
+        other => broken(other),
+    })?;
+    let stat = statx_fd(&dir).map_err(broken)?;
+    if stat.stx_uid != rustix::process::geteuid().as_raw() {
+        return Err(not_ours(&format!("user {} owns it", stat.stx_uid)));
+    }
+    if stat.stx_mode & 0o022 != 0 {
+        return Err(not_ours("others may write to it"));
+    }
+    Ok(dir)
+}
+
+fn sync_root(root: &Root) -> rustix::io::Result<()> {
+    rustix::fs::fsync(root.open_listable(&WirePath::root())?)
+}
+
+fn not_ours(why: &str) -> Refusal {
+    let text = format!(
+        "the module has a '.syncd' that is not this receiver's staging area ({why}): move it away"
+    );
+    Refusal::new(RejectCode::ModuleUnavailable, text)
+}
+
+fn broken(error: Errno) -> Refusal {
+    let text = format!(
+        "cannot use the staging area '.syncd' of the module: {}",
+        describe(error)
+    );
+    Refusal::new(RejectCode::ModuleUnavailable, text)
+}
+
+fn private_dir(dir: impl AsFd, name: &[u8]) -> rustix::io::Result<OwnedFd> {
+    match rustix::fs::mkdirat(&dir, name, Mode::RWXU) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(error) => return Err(error),
+    }
+    rustix::fs::openat(dir, name, LISTABLE | OFlags::NOFOLLOW, Mode::empty())
+}
+
+fn create_at(dir: &OwnedFd, name: &str) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR)
+}
+
+fn remove_if_there(dir: &OwnedFd, name: &str) -> rustix::io::Result<()> {
+    match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+const INSTANCE: &str = "instance";
+
+fn read_instance(dir: &OwnedFd) -> rustix::io::Result<Option<[u8; 16]>> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match rustix::fs::openat(dir, INSTANCE, flags, Mode::empty()) {
+        Ok(file) => file,
+        Err(Errno::NOENT) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut bytes = [0; 17];
+    let length = rustix::io::read(&file, &mut bytes[..])?;
+    // One of another length was never whole: it is made anew.
+    Ok(bytes[..length].try_into().ok())
+}
+
+fn make_instance(dir: &OwnedFd, stage: &OwnedFd) -> rustix::io::Result<[u8; 16]> {
+    let instance = random::<16>()?;
+    remove_if_there(stage, INSTANCE)?;
+    let file = create_at(stage, INSTANCE)?;
+    if rustix::io::write(&file, &instance)? != instance.len() {
+        return Err(Errno::NOSPC);
+    }
+    rustix::fs::fsync(&file)?;
+    rustix::fs::renameat(stage, INSTANCE, dir, INSTANCE)?;
+    rustix::fs::fsync(dir)?;
+    Ok(instance)
+}
+
+fn random<const N: usize>() -> rustix::io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|_| Errno::IO)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::path::Path;
+
+    use super::super::root::HANDLE;
+    use super::*;
+
+    fn root(dir: &Path) -> Root {
+        let fd = rustix::fs::open(dir, HANDLE, Mode::empty()).unwrap();
+        Root::new(fd, false).unwrap()
+    }
+
+    #[test]
+    fn it_is_private_and_keeps_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(Area::instance_of(&root(dir.path())), None);
+        let first = Area::open(&root(dir.path())).unwrap();
+        let mode = fs::metadata(dir.path().join(".syncd")).unwrap();
+        assert_eq!(mode.permissions().mode() & 0o7777, 0o700);
+        let second = Area::open(&root(dir.path())).unwrap();
+        assert_eq!(first.instance(), second.instance());
+        assert_eq!(Area::instance_of(&root(dir.path())), Some(first.instance()));
+        assert_ne!(first.instance(), [0; 16]);
+    }
+
+    #[test]
+    fn what_is_not_ours_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().join(".syncd");
+        fs::write(&at, "a file").unwrap();
+        assert!(Area::open(&root(dir.path())).is_err());
+        fs::remove_file(&at).unwrap();
+        symlink("/tmp", &at).unwrap();
+        assert!(Area::open(&root(dir.path())).is_err());
+        fs::remove_file(&at).unwrap();
+        fs::create_dir(&at).unwrap();
+        fs::set_permissions(&at, fs::Permissions::from_mode(0o777)).unwrap();
+        let refusal = Area::open(&root(dir.path())).unwrap_err();
+        assert_eq!(refusal.code, RejectCode::ModuleUnavailable);
+        assert!(refusal.text.contains("others may write"), "{refusal}");
+    }
+
+    #[test]
+    fn a_temporary_file_goes_with_its_name_and_a_keyed_one_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let area = Arc::new(Area::open(&root(dir.path())).unwrap());
+        let count = |place: &str| fs::read_dir(dir.path().join(place)).unwrap().count();
+        let temp = area.create().unwrap();
+        assert_eq!(count(".syncd/stage"), 1);
+        drop(temp);
+        assert_eq!(count(".syncd/stage"), 0);
+        let key = Digest::of(b"k");
+        let keyed = area.keyed(key, false).unwrap().unwrap();
+        assert!(area.keyed(key, false).unwrap().is_none(), "taken");
+        drop(keyed);
+        assert_eq!(count(".syncd/partial"), 1);
+        let (temp, _) = area.keyed(key, true).unwrap().unwrap();
+        temp.remove();
+        assert_eq!(count(".syncd/partial"), 0);
+        assert_eq!(area.keyed(key, true).unwrap_err(), Errno::NOENT);
+    }
+}

@@ -1,0 +1,315 @@
+//! [`Committer`]: groups of verified commits become names, and then durable.
+//!
+//! For each group: content and metadata go into temporary files; one sync makes them safe; the
+//! operations change names, in order; another sync makes the names safe. Under load the second one is
+//! left to the first one of the next group. What may be said about it is a [`Committed`], made in one
+//! place, and [`ack_of`] is the only thing that turns one into an `Ack`.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use syncd_proto::digest::Digest;
+use syncd_proto::exchange::receiver::Verified;
+use syncd_proto::message::{Ack, Durability, Reject, Rejected};
+use syncd_proto::op::{Content, Op, TransferId};
+use syncd_proto::path::WirePath;
+use syncd_proto::reject::RejectCode;
+
+use super::apply::{Applier, Prepared};
+use super::area::Area;
+use super::meta::{Identity, Keeper, identity_of, kind_of, statx_fd};
+use super::refusal::{Refusal, describe};
+use super::root::Root;
+use super::stage::Staged;
+use super::touched::Touched;
+
+/// How far the log of a session has come. Made by [`Committer`] only, after what it says is true.
+#[derive(Debug)]
+pub struct Committed {
+    applied: u64,
+    durable: u64,
+    root: Digest,
+}
+
+impl Committed {
+    /// Number of the last commit that is visible.
+    #[must_use]
+    pub fn applied(&self) -> u64 {
+        self.applied
+    }
+}
+
+/// What the agent is told of it.
+#[must_use]
+pub fn ack_of(committed: Committed) -> Ack {
+    Ack {
+        applied: committed.applied,
+        durable: committed.durable,
+        root: committed.root,
+    }
+}
+
+/// Complete transfers of a session, until a commit takes them.
+#[derive(Debug, Default)]
+pub struct StagedMap(Mutex<HashMap<TransferId, Staged>>);
+
+impl StagedMap {
+    /// Takes one in; `false` if there are too many that nobody committed.
+    #[must_use]
+    pub fn insert(&self, id: TransferId, staged: Staged, most: usize) -> bool {
+        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let fits = map.len() < most;
+        if fits {
+            map.insert(id, staged);
+        }
+        fits
+    }
+
+    /// Gives one away, once.
+    #[must_use]
+    pub fn take(&self, id: TransferId) -> Option<Staged> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&id)
+    }
+}
+
+/// What ties a session's root to the module as configured: checked before each group.
+#[derive(Debug)]
+pub struct Anchor {
+    /// Root of the module.
+    pub module: Arc<Root>,
+    /// Path the module was opened by, if it can still be looked up.
+    pub path: Option<PathBuf>,
+    /// Root of the session in it.
+    pub sub_path: WirePath,
+}
+
+impl Anchor {
+    fn check(&self, root: &Root) -> Result<(), Refusal> {
+        let gone = |what: &str| {
+            let text = format!("{what} was unmounted, moved or replaced at the receiver");
+            Err(Refusal::new(RejectCode::ModuleUnavailable, text))
+        };
+        if let Some(path) = &self.path {
+            let found = rustix::fs::stat(path).ok();
+            let same = found.is_some_and(|stat| {
+                self.module.identity()
+                    == Identity {
+                        dev: stat.st_dev,
+                        ino: stat.st_ino,
+                    }
+            });
+            if !same {
+                return gone("the module");
+            }
+        }
+        let found = self.module.open_dir(&self.sub_path);
+        let found = found.and_then(statx_fd);
+        match found {
+            Ok(stat) if kind_of(&stat).is_some() && identity_of(&stat) == root.identity() => Ok(()),
+            _ => gone("the root of the mirror"),
+        }
+    }
+}
+
+/// What a group has come to.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Operations that were refused by themselves.
+    pub rejects: Vec<Reject>,
+    /// How far the log has come.
+    pub committed: Committed,
+}
+
+/// What a session has done so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Operations applied.
+    pub ops: u64,
+    /// Bytes of content installed.
+    pub content_bytes: u64,
+}
+
+/// Applies the commits of one session.
+#[derive(Debug)]
+pub struct Committer {
+    root: Arc<Root>,
+    anchor: Anchor,
+    area: Arc<Area>,
+    keeper: Keeper,
+    durability: Durability,
+    staged: Arc<StagedMap>,
+    touched: Touched,
+    applied: u64,
+    durable: u64,
+    chain: Digest,
+    totals: Totals,
+}
+
+impl Committer {
+    /// A committer for a session whose chain begins with `first_root`.
+    #[must_use]
+    pub fn new(
+        root: Arc<Root>,
+        anchor: Anchor,
+        area: Arc<Area>,
+        keeper: Keeper,
+        durability: Durability,
+        staged: Arc<StagedMap>,
+        first_root: Digest,
+    ) -> Self {
+        Self {
+            root,
+            anchor,
+            area,
+            keeper,
+            durability,
+            staged,
+            touched: Touched::new(durability != Durability::Files),
+            applied: 0,
+            durable: 0,
+            chain: first_root,
+            totals: Totals::default(),
+        }
+    }
+
+    /// Makes a group of commits visible, in order.
+    ///
+    /// # Errors
+    /// The session cannot go on: a sync failed, or the root is no longer what it was. Nothing that was
+    /// not acknowledged may be believed.
+    pub fn apply(&mut self, group: &[Box<Verified>]) -> Result<Outcome, Refusal> {
+        let Some(last) = group.last() else {
+            return Ok(self.outcome(Vec::new()));
+        };
+        self.anchor.check(&self.root)?;
+        self.root.forget_all();
+        for name in group.iter().flat_map(|commit| &commit.commit().names) {
+            self.keeper.ids.declare(name);
+        }
+        let prepared = self.prepare(group)?;
+        let mut rejects = Vec::new();
+        for (commit, prepared) in group.iter().zip(prepared) {
+            for ((index, (op, _)), prepared) in (0..).zip(commit.ops()).zip(prepared) {
+                if let Err(refusal) = self.perform(op, prepared) {
+                    rejects.push(rejection(commit.seq(), index, refusal));
+                }
+            }
+        }
+        self.applied = last.seq();
+        self.chain = last.root();
+        if self.durability == Durability::None {
+            self.touched.all_synced();
+            self.durable = self.applied;
+        }
+        Ok(self.outcome(rejects))
+    }
+
+    /// Makes everything applied so far durable.
+    ///
+    /// # Errors
+    /// As [`Self::apply`].
+    pub fn flush(&mut self) -> Result<Committed, Refusal> {
+        if self.durability != Durability::None {
+            self.touched.sync(self.area.stage()).map_err(lost)?;
+        }
+        self.durable = self.applied;
+        Ok(self.committed())
+    }
+
+    /// Whether there is something that [`Self::flush`] would make durable.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.durable < self.applied
+    }
+
+    /// What has been done.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// Makes what the group installs, and makes it safe before any of it gets its name.
+    fn prepare(&mut self, group: &[Box<Verified>]) -> Result<Vec<PreparedCommit>, Refusal> {
+        let ops = group.iter().flat_map(|commit| commit.ops());
+        let puts = ops.filter(|(op, _)| matches!(op, Op::Put { .. })).count();
+        let single = match self.durability {
+            Durability::Files => true,
+            Durability::None => false,
+            Durability::Batch => puts <= SINGLE_SYNCS_MAX && self.touched.is_empty(),
+        };
+        let staged = Arc::clone(&self.staged);
+        let applier = self.applier();
+        let prepared = group.iter().map(|commit| {
+            let ops = commit.ops();
+            let one = |(op, inline)| applier.prepare(op, inline, |id| staged.take(id), single);
+            ops.map(one).collect()
+        });
+        let prepared = prepared.collect();
+        if self.durability == Durability::Batch && !single {
+            rustix::fs::syncfs(self.area.stage()).map_err(lost)?;
+            // It made the names of the groups before this one safe too.
+            self.touched.all_synced();
+            self.durable = self.applied;
+        }
+        Ok(prepared)
+    }
+
+    fn perform(&mut self, op: &Op, prepared: Result<Prepared, Refusal>) -> Result<(), Refusal> {
+        self.applier().perform(op, prepared?)?;
+        self.totals.ops += 1;
+        if let Op::Put { content, .. } = op {
+            self.totals.content_bytes += Content::len(content);
+        }
+        Ok(())
+    }
+
+    fn applier(&mut self) -> Applier<'_> {
+        Applier {
+            root: &self.root,
+            area: &self.area,
+            keeper: &self.keeper,
+            touched: &mut self.touched,
+        }
+    }
+
+    fn outcome(&self, rejects: Vec<Reject>) -> Outcome {
+        Outcome {
+            rejects,
+            committed: self.committed(),
+        }
+    }
+
+    /// The only place that makes a [`Committed`]: `durable` moves only behind a sync.
+    fn committed(&self) -> Committed {
+        Committed {
+            applied: self.applied,
+            durable: self.durable,
+            root: self.chain,
+        }
+    }
+}
+
+type PreparedCommit = Vec<Result<Prepared, Refusal>>;
+
+fn rejection(seq: u64, index: u32, refusal: Refusal) -> Reject {
+    Reject {
+        what: Rejected::Op { seq, index },
+        code: refusal.code,
+        text: refusal.text,
+    }
+}
+
+fn lost(errno: rustix::io::Errno) -> Refusal {
+    let text = format!(
+        "the receiver's disk failed to make changes durable: {}",
+        describe(errno)
+    );
+    Refusal::new(RejectCode::Io, text)
+}
+
+/// Most files of a group synced by themselves; beyond, one sync of the file system is cheaper.
+const SINGLE_SYNCS_MAX: usize = 8;

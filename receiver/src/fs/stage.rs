@@ -1,0 +1,360 @@
+//! [`Transfer`]: content on its way into a temporary file; [`Staged`]: content that is there whole.
+//!
+//! A `Staged` cannot exist unless the bytes in its file have the length and the digest that were
+//! announced. What copies or resumes proves nothing by itself: every byte is hashed as it is written,
+//! read back where the kernel copied it, and read again where an earlier session wrote it.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use syncd_proto::digest::{Digest, Hasher};
+use syncd_proto::message::{Basis, PatchOp, StageBegin};
+use syncd_proto::meta::Kind;
+use syncd_proto::op::TransferId;
+use syncd_proto::reject::RejectCode;
+
+use super::area::{Area, Temp};
+use super::meta::{kind_of, statx_fd};
+use super::refusal::Refusal;
+use super::root::Root;
+use super::signature::version_of;
+
+/// Content that is complete, with its length and digest checked.
+#[derive(Debug)]
+pub struct Staged {
+    temp: Temp,
+    file: OwnedFd,
+    len: u64,
+    digest: Digest,
+}
+
+impl Staged {
+    /// Stages content that is at hand.
+    ///
+    /// # Errors
+    /// It does not have this digest, or cannot be written.
+    pub fn inline(area: &Arc<Area>, content: &[u8], digest: &Digest) -> Result<Self, Refusal> {
+        if Digest::of(content) != *digest {
+            return Err(bad_content("inline content does not have its digest"));
+        }
+        let (temp, file) = area.create().map_err(cannot_write)?;
+        write_at(&file, content, 0).map_err(cannot_write)?;
+        Ok(Self {
+            temp,
+            file,
+            len: content.len() as u64,
+            digest: *digest,
+        })
+    }
+
+    /// Its length in bytes.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether the file is empty.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Its digest.
+    #[must_use]
+    pub fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
+    /// Its open file.
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    /// Closes the file and leaves its name.
+    #[must_use]
+    pub fn into_temp(self) -> Temp {
+        self.temp
+    }
+}
+
+/// A transfer under way.
+#[derive(Debug)]
+pub struct Transfer {
+    id: TransferId,
+    temp: Temp,
+    file: OwnedFd,
+    basis: Option<OwnedFd>,
+    basis_len: u64,
+    len: u64,
+    hasher: Hasher,
+    /// Whether the kernel is still worth asking to copy.
+    kernel_copies: bool,
+}
+
+impl Transfer {
+    /// Begins, or continues, a transfer.
+    ///
+    /// # Errors
+    /// The basis is not what it was, there is nothing to continue, or no file can be made.
+    pub fn begin(area: &Arc<Area>, root: &Root, begin: &StageBegin) -> Result<Self, Refusal> {
+        let basis = match &begin.basis {
+            Some(basis) => Some(open_basis(root, basis)?),
+            None => None,
+        };
+        let (temp, file) = open_target(area, begin)?;
+        let mut transfer = Self {
+            id: begin.transfer,
+            temp,
+            file,
+            basis,
+            basis_len: begin.basis.as_ref().map_or(0, |basis| basis.len),
+            len: 0,
+            hasher: Hasher::new(),
+            kernel_copies: true,
+        };
+        transfer.resume(begin.resume_at)?;
+        Ok(transfer)
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn id(&self) -> TransferId {
+        self.id
+    }
+
+    /// Appends what these instructions make; `payload` is their literals.
+    ///
+    /// # Errors
+    /// Instructions that do not fit payload or basis, or the file cannot be written; the transfer is
+    /// over then.
+    pub fn chunk(&mut self, ops: &[PatchOp], mut payload: &[u8]) -> Result<(), Refusal> {
+        for op in ops {
+            let end = self.len.checked_add(op.output_len());
+            let end = end.filter(|&end| end <= FILE_BYTES_MAX);
+            let end = end.ok_or_else(|| {
+                Refusal::new(RejectCode::TooLarge, "file is longer than files can be")
+            })?;
+            match *op {
+                PatchOp::Literal { len } => {
+                    let (literal, rest) = payload
+                        .split_at_checked(len as usize)
+                        .ok_or_else(|| bad_content("literals are missing"))?;
+                    payload = rest;
+                    write_at(&self.file, literal, self.len).map_err(cannot_write)?;
+                    self.hasher.update(literal);
+                }
+                PatchOp::Copy { from, len } => self.copy(from, len)?,
+                PatchOp::Hole { len } => {
+                    self.hasher.update_zeros(len);
+                }
+            }
+            self.len = end;
+        }
+        Ok(())
+    }
+
+    /// Ends the transfer.
+    ///
+    /// # Errors
+    /// [`RejectCode::BadContent`] unless length and digest are these; the file is gone then.
+    pub fn end(self, len: u64, digest: Digest) -> Result<Staged, Refusal> {
+        if self.len != len || self.hasher.finish() != digest {
+            let text = format!(
+                "transfer of {} bytes has another digest or length",
+                self.len
+            );
+            self.temp.remove();
+            return Err(bad_content(&text));
+        }
+        // There may be a hole at the end.
+        if let Err(error) = rustix::fs::ftruncate(&self.file, len) {
+            self.temp.remove();
+            return Err(cannot_write(error));
+        }
+        Ok(Staged {
+            temp: self.temp,
+            file: self.file,
+            len,
+            digest,
+        })
+    }
+
+    /// Gives the transfer up: nothing of it stays.
+    pub fn abort(self) {
+        self.temp.remove();
+    }
+
+    /// The session ends before the transfer: what has a key stays as long as it is.
+    pub fn suspend(self) {
+        let _ = rustix::fs::ftruncate(&self.file, self.len);
+    }
+
+    fn resume(&mut self, at: u64) -> Result<(), Refusal> {
+        let stat = statx_fd(&self.file).map_err(cannot_write)?;
+        if kind_of(&stat) != Some(Kind::File) || stat.stx_nlink != 1 || stat.stx_size < at {
+            return Err(bad_content("there is less to continue than that"));
+        }
+        // What lies behind would show through holes.
+        rustix::fs::ftruncate(&self.file, at).map_err(cannot_write)?;
+        self.rehash(at)
+    }
+
+    /// Hashes what is in the file from where we are to `end`.
+    fn rehash(&mut self, end: u64) -> Result<(), Refusal> {
+        let mut buffer = vec![0; buffer_len(end.saturating_sub(self.len))];
+        while self.len < end {
+            let want = buffer_len(end - self.len);
+            let read = rustix::io::pread(&self.file, &mut buffer[..want], self.len);
+            match read.map_err(cannot_write)? {
+                0 => return Err(bad_content("staged file was cut short")),
+                count => {
+                    self.hasher.update(&buffer[..count]);
+                    self.len += count as u64;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn copy(&mut self, from: u64, len: u64) -> Result<(), Refusal> {
+        let in_basis = from
+            .checked_add(len)
+            .is_some_and(|end| end <= self.basis_len);
+        if self.basis.is_none() || !in_basis {
+            return Err(bad_content("copy from beyond the basis"));
+        }
+        let start = self.len;
+        let copied = self.kernel_copy(from, len)?;
+        self.rehash(start + copied)?;
+        self.plain_copy(from + copied, len - copied)?;
+        // The caller moves on by the whole instruction.
+        self.len = start;
+        Ok(())
+    }
+
+    /// Lets the kernel copy, sharing blocks where it can; bytes that it took.
+    fn kernel_copy(&mut self, from: u64, len: u64) -> Result<u64, Refusal> {
+        let mut copied = 0;
+        while self.kernel_copies && len - copied >= KERNEL_COPY_BYTES_MIN {
+            let Some(basis) = &self.basis else { break };
+            let (mut source, mut target) = (from + copied, self.len + copied);
+            let want = usize::try_from(len - copied).unwrap_or(usize::MAX);
+            let done = rustix::fs::copy_file_range(
+                basis,
+                Some(&mut source),
+                &self.file,
+                Some(&mut target),
+                want.min(KERNEL_COPY_BYTES_MAX),
+            );
+            match done {
+                Ok(0) => break,
+                Ok(count) => copied += count as u64,
+                Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::IO)) => {
+                    return Err(cannot_write(error));
+                }
+                Err(_) => self.kernel_copies = false,
+            }
+        }
+        Ok(copied)
+    }
+
+    fn plain_copy(&mut self, mut from: u64, mut len: u64) -> Result<(), Refusal> {
+        let mut buffer = vec![0; buffer_len(len)];
+        while len > 0 {
+            let Some(basis) = &self.basis else { break };
+            let want = buffer_len(len);
+            let read = rustix::io::pread(basis, &mut buffer[..want], from);
+            let count = match read {
+                Ok(0) | Err(_) => return Err(no_basis("it could not be read to its end")),
+                Ok(count) => count,
+            };
+            write_at(&self.file, &buffer[..count], self.len).map_err(cannot_write)?;
+            self.hasher.update(&buffer[..count]);
+            self.len += count as u64;
+            from += count as u64;
+            len -= count as u64;
+        }
+        Ok(())
+    }
+}
+
+fn open_basis(root: &Root, basis: &Basis) -> Result<OwnedFd, Refusal> {
+    let file = root
+        .open_file(&basis.path)
+        .map_err(|_| no_basis("it is not there"))?;
+    let stat = statx_fd(&file).map_err(|_| no_basis("it cannot be examined"))?;
+    let same = kind_of(&stat) == Some(Kind::File)
+        && stat.stx_size == basis.len
+        && version_of(&stat) == basis.version;
+    if !same {
+        return Err(no_basis("it has changed"));
+    }
+    Ok(file)
+}
+
+fn open_target(area: &Arc<Area>, begin: &StageBegin) -> Result<(Temp, OwnedFd), Refusal> {
+    let resume = begin.resume_at > 0;
+    let keyed = match begin.key {
+        Some(key) => area.keyed(key, resume),
+        None => Ok(None),
+    };
+    match keyed {
+        Ok(Some(opened)) => Ok(opened),
+        Ok(None) if resume => Err(bad_content("there is nothing to continue")),
+        // Another session sends the same version: this one is not kept if it is interrupted.
+        Ok(None) => area.create().map_err(cannot_write),
+        Err(Errno::NOENT | Errno::LOOP) if resume => {
+            Err(bad_content("there is nothing to continue"))
+        }
+        Err(error) => Err(cannot_write(error)),
+    }
+}
+
+fn write_at(file: &OwnedFd, mut bytes: &[u8], mut at: u64) -> rustix::io::Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::pwrite(file, bytes, at) {
+            Ok(0) => return Err(Errno::NOSPC),
+            Ok(count) => {
+                bytes = &bytes[count..];
+                at += count as u64;
+            }
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn buffer_len(bytes: u64) -> usize {
+    bytes.min(BUFFER_BYTES) as usize
+}
+
+fn cannot_write(error: Errno) -> Refusal {
+    Refusal::staging("write", error)
+}
+
+fn bad_content(text: &str) -> Refusal {
+    Refusal::new(RejectCode::BadContent, text)
+}
+
+fn no_basis(why: &str) -> Refusal {
+    Refusal::new(
+        RejectCode::NoBasis,
+        format!("the basis cannot be used: {why}"),
+    )
+}
+
+/// Bytes read at once.
+const BUFFER_BYTES: u64 = 512 << 10;
+
+/// Shorter copies are cheaper by hand.
+const KERNEL_COPY_BYTES_MIN: u64 = 64 << 10;
+
+/// Longest copy asked of the kernel at once, so that a session that ends does not wait for it.
+const KERNEL_COPY_BYTES_MAX: usize = 16 << 20;
+
+/// Longest file, in bytes (`off_t`).
+const FILE_BYTES_MAX: u64 = i64::MAX as u64;

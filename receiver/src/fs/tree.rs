@@ -1,0 +1,392 @@
+//! [`Trees`]: what the mirror looks like, as digests and listings, for reconcile and verify.
+//!
+//! The walk itself is [`syncd_proto::tree`]'s; here is what reads directories for it.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use syncd_proto::digest::{Digest, Hasher};
+use syncd_proto::message::{DigestQuery, Digests, ListEntry, ListQuery, Listing};
+use syncd_proto::meta::{Compare, EntryMeta, Kind};
+use syncd_proto::path::{Name, WirePath};
+use syncd_proto::tree::{DigestTree, TreeReader};
+
+use super::meta::{entry_of, kind_of, link_target, statx_at, statx_fd};
+use super::recover::names;
+use super::root::{LISTABLE, READABLE, Root};
+
+/// The session ends: nobody wants the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stopped;
+
+/// Digest trees of one session.
+#[derive(Debug)]
+pub struct Trees {
+    compare: Compare,
+    built: Option<Built>,
+}
+
+#[derive(Debug)]
+struct Built {
+    at: WirePath,
+    content: bool,
+    /// Commits applied when it was built.
+    applied: u64,
+    tree: DigestTree,
+}
+
+impl Trees {
+    /// Trees compared by this.
+    #[must_use]
+    pub fn new(compare: Compare) -> Self {
+        Self {
+            compare,
+            built: None,
+        }
+    }
+
+    /// Answers a question for digests. A directory is read anew whenever it is asked for itself, or
+    /// something was committed since; below a directory just read, what was read then is the answer.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub fn digests(
+        &mut self,
+        root: &Root,
+        query: &DigestQuery,
+        applied: u64,
+        stop: &AtomicBool,
+    ) -> Result<Digests, Stopped> {
+        let mut digests = Vec::with_capacity(query.paths.len());
+        for path in &query.paths {
+            let below = self.built.as_ref().is_some_and(|built| {
+                built.covers(path, query.content) && built.at != *path && built.applied == applied
+            });
+            if !below {
+                self.build(root, path, query.content, applied, stop)?;
+            }
+            digests.push(self.known(path, query.content));
+        }
+        Ok(Digests {
+            id: query.id,
+            digests,
+        })
+    }
+
+    /// Answers a question for entries, a frame at a time.
+    ///
+    /// # Errors
+    /// [`Stopped`], also when `send` returns `false`.
+    pub fn list(
+        &mut self,
+        root: &Root,
+        query: &ListQuery,
+        applied: u64,
+        stop: &AtomicBool,
+        mut send: impl FnMut(Listing) -> bool,
+    ) -> Result<(), Stopped> {
+        let covered = |built: &Built| built.covers(&query.path, query.content);
+        if !self.built.as_ref().is_some_and(covered) {
+            self.build(root, &query.path, query.content, applied, stop)?;
+        }
+        let mut reader = Reader {
+            content: query.content,
+            stop,
+        };
+        let opened = open_with_meta(root, &query.path);
+        let found = match &opened {
+            Some((dir, _)) => reader.entries(dir, &query.path)?,
+            None => None,
+        };
+        let mut entries = found.unwrap_or_default();
+        entries.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        let dir = opened.map(|(_, meta)| meta);
+        let mut pages = entries.chunks(ENTRIES_PER_FRAME).peekable();
+        loop {
+            let page = pages.next().unwrap_or_default();
+            let last = pages.peek().is_none();
+            let entries = page.iter().map(|entry| self.list_entry(query, entry));
+            let listing = Listing {
+                id: query.id,
+                dir: dir.clone(),
+                entries: entries.collect(),
+                last,
+            };
+            if !send(listing) {
+                return Err(Stopped);
+            }
+            if last {
+                return Ok(());
+            }
+        }
+    }
+
+    fn list_entry(&self, query: &ListQuery, (name, meta): &(Name, EntryMeta)) -> ListEntry {
+        let path = query.path.join(name).filter(|_| meta.kind == Kind::Dir);
+        ListEntry {
+            name: name.clone(),
+            meta: meta.clone(),
+            subtree: path.and_then(|path| self.known(&path, query.content)),
+        }
+    }
+
+    fn known(&self, path: &WirePath, content: bool) -> Option<Digest> {
+        let built = self.built.as_ref()?;
+        if !built.covers(path, content) {
+            return None;
+        }
+        let below = path.strip_prefix(&built.at)?;
+        // What could not be read is unknown, never equal.
+        let digest = built.tree.digest(&below);
+        digest.filter(|_| built.tree.is_complete(&below))
+    }
+
+    fn build(
+        &mut self,
+        root: &Root,
+        path: &WirePath,
+        content: bool,
+        applied: u64,
+        stop: &AtomicBool,
+    ) -> Result<(), Stopped> {
+        self.built = None;
+        let Some((dir, meta)) = open_with_meta(root, path) else {
+            return Ok(());
+        };
+        let mut reader = Reader { content, stop };
+        let tree = DigestTree::build(&mut reader, dir, path, &meta, self.compare)?;
+        self.built = Some(Built {
+            at: path.clone(),
+            content,
+            applied,
+            tree,
+        });
+        Ok(())
+    }
+}
+
+impl Built {
+    fn covers(&self, path: &WirePath, content: bool) -> bool {
+        self.content == content && path.starts_with(&self.at)
+    }
+}
+
+fn open_with_meta(root: &Root, path: &WirePath) -> Option<(OwnedFd, EntryMeta)> {
+    if path.is_reserved() {
+        return None;
+    }
+    let dir = root.open_listable(path).ok()?;
+    let meta = entry_of(&statx_fd(&dir).ok()?, None)?;
+    Some((dir, meta))
+}
+
+/// Reads directories by descriptor. What vanishes while it is read was never there.
+#[derive(Debug)]
+struct Reader<'a> {
+    content: bool,
+    stop: &'a AtomicBool,
+}
+
+impl TreeReader for Reader<'_> {
+    type Dir = OwnedFd;
+    type Error = Stopped;
+
+    fn entries(
+        &mut self,
+        dir: &OwnedFd,
+        _path: &WirePath,
+    ) -> Result<Option<Vec<(Name, EntryMeta)>>, Stopped> {
+        let Ok(names) = names(dir) else {
+            return Ok(None);
+        };
+        let mut entries = Vec::with_capacity(names.len());
+        for name in names {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(Stopped);
+            }
+            let Some(name) = Name::new(&name).filter(|name| !name.is_reserved()) else {
+                continue;
+            };
+            match self.entry(dir, &name) {
+                Ok(Some(meta)) => entries.push((name, meta)),
+                Ok(None) => {}
+                Err(Errno::CANCELED) => return Err(Stopped),
+                Err(_) => return Ok(None),
+            }
+        }
+        Ok(Some(entries))
+    }
+
+    fn open(
+        &mut self,
+        parent: &OwnedFd,
+        name: &Name,
+        _path: &WirePath,
+    ) -> Result<Option<OwnedFd>, Stopped> {
+        let flags = LISTABLE | OFlags::NOFOLLOW;
+        Ok(rustix::fs::openat(parent, name.as_bytes(), flags, Mode::empty()).ok())
+    }
+}
+
+impl Reader<'_> {
+    fn entry(&self, dir: &OwnedFd, name: &Name) -> rustix::io::Result<Option<EntryMeta>> {
+        let Some(stat) = statx_at(dir, name.as_bytes())? else {
+            return Ok(None);
+        };
+        let content = match kind_of(&stat) {
+            Some(Kind::Symlink) => match link_target(dir, name.as_bytes())? {
+                Some(target) => Some(Digest::of(&target)),
+                None => return Ok(None),
+            },
+            Some(Kind::File) if self.content => self.file_digest(dir.as_fd(), name)?,
+            _ => None,
+        };
+        Ok(entry_of(&stat, content))
+    }
+
+    /// `None` if it cannot be read: it is not known to be equal then.
+    fn file_digest(&self, dir: BorrowedFd<'_>, name: &Name) -> rustix::io::Result<Option<Digest>> {
+        let opened = rustix::fs::openat(dir, name.as_bytes(), READABLE, Mode::empty());
+        let Ok(file) = opened else {
+            return Ok(None);
+        };
+        let mut hasher = Hasher::new();
+        let mut buffer = vec![0; READ_BYTES];
+        loop {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(Errno::CANCELED);
+            }
+            match rustix::io::read(&file, &mut buffer[..]) {
+                Ok(0) => return Ok(Some(hasher.finish())),
+                Ok(count) => hasher.update(&buffer[..count]),
+                Err(Errno::INTR) => continue,
+                Err(_) => return Ok(None),
+            };
+        }
+    }
+}
+
+/// Entries of one frame: with the longest names it stays below the limit of a body.
+const ENTRIES_PER_FRAME: usize = 2_048;
+
+/// Bytes read at once when contents are compared.
+const READ_BYTES: usize = 512 << 10;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::super::root::HANDLE;
+    use super::*;
+
+    static GO: AtomicBool = AtomicBool::new(false);
+
+    fn root(dir: &Path) -> Root {
+        let fd = rustix::fs::open(dir, HANDLE, Mode::empty()).unwrap();
+        Root::new(fd, false).unwrap()
+    }
+
+    fn path(text: &str) -> WirePath {
+        WirePath::from_relative(text.as_ref()).unwrap()
+    }
+
+    fn digest(trees: &mut Trees, root: &Root, at: &str, content: bool) -> Option<Digest> {
+        let query = DigestQuery {
+            id: 1,
+            paths: vec![path(at)],
+            content,
+        };
+        trees.digests(root, &query, 0, &GO).unwrap().digests[0]
+    }
+
+    #[test]
+    fn the_staging_area_takes_no_part() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("d")).unwrap();
+        fs::create_dir(dir.path().join(".syncd")).unwrap();
+        let time = fs::metadata(dir.path()).unwrap().modified().unwrap();
+        let root = root(dir.path());
+        let mut trees = Trees::new(Compare::ALL);
+        let with = digest(&mut trees, &root, ".", false);
+        fs::remove_dir(dir.path().join(".syncd")).unwrap();
+        fs::File::open(dir.path())
+            .unwrap()
+            .set_modified(time)
+            .unwrap();
+        assert_eq!(with, digest(&mut trees, &root, ".", false));
+        assert_eq!(digest(&mut trees, &root, ".syncd", false), None);
+    }
+
+    #[test]
+    fn a_listing_carries_the_digests_of_its_directories() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("d")).unwrap();
+        fs::write(dir.path().join("d/f"), "x").unwrap();
+        fs::write(dir.path().join("a"), "content").unwrap();
+        let root = root(dir.path());
+        let mut trees = Trees::new(Compare::ALL);
+        let below = digest(&mut trees, &root, "d", true).unwrap();
+        let query = ListQuery {
+            id: 9,
+            path: WirePath::root(),
+            content: true,
+        };
+        let mut found = Vec::new();
+        let sent = trees.list(&root, &query, 0, &GO, |listing| {
+            found.push(listing);
+            true
+        });
+        sent.unwrap();
+        let [listing] = &found[..] else {
+            panic!("{found:?}")
+        };
+        assert!(listing.last);
+        assert_eq!(
+            listing.entries[0].meta.content,
+            Some(Digest::of(b"content"))
+        );
+        assert_eq!(listing.entries[1].subtree, Some(below));
+    }
+
+    #[test]
+    fn many_entries_come_in_frames() {
+        let dir = tempfile::tempdir().unwrap();
+        for index in 0..ENTRIES_PER_FRAME + 1 {
+            fs::write(dir.path().join(index.to_string()), "").unwrap();
+        }
+        let query = ListQuery {
+            id: 9,
+            path: WirePath::root(),
+            content: false,
+        };
+        let mut sizes = Vec::new();
+        let mut trees = Trees::new(Compare::ALL);
+        let sent = trees.list(&root(dir.path()), &query, 0, &GO, |listing| {
+            sizes.push((listing.entries.len(), listing.last));
+            true
+        });
+        sent.unwrap();
+        assert_eq!(sizes, [(ENTRIES_PER_FRAME, false), (1, true)]);
+    }
+
+    #[test]
+    fn a_missing_directory_has_no_digest_and_a_stopped_walk_no_answer() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("f"), "").unwrap();
+        let root = root(dir.path());
+        let mut trees = Trees::new(Compare::ALL);
+        assert_eq!(digest(&mut trees, &root, "none", false), None);
+        assert_eq!(digest(&mut trees, &root, "f", false), None);
+        let query = DigestQuery {
+            id: 1,
+            paths: vec![WirePath::root()],
+            content: false,
+        };
+        let stopped = trees.digests(&root, &query, 0, &AtomicBool::new(true));
+        assert_eq!(stopped.unwrap_err(), Stopped);
+    }
+}

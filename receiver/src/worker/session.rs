@@ -1,0 +1,337 @@
+//! One session: its welcome, its threads, and its end.
+
+use std::io::{self, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::sync_channel;
+use std::thread::{self, ScopedJoinHandle};
+use std::time::Duration;
+
+use rustls_pki_types::CertificateDer;
+
+use syncd_proto::chain::{CommitVerifier, first_root};
+use syncd_proto::exchange::Counters;
+use syncd_proto::exchange::receiver::ReceiverSession;
+use syncd_proto::frame::Frame;
+use syncd_proto::message::{
+    Draining, Leftover, Purpose, ReceiverMessage, Refused, Rejected, Welcome,
+};
+use syncd_proto::reject::RejectCode;
+
+use super::outbox::{self, Outbox};
+use super::reader::{self, End, Queues, WINDOW_BYTES};
+use super::shared::Shared;
+use super::stager::Stager;
+use super::{Module, answers, commits};
+use crate::fs::area::Area;
+use crate::fs::commit::{Anchor, Committer, StagedMap, Totals};
+use crate::fs::ids::IdMap;
+use crate::fs::meta::Keeper;
+use crate::fs::recover;
+use crate::fs::refusal::{Refusal, describe, shortened};
+use crate::fs::root::Root;
+use crate::relay::{FromWorker, SessionOpen};
+
+/// Serves one session from welcome to end.
+pub(super) fn run(module: &Module, open: &SessionOpen, socket: UnixStream) -> FromWorker {
+    let (totals, text) = match begin(module, open) {
+        Ok(ready) => {
+            let served = serve(module, open, &socket, ready);
+            served.unwrap_or_else(|error| (Totals::default(), format!("cannot serve: {error}")))
+        }
+        Err(refusal) => {
+            let text = format!("refused: {refusal}");
+            let _ = refuse(open, &socket, refusal);
+            (Totals::default(), text)
+        }
+    };
+    let _ = socket.shutdown(Shutdown::Both);
+    FromWorker::Ended {
+        id: open.id,
+        content_bytes: totals.content_bytes,
+        ops: totals.ops,
+        text,
+    }
+}
+
+/// A session about to be welcomed.
+struct Ready {
+    session: ReceiverSession,
+    root: Arc<Root>,
+    /// Where it writes, if it may.
+    area: Option<Arc<Area>>,
+    instance: [u8; 16],
+    leftovers: Vec<Leftover>,
+}
+
+fn begin(module: &Module, open: &SessionOpen) -> Result<Ready, Refusal> {
+    let certificate = CertificateDer::from(open.certificate.clone());
+    let verifier = CommitVerifier::new(certificate).ok_or_else(|| {
+        let text = "the key of the certificate cannot sign commits: use Ed25519 or ECDSA";
+        Refusal::new(RejectCode::CertificateDenied, text)
+    })?;
+    if open.sub_path.is_reserved() {
+        let text = format!("{} is a name the receiver keeps for itself", open.sub_path);
+        return Err(Refusal::new(RejectCode::ReservedName, text));
+    }
+    let writes = writes(open);
+    let root = &module.confined.root;
+    let area = if writes {
+        Some(claim(module, open)?)
+    } else {
+        None
+    };
+    let session_root = root.beneath(&open.sub_path).map_err(|errno| {
+        let text = format!("cannot open {}: {}", open.sub_path, describe(errno));
+        Refusal::new(RejectCode::ModuleUnavailable, text)
+    })?;
+    let (instance, leftovers) = match &area {
+        Some(area) => (
+            area.instance(),
+            recover::leftovers(area).unwrap_or_default(),
+        ),
+        None => (Area::instance_of(root).unwrap_or_default(), Vec::new()),
+    };
+    let counters = Counters {
+        next_out: open.next_out,
+        next_in: open.next_in,
+    };
+    let name = module.setup.name.clone();
+    Ok(Ready {
+        session: ReceiverSession::resume(counters, open.session, name, verifier),
+        root: Arc::new(session_root),
+        area,
+        instance,
+        leftovers,
+    })
+}
+
+fn writes(open: &SessionOpen) -> bool {
+    open.writable && open.purpose == Purpose::Mirror
+}
+
+/// Becomes the writer of its directory, which is made if it is missing.
+fn claim(module: &Module, open: &SessionOpen) -> Result<Arc<Area>, Refusal> {
+    if !module.setup.shared_writers {
+        let claimed = module.registry.claim(open.id, &open.sub_path, &open.label);
+        claimed.map_err(|first| {
+            let text = format!("{first} writes here already; see 'shared writers'");
+            Refusal::new(RejectCode::Busy, text)
+        })?;
+    }
+    let area = module.area()?;
+    let made = module.confined.root.make_dirs(&open.sub_path);
+    made.map_err(|errno| {
+        let text = format!("cannot make {}: {}", open.sub_path, describe(errno));
+        Refusal::new(RejectCode::ModuleUnavailable, text)
+    })?;
+    Ok(area)
+}
+
+fn serve(
+    module: &Module,
+    open: &SessionOpen,
+    socket: &UnixStream,
+    ready: Ready,
+) -> io::Result<(Totals, String)> {
+    let timeout = match module.setup.timeout_s {
+        0 => TIMEOUT_DEFAULT,
+        seconds => Duration::from_secs(seconds.into()),
+    };
+    socket.set_read_timeout(Some(timeout))?;
+    socket.set_write_timeout(Some(timeout))?;
+    let shared = Shared::new(socket);
+    let (outbox, outgoing) = Outbox::new();
+    let frames = ready.session.sender();
+    outbox.send(welcome(module, open, &ready));
+    thread::scope(|scope| {
+        let spawn = |name: &str| thread::Builder::new().name(format!("{name} {}", open.id));
+        let writer = spawn("writer").spawn_scoped(scope, || {
+            let written = outbox::write(socket, frames, &outgoing);
+            // A peer that takes nothing is not waited for by the others.
+            drop(outgoing);
+            written
+        })?;
+        let served = converse(module, open, socket, ready, &shared, &outbox, scope);
+        let ended = served.map(|(totals, end)| {
+            let text = farewell(module, open, &shared, &outbox, end);
+            (totals, text)
+        });
+        drop(outbox);
+        let _ = writer.join();
+        ended
+    })
+}
+
+/// Runs the threads of a session until all of them have done what was received.
+fn converse<'scope>(
+    module: &Module,
+    open: &SessionOpen,
+    socket: &UnixStream,
+    ready: Ready,
+    shared: &'scope Shared<'_>,
+    outbox: &Outbox,
+    scope: &'scope thread::Scope<'scope, '_>,
+) -> io::Result<(Totals, End)> {
+    let spawn = |name: &str| thread::Builder::new().name(format!("{name} {}", open.id));
+    let durability = module.setup.durability;
+    let (commit_queue, commit_jobs) = sync_channel(COMMITS_QUEUED_MAX);
+    let (stage_queue, stage_messages) = sync_channel(STAGE_QUEUED_MAX);
+    let (question_queue, questions) = sync_channel(QUESTIONS_QUEUED_MAX);
+    let mut committing: Option<ScopedJoinHandle<'_, Totals>> = None;
+    let mut staging = None;
+    if let Some(area) = &ready.area {
+        let complete = Arc::new(StagedMap::default());
+        let stager = Stager {
+            area: Arc::clone(area),
+            root: Arc::clone(&ready.root),
+            complete: Arc::clone(&complete),
+            durability,
+            shared,
+            outbox: outbox.clone(),
+        };
+        staging = Some(spawn("stager").spawn_scoped(scope, move || stager.run(&stage_messages))?);
+        let committer = committer(module, open, &ready.root, area, complete);
+        let outbox = outbox.clone();
+        committing = Some(spawn("committer").spawn_scoped(scope, move || {
+            commits::run(committer, durability, &commit_jobs, shared, &outbox)
+        })?);
+    }
+    let compare = compare(module);
+    let (root, answer_box) = (Arc::clone(&ready.root), outbox.clone());
+    let answering = spawn("answers").spawn_scoped(scope, move || {
+        answers::run(&root, compare, &questions, shared, &answer_box);
+    })?;
+    let queues = Queues {
+        commits: commit_queue,
+        stages: stage_queue,
+        questions: question_queue,
+        outbox: outbox.clone(),
+    };
+    let writable = ready.area.is_some();
+    let end = reader::read(socket, ready.session, shared, queues, writable);
+    shared.stop.store(true, Ordering::Relaxed);
+    let totals = committing.and_then(|thread| thread.join().ok());
+    if let Some(staging) = staging {
+        let _ = staging.join();
+    }
+    let _ = answering.join();
+    Ok((totals.unwrap_or_default(), end))
+}
+
+fn committer(
+    module: &Module,
+    open: &SessionOpen,
+    root: &Arc<Root>,
+    area: &Arc<Area>,
+    complete: Arc<StagedMap>,
+) -> Committer {
+    let confined = &module.confined;
+    let anchor = Anchor {
+        module: Arc::clone(&confined.root),
+        path: confined.path.clone(),
+        sub_path: open.sub_path.clone(),
+    };
+    let keeper = Keeper {
+        powers: confined.powers,
+        ids: IdMap::new(confined.accounts.clone()),
+        chmod: module.chmod.clone(),
+        umask: confined.umask,
+    };
+    Committer::new(
+        Arc::clone(root),
+        anchor,
+        Arc::clone(area),
+        keeper,
+        module.setup.durability,
+        complete,
+        first_root(&open.session),
+    )
+}
+
+fn compare(module: &Module) -> syncd_proto::meta::Compare {
+    module.confined.powers.compare(module.chmod.is_some())
+}
+
+fn welcome(module: &Module, open: &SessionOpen, ready: &Ready) -> Welcome {
+    Welcome {
+        version: syncd_proto::VERSION,
+        features: 0,
+        receiver: concat!("syncd-recv ", env!("CARGO_PKG_VERSION")).to_owned(),
+        proof: open.proof,
+        writable: ready.area.is_some(),
+        compare: compare(module),
+        durability: module.setup.durability,
+        window_bytes: WINDOW_BYTES,
+        window_commits: WINDOW_COMMITS,
+        instance: ready.instance,
+        leftovers: ready.leftovers.clone(),
+    }
+}
+
+/// The last word to the agent, and the one for the log.
+fn farewell(
+    module: &Module,
+    open: &SessionOpen,
+    shared: &Shared<'_>,
+    outbox: &Outbox,
+    end: End,
+) -> String {
+    let refusal = shared.verdict().or(match &end {
+        End::Refused(refusal) => Some(refusal.clone()),
+        End::Left(_) => None,
+    });
+    if let Some(refusal) = refusal {
+        let text = format!("ended: {refusal}");
+        outbox.reject(Rejected::Session, refusal);
+        return text;
+    }
+    if let Some(text) = module.registry.closing(open.id) {
+        outbox.send(Draining {
+            text: shortened(text.clone()),
+        });
+        return text;
+    }
+    match end {
+        End::Left(text) => text,
+        End::Refused(refusal) => refusal.text,
+    }
+}
+
+/// Sends the frame that refuses a session.
+fn refuse(open: &SessionOpen, mut socket: &UnixStream, refusal: Refusal) -> io::Result<()> {
+    let message = ReceiverMessage::Refused(Refused {
+        code: refusal.code,
+        text: refusal.text,
+    });
+    let mut body = Vec::new();
+    let encoded = message.encode_body(&mut body);
+    encoded.map_err(|error| io::Error::other(error.to_string()))?;
+    let frame = Frame {
+        seq: open.next_out,
+        kind: message.kind(),
+        body,
+        payload: Vec::new(),
+    };
+    let mut bytes = Vec::new();
+    frame.write_to(&mut bytes);
+    socket.set_write_timeout(Some(TIMEOUT_DEFAULT))?;
+    socket.write_all(&bytes)
+}
+
+/// Commits an agent may have sent ahead.
+const WINDOW_COMMITS: u32 = 256;
+
+/// Commits that wait; their bytes are bounded apart from that.
+const COMMITS_QUEUED_MAX: usize = WINDOW_COMMITS as usize;
+
+/// Stage messages that wait; their payload is bounded by the window.
+const STAGE_QUEUED_MAX: usize = 256;
+
+/// Questions that wait.
+const QUESTIONS_QUEUED_MAX: usize = 64;
+
+/// Silence after which an agent is taken for dead, unless `timeout` says otherwise.
+const TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);

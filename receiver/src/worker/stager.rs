@@ -1,0 +1,153 @@
+//! Transfers of one session: chunks become staged content.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::Receiver;
+
+use syncd_proto::limits::TRANSFERS_MAX;
+use syncd_proto::message::{Credit, Durability, Rejected, StageBegin, StageChunk, StageEnd};
+use syncd_proto::op::TransferId;
+use syncd_proto::reject::RejectCode;
+
+use super::outbox::Outbox;
+use super::reader::StageMessage;
+use super::shared::Shared;
+use crate::fs::area::Area;
+use crate::fs::commit::StagedMap;
+use crate::fs::refusal::Refusal;
+use crate::fs::root::Root;
+use crate::fs::stage::Transfer;
+
+/// Takes transfers until there are no more.
+#[derive(Debug)]
+pub(super) struct Stager<'a> {
+    /// Where files are made.
+    pub(super) area: Arc<Area>,
+    /// Where bases are.
+    pub(super) root: Arc<Root>,
+    /// Where complete ones go.
+    pub(super) complete: Arc<StagedMap>,
+    /// Whether anything is synced at all.
+    pub(super) durability: Durability,
+    /// The session.
+    pub(super) shared: &'a Shared<'a>,
+    /// To the agent.
+    pub(super) outbox: Outbox,
+}
+
+impl Stager<'_> {
+    /// Works until the queue ends; what is unfinished then can be continued later.
+    pub(super) fn run(self, queue: &Receiver<StageMessage>) {
+        let mut open: HashMap<TransferId, Transfer> = HashMap::new();
+        let mut consumed = 0;
+        while let Ok(message) = queue.recv() {
+            consumed += payload_len(&message);
+            if let Err((id, refusal)) = self.take(&mut open, message) {
+                self.outbox.reject(Rejected::Transfer(id), refusal);
+            }
+            if consumed >= CREDIT_BYTES {
+                self.shared.window.fetch_sub(consumed, Ordering::Relaxed);
+                self.outbox.send(Credit { bytes: consumed });
+                consumed = 0;
+            }
+            self.shared.staged.step();
+        }
+        self.shared.staged.finish();
+        open.into_values().for_each(Transfer::suspend);
+    }
+
+    fn take(
+        &self,
+        open: &mut HashMap<TransferId, Transfer>,
+        message: StageMessage,
+    ) -> Result<(), (TransferId, Refusal)> {
+        match message {
+            StageMessage::Begin(begin) => {
+                let id = begin.transfer;
+                self.begin(open, &begin).map_err(|refusal| (id, refusal))
+            }
+            StageMessage::Chunk(chunk, payload) => append(open, &chunk, &payload),
+            StageMessage::End(end) => match open.remove(&end.transfer) {
+                Some(transfer) => self
+                    .end(transfer, &end)
+                    .map_err(|refusal| (end.transfer, refusal)),
+                // It was refused before; the agent could not know yet.
+                None => Ok(()),
+            },
+            StageMessage::Abort(abort) => {
+                if let Some(transfer) = open.remove(&abort.transfer) {
+                    transfer.abort();
+                }
+                drop(self.complete.take(abort.transfer));
+                Ok(())
+            }
+        }
+    }
+
+    fn begin(
+        &self,
+        open: &mut HashMap<TransferId, Transfer>,
+        begin: &StageBegin,
+    ) -> Result<(), Refusal> {
+        if open.contains_key(&begin.transfer) || open.len() >= TRANSFERS_MAX {
+            let refusal = Refusal::new(RejectCode::Protocol, "a transfer too many, or used twice");
+            self.shared.fail(refusal.clone());
+            return Err(refusal);
+        }
+        let transfer = Transfer::begin(&self.area, &self.root, begin)?;
+        open.insert(begin.transfer, transfer);
+        Ok(())
+    }
+
+    fn end(&self, transfer: Transfer, end: &StageEnd) -> Result<(), Refusal> {
+        let staged = transfer.end(end.len, end.digest)?;
+        // A large file is made safe here, so that the commit that needs it does not wait for long.
+        if end.len >= EARLY_SYNC_BYTES && self.durability != Durability::None {
+            rustix::fs::fdatasync(staged.fd()).map_err(|errno| Refusal::staging("sync", errno))?;
+        }
+        if self.complete.insert(end.transfer, staged, COMPLETE_MAX) {
+            return Ok(());
+        }
+        let text = "too many transfers wait for their commit";
+        Err(Refusal::new(RejectCode::TooLarge, text))
+    }
+}
+
+fn append(
+    open: &mut HashMap<TransferId, Transfer>,
+    chunk: &StageChunk,
+    payload: &[u8],
+) -> Result<(), (TransferId, Refusal)> {
+    let Some(transfer) = open.get_mut(&chunk.transfer) else {
+        return Ok(());
+    };
+    let result = if chunk.zstd_len.is_some() {
+        let text = "compressed chunks were not agreed on";
+        Err(Refusal::new(RejectCode::Unsupported, text))
+    } else {
+        transfer.chunk(&chunk.ops, payload)
+    };
+    result.map_err(|refusal| {
+        if let Some(transfer) = open.remove(&chunk.transfer) {
+            transfer.abort();
+        }
+        (chunk.transfer, refusal)
+    })
+}
+
+fn payload_len(message: &StageMessage) -> u64 {
+    match message {
+        StageMessage::Chunk(_, payload) => payload.len() as u64,
+        _ => 0,
+    }
+}
+
+/// Window is given back in pieces of at least this size.
+const CREDIT_BYTES: u64 = 256 << 10;
+
+/// Files from this size on are synced as soon as they are complete.
+const EARLY_SYNC_BYTES: u64 = 8 << 20;
+
+/// Most complete transfers that wait for a commit; each holds a descriptor.
+const COMPLETE_MAX: usize = 512;
