@@ -76,6 +76,12 @@ fn naive(basis: &[u8], ops: &[PatchOp], literals: &[u8], limit: usize) -> Option
     }
     let (mut out, mut literals) = (Vec::new(), literals.iter());
     for op in ops {
+        // Even a copy of nothing must lie within the basis.
+        if let PatchOp::Copy { from, len } = op
+            && u128::from(*from) + u128::from(*len) > basis.len() as u128
+        {
+            return None;
+        }
         for at in 0..op.output_len() {
             out.push(match op {
                 PatchOp::Literal { .. } => *literals.next()?,

@@ -41,7 +41,13 @@ fuzz_target!(|input: Input<'_>| {
     let blocks = input.payload.len() / SUM_BYTES;
     let len = blocks as u64 * u64::from(block.bytes());
     let payload = &input.payload[..blocks * SUM_BYTES];
-    let new: Vec<u8> = input.new.iter().copied().cycle().take(input.new.len() * 9).collect();
+    let new: Vec<u8> = input
+        .new
+        .iter()
+        .copied()
+        .cycle()
+        .take(input.new.len() * 9)
+        .collect();
     let signature = BlockSignature::from_peer(payload, block, len).expect("of the right length");
     search(&signature, &new, len);
 });

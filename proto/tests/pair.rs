@@ -1,6 +1,7 @@
 //! Both sides in one thread: cut, replayed, repeated, reordered, damaged at every step. Never a panic,
 //! never an effect of a frame that was not verified, and after a reconnect both trees are equal.
 
+#[allow(dead_code, reason = "shared with vectors.rs")]
 mod golden;
 mod peers;
 

@@ -1,7 +1,7 @@
 //! `syncd-recv check`: what a configuration means, for people or as JSON.
 
 use std::ffi::OsStr;
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
@@ -14,7 +14,9 @@ use crate::error::exit;
 use crate::front::accounts::Me;
 use crate::front::{credentials, reload};
 use crate::fs::config;
-use crate::logic::rsyncd_conf::{Config, Diagnostic, Located, Module, Severity, Text};
+use crate::logic::rsyncd_conf::{
+    Config, Diagnostic, Located, Module, Parameter, Severity, Standing, Text, Written,
+};
 
 /// Some module is not served, but the others are.
 const DEGRADED: u8 = 2;
@@ -35,6 +37,7 @@ pub fn run(path: &Path, as_json: bool) -> ExitCode {
 
 struct Report {
     diagnostics: Vec<Diagnostic>,
+    written: Vec<Written>,
     config: Option<Config>,
 }
 
@@ -43,6 +46,7 @@ impl Report {
         match config::read(path) {
             Err(unusable) => Self {
                 diagnostics: unusable.diagnostics,
+                written: Vec::new(),
                 config: None,
             },
             Ok(loaded) => {
@@ -55,6 +59,7 @@ impl Report {
                 diagnostics.extend(missing);
                 Self {
                     diagnostics,
+                    written: loaded.written,
                     config: Some(loaded.config),
                 }
             }
@@ -74,6 +79,12 @@ impl Report {
         let mut text = String::new();
         for diagnostic in &self.diagnostics {
             let _ = writeln!(text, "{diagnostic}");
+        }
+        if !self.written.is_empty() {
+            text.push_str("\nparameters, as written:\n");
+        }
+        for written in &self.written {
+            let _ = writeln!(text, "  {}", Became::of(written));
         }
         for module in self.modules() {
             let _ = writeln!(
@@ -105,7 +116,12 @@ impl Report {
     fn to_json(&self) -> Value {
         let diagnostics: Vec<Value> = self.diagnostics.iter().map(diagnostic_json).collect();
         let modules: Vec<Value> = self.modules().iter().map(module_json).collect();
-        json!({ "diagnostics": diagnostics, "modules": modules })
+        let written = self
+            .written
+            .iter()
+            .map(|written| Became::of(written).to_json());
+        let written: Vec<Value> = written.collect();
+        json!({ "diagnostics": diagnostics, "parameters": written, "modules": modules })
     }
 
     fn modules(&self) -> &[Module] {
@@ -131,6 +147,53 @@ fn missing_path(module: &Module) -> Option<Diagnostic> {
         path.position.as_ref(),
         message,
     ))
+}
+
+/// What becomes of a parameter.
+struct Became<'a> {
+    written: &'a Written,
+    parameter: &'static Parameter,
+}
+
+impl<'a> Became<'a> {
+    fn of(written: &'a Written) -> Self {
+        Self {
+            written,
+            parameter: written.key.parameter(),
+        }
+    }
+
+    fn standing(&self) -> &'static str {
+        match self.parameter.standing {
+            Standing::Honoured => "honoured",
+            Standing::Accepted => "ignored",
+            Standing::Warned => "differs",
+            Standing::Refused => "refused",
+        }
+    }
+
+    fn to_json(&self) -> Value {
+        let position = &self.written.position;
+        json!({
+            "name": self.parameter.name,
+            "module": self.written.module.as_deref().map(escaped),
+            "file": escaped(&position.file),
+            "line": position.line,
+            "standing": self.standing(),
+            "remark": self.parameter.remark,
+        })
+    }
+}
+
+impl fmt::Display for Became<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (standing, name) = (self.standing(), self.parameter.name);
+        write!(f, "{}: {standing}: {name}", self.written.position)?;
+        match self.parameter.remark {
+            "" => Ok(()),
+            remark => write!(f, ": {remark}"),
+        }
+    }
 }
 
 struct Row {

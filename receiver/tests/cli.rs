@@ -83,6 +83,21 @@ fn a_good_configuration_is_shown_with_its_lines() {
 }
 
 #[test]
+fn every_written_parameter_is_accounted_for() {
+    let (_dir, config) = site("motd file = /etc/motd\nread only = yes\nmax verbosity = 3\n");
+    let output = recv(&["check", "--config", &config]);
+    let said = text(&output.stdout) + &text(&output.stderr);
+    for line in [
+        format!("{config}:4:1: ignored: motd file"),
+        format!("{config}:5:1: honoured: read only"),
+        format!("{config}:6:1: ignored: max verbosity"),
+        format!("{config}:8:1: honoured: path"),
+    ] {
+        assert!(said.contains(&line), "{line} is missing in {said}");
+    }
+}
+
+#[test]
 fn a_module_that_is_not_served_degrades() {
     let (_dir, config) = site("read only = no\n");
     let output = recv(&["check", "--json", "--config", &config]);

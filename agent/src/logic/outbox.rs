@@ -18,8 +18,19 @@ pub struct Sent {
     pub at: Millis,
     /// What each operation was made for; `None` once it was rejected and given back.
     pub causes: Vec<Option<Cause>>,
-    /// Verb and content bytes of each operation, for whoever follows changes.
-    pub notes: Vec<(&'static str, u64)>,
+    /// What each operation does; as long as `causes`.
+    pub notes: Vec<Note>,
+}
+
+/// What is remembered of an operation on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Note {
+    /// A word for it.
+    pub verb: &'static str,
+    /// Content bytes.
+    pub bytes: u64,
+    /// Whether its content was staged, and occupies a place there until it is applied.
+    pub staged: bool,
 }
 
 /// Commits on their way, in order, and how much room is left for more.
@@ -60,16 +71,22 @@ impl Outbox {
 
     /// Takes the cause of a rejected operation out, so that it is not counted as done; and whether its
     /// commit had been reported visible before.
-    pub fn reject(&mut self, seq: u64, index: u32) -> Option<(Cause, bool)> {
+    pub fn reject(&mut self, seq: u64, index: u32) -> Option<(Cause, Option<Note>, bool)> {
         let at = self.sent.iter().position(|sent| sent.seq == seq)?;
-        let cause = self.sent[at].causes.get_mut(index as usize)?.take()?;
-        Some((cause, at < self.applied))
+        let sent = self.sent.get_mut(at)?;
+        let cause = sent.causes.get_mut(index as usize)?.take()?;
+        let note = sent.notes.get(index as usize).copied();
+        Some((cause, note, at < self.applied))
     }
 
-    /// Commits up to `seq` are visible: calls `arrived` with each of their causes, once.
-    pub fn applied(&mut self, seq: u64, mut arrived: impl FnMut(&Cause)) {
+    /// Commits up to `seq` are visible: calls `arrived` with each of their causes and notes, once.
+    pub fn applied(&mut self, seq: u64, mut arrived: impl FnMut(&Cause, Option<&Note>)) {
         while let Some(sent) = self.sent.get(self.applied).filter(|sent| sent.seq <= seq) {
-            sent.causes.iter().flatten().for_each(&mut arrived);
+            for (index, cause) in sent.causes.iter().enumerate() {
+                if let Some(cause) = cause {
+                    arrived(cause, sent.notes.get(index));
+                }
+            }
             self.applied += 1;
         }
     }
@@ -157,11 +174,11 @@ mod tests {
         let mut outbox = Outbox::new(9, 100);
         (1..=3).for_each(|seq| outbox.push(sent(seq, 1)));
         let mut arrived = 0;
-        outbox.applied(2, |_| arrived += 1);
-        outbox.applied(2, |_| arrived += 1);
+        outbox.applied(2, |_, _| arrived += 1);
+        outbox.applied(2, |_, _| arrived += 1);
         assert_eq!(arrived, 2);
         assert_eq!(outbox.durable(1).len(), 1);
-        outbox.applied(3, |_| arrived += 1);
+        outbox.applied(3, |_, _| arrived += 1);
         assert_eq!(arrived, 3);
         let (rest, applied) = outbox.drain();
         assert_eq!((rest.len(), applied), (2, 2));

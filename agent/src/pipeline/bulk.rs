@@ -22,6 +22,9 @@ pub const CHUNK_BYTES: usize = 512 << 10;
 /// Files from this size on can be continued after a cut, in bytes.
 const RESUME_BYTES: u64 = 8 << 20;
 
+/// Files staged and not committed, at most: the receiver refuses more than it promised.
+const STAGED_MAX: usize = syncd_proto::limits::TRANSFERS_MAX / 2;
+
 /// Why a transfer ended early.
 #[derive(Debug)]
 pub enum TransferError {
@@ -89,16 +92,28 @@ pub fn run(target: &Arc<Target>) {
                 let resting = state.resting_until(now);
                 let link = state.link.clone().filter(|link| !link.is_closed());
                 if let (Some(link), None) = (link, resting)
+                    && state.staged < STAGED_MAX
                     && let Some(taken) = state.bulk.pop_front()
                 {
-                    state.transfers += 1;
+                    state.staged += 1;
                     break (taken, link);
                 }
                 state = target.wait(state, resting);
             }
         };
         let result = transfer(target, &link, &taken);
-        target.update(|state, _| state.transfers -= 1);
+        if result.is_err() {
+            target.update(|state, _| {
+                let same = state
+                    .link
+                    .as_ref()
+                    .is_some_and(|open| Arc::ptr_eq(open, &link));
+                // A new session begins with an empty staging area and has counted anew.
+                if same {
+                    state.staged = state.staged.saturating_sub(1);
+                }
+            });
+        }
         settle(target, &link, taken, result);
     }
 }

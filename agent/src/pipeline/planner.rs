@@ -93,7 +93,7 @@ fn next_work(target: &Target) -> Option<Work> {
                 }
             }
         }
-        state = target.wait(state, due);
+        state = target.wait_as_planner(state, due);
     }
 }
 
@@ -120,7 +120,7 @@ fn take_work(state: &mut State, link: Arc<Link>, now: Millis) -> Work {
 fn wait_for_room(target: &Target, link: &Link) {
     let mut state = target.lock();
     while !state.stopping && !link.is_closed() && !state.outbox.has_room() {
-        state = target.wait(state, None);
+        state = target.wait_as_planner(state, None);
     }
 }
 

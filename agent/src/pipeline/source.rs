@@ -3,7 +3,7 @@
 //! Events mark paths as dirty and do nothing else. A scanner thread adds watches: watch first, then
 //! list, then mark what the listing shows, so that nothing made in between is missed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -36,13 +36,15 @@ enum Chore {
 struct Queue {
     chores: BTreeMap<WirePath, Chore>,
     rewatch: Vec<(WirePath, WirePath)>,
-    forget: BTreeSet<WirePath>,
     overflow: Option<Instant>,
     busy: bool,
     initial_done: bool,
     stopping: bool,
     barrier_wanted: u64,
     barrier_issued: u64,
+    /// Barrier after the last listing: events told before it may be older than what was listed.
+    scan_barrier: u64,
+    scanned_since: bool,
     unwatched: BTreeMap<WirePath, String>,
     overflows: u64,
     watched: usize,
@@ -177,9 +179,7 @@ impl Source {
             queue = next;
             if timeout.timed_out() {
                 drop(queue);
-                for target in &self.targets {
-                    target.update(|state, now| state.dirty.compare(WirePath::root(), now));
-                }
+                self.compare(&WirePath::root());
                 queue = self.lock();
             }
         }
@@ -216,6 +216,10 @@ impl Source {
             .entry(path.clone())
             .or_insert(Chore::Watch);
         self.wake.notify_all();
+        self.compare(path);
+    }
+
+    fn compare(&self, path: &WirePath) {
         for target in &self.targets {
             target.update(|state, now| state.dirty.compare(path.clone(), now));
         }
@@ -266,13 +270,12 @@ impl Source {
         let mut queue = self.lock();
         match touch {
             Touch::Created | Touch::MovedIn => {
-                queue.forget.remove(&path);
                 queue.chores.insert(path, Chore::WatchAndMark);
             }
-            Touch::Removed | Touch::MovedOut => {
-                queue.forget.insert(path);
+            // The watcher drops the watches of what is gone by itself.
+            Touch::Removed | Touch::MovedOut | Touch::Written | Touch::Modified | Touch::Attrib => {
+                return;
             }
-            Touch::Written | Touch::Modified | Touch::Attrib => return,
         }
         drop(queue);
         self.wake.notify_all();
@@ -310,9 +313,19 @@ impl Source {
         if rescan {
             queue.chores.insert(to.clone(), Chore::WatchAndMark);
         }
-        queue.rewatch.push((from, to));
+        let listed_ahead = queue.busy || queue.scan_barrier > *self.barrier_passed.borrow();
+        if listed_ahead {
+            // A listing made meanwhile may have seen the new name before we were told of it.
+            queue.chores.entry(from.clone()).or_insert(Chore::Watch);
+            queue.chores.entry(to.clone()).or_insert(Chore::Watch);
+        }
+        queue.rewatch.push((from.clone(), to.clone()));
         drop(queue);
         self.wake.notify_all();
+        if listed_ahead {
+            self.compare(&from);
+            self.compare(&to);
+        }
     }
 
     fn overflow(&self) {
@@ -324,6 +337,9 @@ impl Source {
     }
 
     fn root_gone(&self) {
+        if self.lock().root_gone.is_some() {
+            return;
+        }
         let reason = format!("{} is gone", self.root.path().display());
         tracing::error!(
             "{reason}: nothing is removed at the targets; mount or restore it and restart"
@@ -336,7 +352,7 @@ impl Source {
 
     fn mark(&self, mut change: impl FnMut(&mut crate::logic::coalesce::DirtySet, Millis)) {
         for target in &self.targets {
-            target.update(|state, now| change(&mut state.dirty, now));
+            target.mark(&mut change);
         }
     }
 
@@ -353,6 +369,7 @@ impl Source {
             }
             if let Some(work) = take_work(&mut queue) {
                 queue.busy = true;
+                queue.scanned_since |= !matches!(work, Work::Barrier(_) | Work::Settle);
                 return Some(work);
             }
             if !queue.initial_done {
@@ -368,6 +385,14 @@ impl Source {
                 .wait_timeout(queue, until)
                 .unwrap_or_else(PoisonError::into_inner);
             queue = next;
+            if timeout.timed_out() && queue.overflow.is_none() && queue.root_gone.is_none() {
+                // A rename or lazy unmount above the root tells nobody.
+                drop(queue);
+                if matches!(self.root.check_identity(), Ok(false)) {
+                    self.root_gone();
+                }
+                queue = self.lock();
+            }
             if timeout.timed_out() && queue.overflow.is_none() && !queue.unwatched.is_empty() {
                 let paths: Vec<_> = std::mem::take(&mut queue.unwatched).into_keys().collect();
                 drop(queue);
@@ -388,7 +413,6 @@ impl Source {
                 });
                 self.barrier_sent.send_replace((wanted, number));
             }
-            Work::Forget(path) => watcher.forget(&path),
             Work::Rewatch(from, to) => {
                 if watcher.needs_rewatch() {
                     if let Err(error) = watcher.rewatch_after_rename(&from, &to) {
@@ -396,8 +420,12 @@ impl Source {
                     }
                     self.watch_below(watcher, &to, Chore::Watch);
                     // Events between the rename and the new watches are lost: compare.
-                    self.mark(|dirty, now| dirty.compare(to.clone(), now));
+                    self.compare(&to);
                 }
+            }
+            Work::Settle => {
+                let number = watcher.barrier().unwrap_or(0);
+                self.lock().scan_barrier = number;
             }
             Work::Watch(path, chore) => self.watch_below(watcher, &path, chore),
             Work::Overflow => {
@@ -406,10 +434,11 @@ impl Source {
                     "the kernel dropped events (fs.inotify.max_queued_events): comparing everything"
                 );
                 self.watch_below(watcher, &WirePath::root(), Chore::Watch);
-                self.mark(|dirty, now| dirty.compare(WirePath::root(), now));
+                self.compare(&WirePath::root());
             }
         }
-        self.lock().watched = watcher.watched();
+        let watched = watcher.watched();
+        self.lock().watched = watched;
     }
 
     /// Watches a directory and those below: watch, list, mark.
@@ -457,17 +486,15 @@ impl Source {
 
 #[derive(Debug)]
 enum Work {
-    Forget(WirePath),
     Rewatch(WirePath, WirePath),
     Watch(WirePath, Chore),
     Overflow,
+    /// Everything that was asked for has been listed.
+    Settle,
     Barrier(u64),
 }
 
 fn take_work(queue: &mut Queue) -> Option<Work> {
-    if let Some(path) = queue.forget.pop_first() {
-        return Some(Work::Forget(path));
-    }
     if !queue.rewatch.is_empty() {
         let (from, to) = queue.rewatch.remove(0);
         return Some(Work::Rewatch(from, to));
@@ -478,6 +505,10 @@ fn take_work(queue: &mut Queue) -> Option<Work> {
     if queue.overflow.is_some_and(|at| at <= Instant::now()) {
         queue.overflow = None;
         return Some(Work::Overflow);
+    }
+    if queue.scanned_since {
+        queue.scanned_since = false;
+        return Some(Work::Settle);
     }
     if queue.barrier_issued < queue.barrier_wanted {
         queue.barrier_issued = queue.barrier_wanted;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use syncd_proto::message::{Ack, Reject, Rejected};
 use syncd_proto::meta::Kind;
-use syncd_proto::op::Op;
+use syncd_proto::op::{Content, Op};
 use syncd_proto::path::WirePath;
 use syncd_proto::reject::RejectCode;
 use tokio::sync::{broadcast, watch};
@@ -17,7 +17,7 @@ use crate::fs::root::SourceRoot;
 use crate::logic::backoff::Backoff;
 use crate::logic::brake::{Brake, Verdict};
 use crate::logic::coalesce::{DirtySet, Failure, Look, Millis, Remote, Settle, Taken};
-use crate::logic::outbox::{Outbox, Sent};
+use crate::logic::outbox::{Note, Outbox, Sent};
 use crate::logic::plan::{Batch, Cause, Found};
 use crate::net::link::Link;
 
@@ -101,8 +101,9 @@ pub struct State {
     pub outbox: Outbox,
     /// Large files waiting for a transfer.
     pub bulk: VecDeque<Taken>,
-    /// Transfers under way.
-    pub transfers: usize,
+    /// Files that occupy a place in the receiver's staging: from the beginning of their transfer until
+    /// their commit is applied.
+    pub staged: usize,
     /// Staged files waiting for their commit.
     pub ready: Vec<(Taken, Found)>,
     /// The open session.
@@ -123,6 +124,8 @@ pub struct State {
     pub durable_seq: u64,
     /// The target had everything once.
     pub first_sync_done: bool,
+    /// Until when the planner sleeps, while it does.
+    pub planner_sleeps_until: Option<Millis>,
     /// Everything ends.
     pub stopping: bool,
 }
@@ -140,6 +143,7 @@ pub struct Target {
     started: Instant,
     state: Mutex<State>,
     wake: Condvar,
+    wake_planner: Condvar,
     version: watch::Sender<u64>,
     done: broadcast::Sender<Done>,
 }
@@ -164,7 +168,7 @@ impl Target {
                 dirty: DirtySet::new(settle),
                 outbox: Outbox::new(1, IN_FLIGHT_BYTES_MAX),
                 bulk: VecDeque::new(),
-                transfers: 0,
+                staged: 0,
                 ready: Vec::new(),
                 link: None,
                 phase: Phase::Connecting,
@@ -175,9 +179,11 @@ impl Target {
                 identical: None,
                 durable_seq: 0,
                 first_sync_done: false,
+                planner_sleeps_until: None,
                 stopping: false,
             }),
             wake: Condvar::new(),
+            wake_planner: Condvar::new(),
             version: watch::Sender::new(0),
             done: broadcast::Sender::new(4_096),
         }
@@ -208,10 +214,58 @@ impl Target {
         result
     }
 
+    /// Marks paths; wakes the planner only if it would sleep too long now. Called for every event, so
+    /// that everything else must be cheap.
+    pub fn mark(&self, change: impl FnOnce(&mut DirtySet, Millis)) {
+        let now = self.now();
+        let mut state = self.lock();
+        change(&mut state.dirty, now);
+        let due = if state.dirty.has_renames() {
+            Some(now)
+        } else {
+            state.dirty.next_due()
+        };
+        let oversleeps = match (state.planner_sleeps_until, due) {
+            (Some(until), Some(due)) => due < until,
+            _ => false,
+        };
+        drop(state);
+        if oversleeps {
+            self.wake_planner.notify_one();
+        }
+    }
+
     /// Wakes threads and waiters.
     pub fn wake_all(&self) {
         self.wake.notify_all();
-        self.version.send_modify(|version| *version += 1);
+        self.wake_planner.notify_all();
+        if self.version.receiver_count() > 0 {
+            self.version.send_modify(|version| *version += 1);
+        }
+    }
+
+    /// Waits like [`Target::wait`], as the planner: woken by marks too.
+    pub fn wait_as_planner<'a>(
+        &self,
+        mut state: MutexGuard<'a, State>,
+        due: Option<Millis>,
+    ) -> MutexGuard<'a, State> {
+        let left = due.map(|due| Duration::from_millis(due.saturating_sub(self.now())));
+        state.planner_sleeps_until = Some(due.unwrap_or(Millis::MAX));
+        state = match left {
+            None => self
+                .wake_planner
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner),
+            Some(left) => {
+                self.wake_planner
+                    .wait_timeout(state, left)
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .0
+            }
+        };
+        state.planner_sleeps_until = None;
+        state
     }
 
     /// Waits for a change of the state, at most until `due`.
@@ -271,6 +325,7 @@ impl Target {
                 state.counts.bytes_received += received;
             }
             state.phase = phase;
+            state.staged = 0;
             let (lost, applied) = state.outbox.drain();
             for (index, sent) in lost.into_iter().enumerate() {
                 for cause in sent.causes.into_iter().flatten() {
@@ -335,10 +390,18 @@ impl Target {
     pub fn acked(&self, ack: &Ack) {
         let now = self.now();
         let mut state = self.lock();
-        let State { outbox, dirty, .. } = &mut *state;
-        outbox.applied(ack.applied, |cause| {
+        let State {
+            outbox,
+            dirty,
+            staged,
+            ..
+        } = &mut *state;
+        outbox.applied(ack.applied, |cause, note| {
             if let Cause::Path(taken) = cause {
                 dirty.arrived(&taken.path);
+            }
+            if note.is_some_and(|note| note.staged) {
+                *staged = staged.saturating_sub(1);
             }
         });
         let durable = state.outbox.durable(ack.durable);
@@ -354,7 +417,7 @@ impl Target {
     fn settle_sent(&self, state: &mut State, sent: &Sent, now: Millis) {
         let followed = self.done.receiver_count() > 0;
         let mut whole = true;
-        for (cause, (verb, bytes)) in sent.causes.iter().zip(&sent.notes) {
+        for (cause, Note { verb, bytes, .. }) in sent.causes.iter().zip(&sent.notes) {
             let (seq, first, path) = match cause {
                 Some(Cause::Path(taken)) => (taken.mark.seq, taken.mark.first, taken.path.clone()),
                 Some(Cause::Rename(rename)) => {
@@ -394,9 +457,12 @@ impl Target {
         };
         let now = self.now();
         let mut state = self.lock();
-        let Some((cause, arrived)) = state.outbox.reject(seq, index) else {
+        let Some((cause, note, arrived)) = state.outbox.reject(seq, index) else {
             return;
         };
+        if !arrived && note.is_some_and(|note| note.staged) {
+            state.staged = state.staged.saturating_sub(1);
+        }
         tracing::warn!(target = %self.name, code = %reject.code, "refused: {}", reject.text);
         match cause {
             Cause::Path(taken) => {
@@ -516,7 +582,7 @@ impl State {
     }
 }
 
-fn note(op: &Op) -> (&'static str, u64) {
+fn note(op: &Op) -> Note {
     let verb = match op {
         Op::SetMeta {
             kind: Kind::Dir, ..
@@ -524,11 +590,15 @@ fn note(op: &Op) -> (&'static str, u64) {
         Op::SetMeta { .. } => "metadata",
         other => other.verb(),
     };
-    let bytes = match op {
-        Op::Put { content, .. } => content.len(),
-        _ => 0,
+    let (bytes, staged) = match op {
+        Op::Put { content, .. } => (content.len(), matches!(content, Content::Staged { .. })),
+        _ => (0, false),
     };
-    (verb, bytes)
+    Note {
+        verb,
+        bytes,
+        staged,
+    }
 }
 
 /// Delay before a path that failed so often is tried again: doubles to a minute.

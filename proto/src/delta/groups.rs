@@ -1,13 +1,6 @@
 //! First tier: digests of aligned groups, compared at equal offsets.
-//!
-//! A group's digest is its chaining value in the BLAKE3 tree of the whole file, so one pass over the
-//! bytes gives the list and the file's digest; it depends on the group's offset, and groups are only
-//! ever compared at equal offsets.
-
-use blake3::hazmat::{HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
 
 use crate::delta::DeltaError;
-use crate::digest::Digest;
 use crate::limits::{GROUP_BYTES, GROUPS_MAX};
 
 /// Length of a group's digest, in memory and on the wire.
@@ -29,9 +22,9 @@ pub const fn group_bytes(len: u64) -> u64 {
 /// The groups of one version of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupList {
-    group_bytes: u64,
-    len: u64,
-    digests: Vec<GroupDigest>,
+    pub(super) group_bytes: u64,
+    pub(super) len: u64,
+    pub(super) digests: Vec<GroupDigest>,
 }
 
 impl GroupList {
@@ -87,7 +80,7 @@ impl GroupList {
     }
 
     /// Whether it covers the whole file with the group size of its length: only such a list may be
-    /// sent. One made with [`GroupHasher::against`] may be shorter.
+    /// sent. One made with [`GroupHasher::against`](crate::delta::GroupHasher::against) may be shorter.
     #[must_use]
     pub fn is_canonical(&self) -> bool {
         self.group_bytes == group_bytes(self.len)
@@ -95,7 +88,7 @@ impl GroupList {
     }
 
     /// Compares this (new) version with the receiver's. Lists of different group sizes have nothing
-    /// in common: hash the new version [`GroupHasher::against`] the basis.
+    /// in common: hash the new version [`GroupHasher::against`](crate::delta::GroupHasher::against) the basis.
     #[must_use]
     pub fn compare(&self, basis: &Self) -> GroupDiff {
         let mut diff = GroupDiff {
@@ -200,136 +193,5 @@ impl GroupDiff {
             Some(last) if last.same == same => last.len += len,
             _ => self.segments.push(Segment { start, len, same }),
         }
-    }
-}
-
-/// Builds a [`GroupList`] and the file's [`Digest`] from its bytes in order.
-#[derive(Debug, Clone)]
-pub struct GroupHasher {
-    group_bytes: u64,
-    /// Digests kept; groups beyond count for the file's digest only.
-    keep: usize,
-    len: u64,
-    digests: Vec<GroupDigest>,
-    group: blake3::Hasher,
-    in_group: u64,
-    /// Roots of complete subtrees, the largest first: group counts are the bits of `merged`.
-    stack: Vec<GroupDigest>,
-    merged: u64,
-}
-
-impl GroupHasher {
-    /// For a file of about this length: the list that goes to a peer or is kept for next time.
-    #[must_use]
-    pub fn for_len(len: u64) -> Self {
-        Self::new(group_bytes(len), GROUPS_MAX as usize)
-    }
-
-    /// For a new version of a file: groups as large as the basis', and no more of them than it has.
-    #[must_use]
-    pub fn against(basis: &GroupList) -> Self {
-        Self::new(basis.group_bytes, basis.digests.len())
-    }
-
-    fn new(group_bytes: u64, keep: usize) -> Self {
-        Self {
-            group_bytes,
-            keep,
-            len: 0,
-            digests: Vec::new(),
-            group: blake3::Hasher::new(),
-            in_group: 0,
-            stack: Vec::new(),
-            merged: 0,
-        }
-    }
-
-    /// Adds bytes.
-    pub fn update(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            self.close_full_group();
-            let room = self.group_bytes - self.in_group;
-            let step = room.min(bytes.len() as u64) as usize;
-            let (head, tail) = bytes.split_at(step);
-            self.group.update(head);
-            self.in_group += step as u64;
-            self.len += step as u64;
-            bytes = tail;
-        }
-    }
-
-    /// Adds `length` zero bytes: the content of a hole.
-    pub fn update_zeros(&mut self, mut length: u64) {
-        const ZEROS: [u8; 16 << 10] = [0; 16 << 10];
-        while length > 0 {
-            let step = length.min(ZEROS.len() as u64);
-            self.update(&ZEROS[..step as usize]);
-            length -= step;
-        }
-    }
-
-    /// Bytes added so far.
-    #[must_use]
-    pub fn len(&self) -> u64 {
-        self.len
-    }
-
-    /// Whether nothing has been added.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// The list, and the digest of the whole file (the same as [`Digest::of`] its bytes).
-    #[must_use]
-    pub fn finish(mut self) -> (GroupList, Digest) {
-        let digest = self.digest();
-        if self.in_group > 0 && self.digests.len() < self.keep {
-            self.digests.push(self.group.finalize_non_root());
-        }
-        let list = GroupList {
-            group_bytes: self.group_bytes,
-            len: self.len,
-            digests: self.digests,
-        };
-        (list, digest)
-    }
-
-    /// A group is closed only when more bytes follow: the last one may be the root.
-    fn close_full_group(&mut self) {
-        if self.in_group < self.group_bytes {
-            return;
-        }
-        let value = self.group.finalize_non_root();
-        if self.digests.len() < self.keep {
-            self.digests.push(value);
-        }
-        let mut value = value;
-        let mut complete = self.merged;
-        while complete & 1 == 1 {
-            let Some(left) = self.stack.pop() else { break };
-            value = merge_subtrees_non_root(&left, &value, Mode::Hash);
-            complete >>= 1;
-        }
-        self.stack.push(value);
-        self.merged += 1;
-        self.in_group = 0;
-        // Not `reset`: it keeps the old offset.
-        self.group = blake3::Hasher::new();
-        self.group.set_input_offset(self.len);
-    }
-
-    fn digest(&self) -> Digest {
-        let mut stack = self.stack.iter().rev();
-        let Some(mut left) = stack.next() else {
-            return Digest::from_bytes(*self.group.finalize().as_bytes());
-        };
-        let mut right = self.group.finalize_non_root();
-        for next in stack {
-            right = merge_subtrees_non_root(left, &right, Mode::Hash);
-            left = next;
-        }
-        let root = merge_subtrees_root(left, &right, Mode::Hash);
-        Digest::from_bytes(*root.as_bytes())
     }
 }

@@ -17,6 +17,7 @@
 
 mod blocks;
 mod groups;
+mod hasher;
 mod ops;
 mod plan;
 mod window;
@@ -31,9 +32,8 @@ pub use blocks::{
     BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, BlockIndex, BlockSignature, BlockSize, SUM_BYTES,
     block_bytes_for, sign_range,
 };
-pub use groups::{
-    GROUP_DIGEST_BYTES, GroupDiff, GroupDigest, GroupHasher, GroupList, Segment, group_bytes,
-};
+pub use groups::{GROUP_DIGEST_BYTES, GroupDiff, GroupDigest, GroupList, Segment, group_bytes};
+pub use hasher::GroupHasher;
 pub use ops::{CHUNK_LITERAL_BYTES, Chunk, Chunker, LiteralMeter, apply};
 pub use plan::BlockQuery;
 pub use window::{WINDOW_BYTES_MAX, WindowDelta};

@@ -397,6 +397,12 @@ enum AgentState {
     Closed,
 }
 
+/// The file whose signature has been asked for, and what the first tier found and the second was asked.
+struct Asked {
+    path: WirePath,
+    second: Option<(GroupDiff, BlockQuery)>,
+}
+
 /// The agent's end of one connection.
 pub(crate) struct Agent {
     state: AgentState,
@@ -407,8 +413,7 @@ pub(crate) struct Agent {
     asked: BTreeMap<u64, WirePath>,
     removes: Vec<Op>,
     changed: BTreeMap<WirePath, bool>,
-    /// The file whose signature has been asked for, and what the first tier found.
-    delta: Option<(WirePath, Option<(GroupDiff, Option<BlockQuery>)>)>,
+    delta: Option<Asked>,
     transfers: BTreeMap<WirePath, TransferId>,
     pub(crate) refused: Option<Refused>,
     pub(crate) rejects: Vec<Reject>,
@@ -569,7 +574,7 @@ impl Agent {
             path: path.clone(),
             want: SignatureWant::Groups,
         };
-        self.delta = Some((path, None));
+        self.delta = Some(Asked { path, second: None });
         self.out.push(session.frame(&query.into(), Vec::new())?);
         Ok(())
     }
@@ -581,11 +586,11 @@ impl Agent {
         payload: &[u8],
     ) -> Result<(), ProtocolError> {
         const BAD: ProtocolError = ProtocolError::Contradiction("signature");
-        let (path, tier) = self.delta.take().ok_or(BAD)?;
+        let Asked { path, second } = self.delta.take().ok_or(BAD)?;
         let bytes = self.source[&path].clone().unwrap();
         let mut chunks = Vec::new();
         let mut chunker = Chunker::new(5);
-        match (&signature.info, tier) {
+        match (&signature.info, second) {
             (None, _) => chunker.literal(&bytes, &mut chunks),
             (Some(info), None) => {
                 let list = GroupList::from_payload(payload, info.len).map_err(|_| BAD)?;
@@ -600,13 +605,13 @@ impl Agent {
                         want,
                     };
                     self.out.push(session.frame(&question.into(), Vec::new())?);
-                    self.delta = Some((path, Some((diff, Some(query)))));
+                    let second = Some((diff, query));
+                    self.delta = Some(Asked { path, second });
                     return Ok(());
                 }
                 pack(&mut chunker, &diff, None, &bytes, &mut chunks);
             }
             (Some(info), Some((diff, query))) => {
-                let query = query.ok_or(BAD)?;
                 let signature =
                     BlockSignature::from_ranges(payload, query.block, &query.ranges, info.len)
                         .map_err(|_| BAD)?;

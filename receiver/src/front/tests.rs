@@ -42,35 +42,36 @@ fn acts_as_a_worker() {
         return;
     };
     relay_io::send(stdin.as_fd(), &FromWorker::Ready, None).unwrap();
-    let mut open = Vec::new();
+    let (mut open, mut threads) = (Vec::new(), Vec::new());
     while let Ok(Some((message, descriptor))) = relay_io::receive(stdin.as_fd()) {
         match message {
             ToWorker::Setup(_) => {}
             ToWorker::Open(session) => {
                 let stream = StdStream::from(descriptor.unwrap());
                 let (id, copy) = (session.id, stream.try_clone().unwrap());
-                let (tell, told) = std::sync::mpsc::channel();
+                let (tell, told) = std::sync::mpsc::sync_channel(1);
                 open.push((id, tell, copy));
-                std::thread::spawn(move || serve(&session, &stream, &told));
+                threads.push(std::thread::spawn(move || {
+                    serve(&session, &stream, &told);
+                }));
             }
             ToWorker::Close { id, text } => {
                 for (_, tell, stream) in open.iter().filter(|(other, ..)| *other == id) {
-                    let _ = tell.send(text.clone());
+                    let _ = tell.try_send(text.clone());
                     let _ = stream.shutdown(std::net::Shutdown::Read);
                 }
             }
             ToWorker::Drain { text } => {
                 for (_, tell, stream) in &open {
-                    let _ = tell.send(text.clone());
+                    let _ = tell.try_send(text.clone());
                     let _ = stream.shutdown(std::net::Shutdown::Read);
                 }
                 break;
             }
         }
     }
-    // Until the last session has let go of its end.
-    for (_, _, stream) in open {
-        let _ = std::io::copy(&mut &stream, &mut std::io::sink());
+    for serving in threads {
+        serving.join().unwrap();
     }
 }
 

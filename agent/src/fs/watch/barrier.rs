@@ -70,9 +70,10 @@ impl BarrierDir {
 }
 
 fn make(root: &Path) -> io::Result<TempDir> {
-    let places = [std::env::temp_dir()]
-        .into_iter()
-        .chain(["/dev/shm", "/run", "/var/tmp"].map(PathBuf::from));
+    // In memory if possible: a barrier makes and removes a file.
+    let in_memory = ["/dev/shm", "/run"].map(PathBuf::from);
+    let on_disk = [std::env::temp_dir(), PathBuf::from("/var/tmp")];
+    let places = in_memory.into_iter().chain(on_disk);
     let (outside, inside): (Vec<_>, Vec<_>) = places
         .filter_map(|place| place.canonicalize().ok())
         .partition(|place| !place.starts_with(root));

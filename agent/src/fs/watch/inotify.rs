@@ -385,7 +385,7 @@ mod tests {
     #[test]
     fn a_barrier_directory_that_was_cleaned_away_is_made_again() {
         let dir = tempfile::tempdir().unwrap();
-        let (sender, events) = mpsc::channel();
+        let (sender, events) = mpsc::sync_channel(1 << 17);
         let sink = move |event| drop(sender.send(event));
         let mut watcher = InotifyWatcher::start(dir.path(), Box::new(sink)).unwrap();
         let private = watcher.shared.state().barrier.path().to_owned();

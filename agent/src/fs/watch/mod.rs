@@ -4,6 +4,10 @@
 //! about what was there before it, so the caller watches first and lists afterwards. What was missed is
 //! an event too: [`RawEvent::Overflow`], [`RawEvent::DirGone`], [`RawEvent::RootGone`].
 //!
+//! Who lists is ahead of the events. A directory that was entered (watched, then listed) is settled when
+//! a barrier asked for afterwards has been told. A rename told before that may be older than the
+//! listing: enter both of its names again.
+//!
 //! Two backends: [`notify`] (portable bookkeeping; quadratic when many directories go at once) and
 //! [`inotify`] (own tree, for large sources).
 
@@ -51,7 +55,8 @@ pub enum RawEvent {
         /// Whether it is a directory.
         dir: bool,
     },
-    /// An entry has another name now; whatever was at `to` before is gone.
+    /// An entry has another name now; whatever was at `to` before is gone. If a directory was not
+    /// watched yet when it moved, a [`Touch::MovedIn`] for `to` follows: list it.
     Renamed {
         /// Its name before.
         from: WirePath,

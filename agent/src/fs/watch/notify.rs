@@ -164,9 +164,8 @@ impl Watcher for NotifyWatcher {
             };
             // notify drops these at the rename; if it has not yet, the old name must not live on.
             let _ = self.inner.unwatch(&self.place.join(old.to_path_buf()));
-            match self.set(&new) {
-                Err(error @ WatchError::LimitReached { .. }) => return Err(error),
-                Ok(_) | Err(_) => {}
+            if let Err(error @ WatchError::LimitReached { .. }) = self.set(&new) {
+                return Err(error);
             }
         }
         Ok(())
@@ -477,7 +476,7 @@ mod tests {
     #[test]
     fn a_barrier_directory_that_was_cleaned_away_is_made_again() {
         let dir = tempfile::tempdir().unwrap();
-        let (sender, events) = mpsc::channel();
+        let (sender, events) = mpsc::sync_channel(1 << 17);
         let sink = move |event| drop(sender.send(event));
         let mut watcher = NotifyWatcher::start(dir.path(), Box::new(sink)).unwrap();
         let private = watcher.shared.state().barrier.path().to_owned();

@@ -34,6 +34,8 @@ struct Departed {
     id: Option<Id>,
     from: WirePath,
     dir: bool,
+    /// Whether `id` is certain: its watch is older than all events still to be read.
+    sure: bool,
     /// Its place among the events, kept free.
     slot: usize,
     batches: u8,
@@ -75,7 +77,12 @@ impl Tracker {
         let at = self.tree.find(path);
         match self.tree.by_wd(wd) {
             Some(id) if at == Some(id) => return Placed::Already,
-            Some(id) => return Placed::Elsewhere(self.tree.path(id)),
+            Some(id) => {
+                // Only a path that can be found counts: one through a shadow is the past.
+                let other = self.tree.path(id);
+                let other = other.filter(|other| self.tree.find(other) == Some(id));
+                return Placed::Elsewhere(other);
+            }
             None => {}
         }
         if let Some(old) = at
@@ -173,8 +180,10 @@ impl Tracker {
                 self.moved(path, wd);
                 self.tell(path.clone(), Touch::MovedIn, true);
             }
+            // Some other directory than was thought. Whoever watches it keeps this watch.
             None => {
                 self.leaving.insert(wd);
+                self.tell(path.clone(), Touch::MovedIn, true);
             }
         }
     }
@@ -266,6 +275,7 @@ impl Tracker {
             id,
             from,
             dir,
+            sure: id.is_none_or(|id| !self.tree.is_named_since(id, self.settled)),
             slot: self.out.len(),
             batches: 0,
         });
@@ -277,13 +287,19 @@ impl Tracker {
             return self.tell(to, Touch::MovedIn, dir);
         };
         let gone = self.departed.remove(at);
-        let id = gone.id.filter(|&id| !self.tree.is_linked(id));
+        if !gone.sure {
+            self.unsure.extend([gone.from.clone(), to.clone()]);
+        }
         self.push(RawEvent::Renamed {
             from: gone.from,
             to: to.clone(),
             dir,
         });
-        let Some(id) = id else {
+        let Some(id) = gone.id.filter(|&id| !self.tree.is_linked(id)) else {
+            // It moved before anybody watched it: nothing is known of its contents.
+            if dir && gone.id.is_none() {
+                self.tell(to, Touch::MovedIn, dir);
+            }
             return;
         };
         let name = name.as_bytes();
@@ -320,6 +336,9 @@ impl Tracker {
     /// A departed entry has left what is watched.
     fn left(&mut self, at: usize) {
         let gone = self.departed.remove(at);
+        if !gone.sure {
+            self.unsure.insert(gone.from.clone());
+        }
         self.out[gone.slot] = Some(RawEvent::Touched {
             path: gone.from,
             touch: Touch::MovedOut,
