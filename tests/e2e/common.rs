@@ -18,7 +18,7 @@ use syncd_tests::workload::Rng;
 use syncd_tests::{Agent, Exit, Process, Receiver, Sandbox, wait_for, wait_until};
 
 /// Far longer than anything takes; only a failure waits that long.
-pub(crate) const LONG: Duration = Duration::from_secs(120);
+pub(crate) const LONG: Duration = Duration::from_secs(60);
 
 /// What one-shot commands exit with.
 pub(crate) mod code {
@@ -26,7 +26,10 @@ pub(crate) mod code {
 
     pub(crate) const DONE: Exit = Exit::Code(0);
     pub(crate) const DIFFERENT: Exit = Exit::Code(1);
+    pub(crate) const HELD: Exit = Exit::Code(2);
     pub(crate) const FAILED: Exit = Exit::Code(3);
+    pub(crate) const USAGE: Exit = Exit::Code(64);
+    pub(crate) const CONFIG: Exit = Exit::Code(78);
 }
 
 /// `small`, or `full` if `SYNCD_TESTS_SCALE=full`.

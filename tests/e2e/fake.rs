@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use certs_dev::Issued;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -23,14 +24,42 @@ use syncd_tests::Sandbox;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
+type Client = rustls::StreamOwned<ClientConnection, TcpStream>;
+
 /// Says `Hello` for a module in these versions, with the sandbox's own certificate, and gives the refusal.
 #[track_caller]
 pub(crate) fn hello_in(sandbox: &Sandbox, port: u16, versions: (u16, u16)) -> Refused {
+    let (cert, key) = identity(sandbox, "agent");
+    let mut stream = client(sandbox, port, cert, key);
+    send(&mut stream, &hello(versions)).expect("send Hello");
+    let answer = receive(&mut stream).expect("an answer");
+    match ReceiverMessage::from_frame(&answer).expect("a message") {
+        ReceiverMessage::Refused(refused) => refused,
+        other => panic!("not refused: {}", other.name()),
+    }
+}
+
+/// Shows a certificate that must not be accepted: there is no answer to `Hello`.
+#[track_caller]
+pub(crate) fn expect_no_session(sandbox: &Sandbox, port: u16, issued: &Issued) {
+    let cert = CertificateDer::from_pem_slice(issued.cert_pem.as_bytes()).expect("certificate");
+    let key = PrivateKeyDer::from_pem_slice(issued.key_pem.as_bytes()).expect("key");
+    let mut stream = client(sandbox, port, vec![cert], key);
+    let sent = send(&mut stream, &hello((1, 1)));
+    let answer = sent.and_then(|()| receive(&mut stream));
+    assert!(answer.is_err(), "an answer: {answer:?}");
+}
+
+fn client(
+    sandbox: &Sandbox,
+    port: u16,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Client {
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("TLS 1.3")
         .with_root_certificates(roots(sandbox));
-    let (chain, key) = identity(sandbox, "agent");
     let mut config = builder
         .with_client_auth_cert(chain, key)
         .expect("agent certificate");
@@ -39,7 +68,10 @@ pub(crate) fn hello_in(sandbox: &Sandbox, port: u16, versions: (u16, u16)) -> Re
     let connection = ClientConnection::new(Arc::new(config), name).expect("TLS client");
     let socket = TcpStream::connect(("127.0.0.1", port)).expect("connect");
     socket.set_read_timeout(Some(PATIENCE)).expect("timeout");
-    let mut stream = rustls::StreamOwned::new(connection, socket);
+    rustls::StreamOwned::new(connection, socket)
+}
+
+fn hello(versions: (u16, u16)) -> Frame {
     let hello = Hello {
         version_min: versions.0,
         version_max: versions.1,
@@ -52,12 +84,7 @@ pub(crate) fn hello_in(sandbox: &Sandbox, port: u16, versions: (u16, u16)) -> Re
         agent: "an agent of another time".to_owned(),
     };
     let (_, frame) = agent::connect(channel(), hello, None).expect("Hello");
-    send(&mut stream, &frame).expect("send Hello");
-    let answer = receive(&mut stream).expect("an answer");
-    match ReceiverMessage::from_frame(&answer).expect("a message") {
-        ReceiverMessage::Refused(refused) => refused,
-        other => panic!("not refused: {}", other.name()),
-    }
+    frame
 }
 
 /// A receiver that refuses everybody in these words; answers one connection.

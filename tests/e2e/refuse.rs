@@ -99,7 +99,7 @@ fn no_password_where_one_is_wanted() {
     let sandbox = Sandbox::new();
     let receiver = sandbox.receiver().start();
     let agent = sandbox.agent(&receiver).destination("localhost::demo");
-    once(&sandbox, &agent, "sync").expect(code::FAILED, &["-> "]);
+    once(&sandbox, &agent, "sync").expect(code::USAGE, &["a password file needs a user"]);
     assert_untouched(&sandbox);
 }
 
