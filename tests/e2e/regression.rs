@@ -1,1 +1,1 @@
-//! Soon.
+//! One test for each fixed bug that the other suites would not find again by themselves.

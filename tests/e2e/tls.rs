@@ -102,7 +102,7 @@ fn a_client_certificate_that_has_expired_or_is_for_servers() {
     for (request, logged) in [
         (Request::agent("late").validity(Validity::Expired), "xpired"),
         (Request::agent("early").validity(Validity::NotYet), "alid"),
-        (Request::agent("server-like").role(Role::Server), "urpose"),
+        (Request::agent("server-like").role(Role::Server), "key usage"),
     ] {
         let issued = issue(&sandbox, &request);
         fake::expect_no_session(&sandbox, receiver.port(), &issued);
