@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use syncd_tests::programs::{AgentBuilder, ReceiverBuilder};
-use syncd_tests::tree::escape;
+use syncd_tests::tree::{Aspect, Options, Tree, diff, escape};
 use syncd_tests::workload::Rng;
 use syncd_tests::{Agent, Exit, Process, Receiver, Sandbox, wait_for, wait_until};
 
@@ -83,6 +83,13 @@ impl Mirror {
         self.sandbox.dst().join(name)
     }
 
+    /// The same, of a source where names share inodes.
+    #[track_caller]
+    pub(crate) fn settle_but_links(&self) {
+        self.agent.wait_synced(LONG);
+        assert_equal_but_links(&self.sandbox);
+    }
+
     /// Waits for the agent's word that everything is durable; then it must be true.
     #[track_caller]
     pub(crate) fn settle(&self) {
@@ -110,6 +117,25 @@ impl Mirror {
     pub(crate) fn wait_staging_empty(&self) {
         wait_staging_empty(&self.sandbox);
     }
+}
+
+/// `dst/` equals `src/` now, except for which names share an inode; that has tests of its own.
+#[track_caller]
+pub(crate) fn assert_equal_but_links(sandbox: &Sandbox) {
+    assert_same_but_links(&sandbox.src(), &sandbox.dst());
+}
+
+/// The same of any two trees.
+#[track_caller]
+pub(crate) fn assert_same_but_links(left: &Path, right: &Path) {
+    let [left, right] = [left, right]
+        .map(|root| Tree::scan(root, &Options::default()).expect("a tree at rest"));
+    let found: Vec<_> = diff(&left, &right)
+        .iter()
+        .filter(|found| found.aspect != Aspect::HardLinks)
+        .map(ToString::to_string)
+        .collect();
+    assert!(found.is_empty(), "{} differences:\n{}", found.len(), found.join("\n"));
 }
 
 /// Tests delete most of what they made: not a reason to hold anything.

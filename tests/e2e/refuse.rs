@@ -111,7 +111,7 @@ fn a_second_writer_is_told_who_the_first_is() {
     // Not its own certificate: the one of who is there already.
     let told = ["another writer is connected", "agent/agent", "-> stop the other writer"];
     once(&mirror.sandbox, &agent, "sync").expect(code::FAILED, &told);
-    mirror.receiver.wait_line(LONG, "another writer");
+    mirror.receiver.wait_line(LONG, "writes here already");
     // The first one is not disturbed.
     fs::write(mirror.src("after"), "still here").expect("write");
     mirror.settle();

@@ -11,7 +11,9 @@ use syncd_tests::tree::{Options, Tree, diff};
 use syncd_tests::workload::{Workload, many_small};
 use syncd_tests::Sandbox;
 
-use crate::common::{LONG, Mirror, code, noise, once, scaled, target_of, tool, wait_staging_empty};
+use crate::common::{
+    LONG, Mirror, assert_equal_but_links, code, noise, once, patient, scaled, target_of, tool, wait_staging_empty,
+};
 
 /// Sets a time before 1970 or after 2038 just as well.
 fn set_times(path: &Path, seconds: i64, nanoseconds: i64) {
@@ -77,10 +79,6 @@ fn odd_tree(root: &Path) {
     fs::create_dir(&shut).expect("mkdir");
     fs::write(shut.join("inside"), "inside").expect("write");
     fs::set_permissions(&shut, Permissions::from_mode(0o555)).expect("chmod");
-    fs::write(root.join("first-name"), "one inode").expect("write");
-    for name in ["second-name", "empty/third-name"] {
-        fs::hard_link(root.join("first-name"), root.join(name)).expect("link");
-    }
     if rustix::process::geteuid().is_root() {
         as_root(root);
     }
@@ -151,6 +149,27 @@ fn an_odd_tree_arrives_as_it_is() {
 }
 
 #[test]
+fn names_of_one_file_stay_names_of_one_file() {
+    let sandbox = Sandbox::new();
+    let receiver = sandbox.receiver().start();
+    let agent = sandbox.agent(&receiver);
+    fs::create_dir_all(sandbox.src().join("dir")).expect("mkdir");
+    for (name, content) in [("small", noise(100, 1)), ("large", noise(3 << 20, 2))] {
+        fs::write(sandbox.src().join(name), content).expect("write");
+        for other in [format!("{name}-too"), format!("dir/{name}")] {
+            fs::hard_link(sandbox.src().join(name), sandbox.src().join(other)).expect("link");
+        }
+    }
+    once(&sandbox, &agent, "sync").expect(code::DONE, &["identical"]);
+    sandbox.assert_equal();
+    // The same files, once shared and once not.
+    fs::remove_file(sandbox.src().join("dir/small")).expect("remove");
+    fs::copy(sandbox.src().join("small"), sandbox.src().join("dir/small")).expect("copy");
+    once(&sandbox, &agent, "sync").expect(code::DONE, &["identical"]);
+    sandbox.assert_equal();
+}
+
+#[test]
 fn a_real_tree_arrives_as_it_is() {
     let sandbox = Sandbox::new();
     copy_of_real_files(&sandbox.src());
@@ -191,17 +210,18 @@ fn nothing_changed_costs_little() {
 
 #[test]
 fn changes_made_while_nobody_looked_are_found() {
-    let mirror = Mirror::start();
-    let Mirror { agent, receiver, sandbox } = mirror;
+    let sandbox = Sandbox::new();
+    let receiver = sandbox.receiver().start();
+    let builder = patient(sandbox.agent(&receiver));
     let mut work = Workload::new(sandbox.src(), 3).expect("workload");
-    work.run(200).expect("first");
-    agent.wait_synced(LONG);
-    sandbox.assert_equal();
-    agent.terminate(LONG);
-    work.run(200).expect("second");
-    let again = sandbox.agent(&receiver).arg("--max-delete").arg("unlimited").start();
-    again.wait_synced(LONG);
-    sandbox.assert_equal();
+    for _ in 0..4 {
+        work.run(150).expect("work");
+        let agent = builder.start();
+        agent.wait_synced(LONG);
+        assert_equal_but_links(&sandbox);
+        agent.terminate(LONG);
+    }
+    drop(receiver);
 }
 
 #[test]
