@@ -1,1 +1,13 @@
 //! Both programs as real processes on real directories: what reaches the mirror, and what never may.
+//!
+//! Sizes are small enough for every run; `SYNCD_TESTS_SCALE=full` makes them those of real trees.
+
+mod atomic;
+mod common;
+mod fake;
+mod kill;
+mod live;
+mod refuse;
+mod regression;
+mod sync;
+mod tls;

@@ -136,6 +136,17 @@ const BIRTH_MS: Millis = 5;
 /// How long a file waits that a listing found and that was written just now, in milliseconds.
 const RECENT_MS: Millis = 100;
 
+/// Renames that are remembered for what is refused later; beyond them everything is compared.
+const MOVES_MAX: usize = 1_024;
+
+/// A rename that was pushed.
+#[derive(Debug, Clone)]
+struct Move {
+    seq: u64,
+    from: WirePath,
+    to: WirePath,
+}
+
 /// Paths a target has not got yet, with the renames in front of them.
 #[derive(Debug)]
 pub struct DirtySet {
@@ -149,6 +160,11 @@ pub struct DirtySet {
     /// Those on their way that are not in the commit log yet.
     in_work: BTreeMap<Arc<WirePath>, ()>,
     renames: VecDeque<Rename>,
+    /// Renames that were pushed, oldest first: what was sent before them under an old name may be
+    /// refused after them.
+    moves: VecDeque<Move>,
+    /// Number of the newest move that was dropped from `moves`.
+    moves_forgotten: u64,
     /// Everything not yet durable: seq -> when it was seen.
     outstanding: BTreeMap<u64, Millis>,
     next_seq: u64,
@@ -168,6 +184,8 @@ impl DirtySet {
             in_flight: HashMap::new(),
             in_work: BTreeMap::new(),
             renames: VecDeque::new(),
+            moves: VecDeque::new(),
+            moves_forgotten: 0,
             outstanding: BTreeMap::new(),
             next_seq: 1,
             collapsed: 0,
@@ -293,11 +311,12 @@ impl DirtySet {
     /// A name moved within the tree. Returns whether the new name must be scanned as if it were new:
     /// its old name was never sent, or renames are not replayed.
     pub fn renamed(&mut self, from: WirePath, to: WirePath, dir: bool, now: Millis) -> bool {
-        let unsent = self
-            .marks
-            .get(&from)
-            .is_some_and(|mark| mark.is_unsent(dir))
-            || (!dir && self.in_work.contains_key(&from));
+        // A file with anything pending is looked at under its new name: renaming what the target has
+        // would show a state that the new name never had.
+        let unsent = match self.marks.get(&from) {
+            Some(mark) => !dir || mark.is_unsent(dir),
+            None => !dir && self.in_work.contains_key(&from),
+        };
         let replay = self.settle.delete && !unsent;
         let in_work = |path| -> Vec<Arc<WirePath>> {
             range_below(&self.in_work, path)
@@ -329,6 +348,7 @@ impl DirtySet {
             }
         }
         if replay {
+            self.remember_move(&from, &to);
             self.push_rename(from, to, dir, now);
         } else {
             if !never_sent {
@@ -441,12 +461,39 @@ impl DirtySet {
 
     /// Puts a rename back that was lost with the connection: what became of it is found by looking.
     pub fn give_back_rename(&mut self, rename: &Rename, now: Millis) {
+        self.look_where_it_went(&rename.to, rename.seq, now);
         self.written(rename.from.clone(), now);
         if rename.dir {
             self.compare(rename.to.clone(), now);
         }
         self.written(rename.to.clone(), now);
         self.settle_seq(rename.seq);
+    }
+
+    /// A directory whose times were to follow a change, seen after `seq`, is not under its name any more:
+    /// its times are looked at where it is, or is found to be gone.
+    pub fn lost_parent(&mut self, path: WirePath, seq: u64, now: Millis) {
+        self.look_where_it_went(&path, seq, now);
+        self.found(path, Look::Meta, Remote::Unknown, now);
+    }
+
+    /// Something seen as `seq` under this name was refused or lost. If the name has moved meanwhile, what
+    /// it is called now is looked at as well.
+    pub fn look_where_it_went(&mut self, path: &WirePath, seq: u64, now: Millis) {
+        if seq <= self.moves_forgotten {
+            self.compare(WirePath::root(), now);
+            return;
+        }
+        let mut name = path.clone();
+        for moved in self.moves.iter().filter(|moved| moved.seq > seq) {
+            let tail = name.strip_prefix(&moved.from);
+            if let Some(next) = tail.and_then(|tail| moved.to.join_path(&tail)) {
+                name = next;
+            }
+        }
+        if name != *path {
+            self.written(name, now);
+        }
     }
 
     /// Something seen as `seq` is durable at the target, or of no interest any more.
@@ -538,6 +585,19 @@ impl DirtySet {
             }
             mark.due = now;
         }
+    }
+
+    fn remember_move(&mut self, from: &WirePath, to: &WirePath) {
+        if self.moves.len() >= MOVES_MAX
+            && let Some(oldest) = self.moves.pop_front()
+        {
+            self.moves_forgotten = oldest.seq;
+        }
+        self.moves.push_back(Move {
+            seq: self.next_seq,
+            from: from.clone(),
+            to: to.clone(),
+        });
     }
 
     fn push_rename(&mut self, from: WirePath, to: WirePath, dir: bool, now: Millis) {

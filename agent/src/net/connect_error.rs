@@ -384,9 +384,17 @@ fn named(presented: &[String]) -> String {
     let shown: Vec<_> = presented
         .iter()
         .take(SHOWN_MAX)
-        .map(|name| escaped(name.as_bytes()))
+        .map(|name| escaped(bare(name).as_bytes()))
         .collect();
     shown.join(", ")
+}
+
+/// The name alone, of what rustls shows as `DnsName("name")`.
+fn bare(shown: &str) -> &str {
+    let inner = shown
+        .strip_suffix("\")")
+        .and_then(|rest| rest.split_once("(\""));
+    inner.map_or(shown, |(_, name)| name)
 }
 
 #[cfg(test)]

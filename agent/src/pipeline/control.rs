@@ -13,7 +13,7 @@ use crate::control::protocol::{Change, Command, Event, Reply};
 use crate::control::status::Verdict;
 use crate::pipeline::source::Source;
 use crate::pipeline::status;
-use crate::pipeline::target::Target;
+use crate::pipeline::target::{State, Target};
 
 /// Answers until nobody can ask any more.
 pub(super) async fn answer(
@@ -155,36 +155,38 @@ async fn wait(wanted: &Wanted) {
 }
 
 async fn wait_for_all(target: &Target) {
-    let mut versions = target.versions();
-    let horizon = target.lock().dirty.horizon();
-    loop {
-        {
-            let state = target.lock();
-            let connected = state.counts.comparisons > 0 && state.link.is_some();
-            let oldest = state.dirty.oldest().map(|(seq, _)| seq);
-            if connected && oldest.is_none_or(|seq| seq >= horizon) {
-                return;
-            }
-        }
-        if versions.changed().await.is_err() {
-            return;
-        }
-    }
+    wait_for(target, |state| state.dirty.outstanding() == 0).await;
 }
 
 async fn wait_for_path(target: &Target, path: &WirePath) {
+    wait_for(target, |state| {
+        state.dirty.is_clean(path) && state.outbox.is_clean(path)
+    })
+    .await;
+}
+
+/// Waits until `is_done`, or until all that was known at the start is durable. What a comparison finds was
+/// there before it, but is known only afterwards: if there was one meanwhile, that is waited for as well.
+async fn wait_for(target: &Target, is_done: impl Fn(&State) -> bool) {
     let mut versions = target.versions();
-    let horizon = target.lock().dirty.horizon();
+    let (mut horizon, mut comparisons) = {
+        let state = target.lock();
+        (state.dirty.horizon(), state.counts.comparisons)
+    };
     loop {
         {
             let state = target.lock();
             let connected = state.counts.comparisons > 0 && state.link.is_some();
-            if connected && state.dirty.is_clean(path) && state.outbox.is_clean(path) {
+            let oldest = state.dirty.oldest().map(|(seq, _)| seq);
+            if connected && is_done(&state) {
                 return;
             }
-            let oldest = state.dirty.oldest().map(|(seq, _)| seq);
             if connected && oldest.is_none_or(|seq| seq >= horizon) {
-                return;
+                if state.counts.comparisons == comparisons {
+                    return;
+                }
+                (horizon, comparisons) = (state.dirty.horizon(), state.counts.comparisons);
+                continue;
             }
         }
         if versions.changed().await.is_err() {

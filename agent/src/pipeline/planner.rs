@@ -44,27 +44,27 @@ struct Work {
     renames: Vec<Rename>,
     ready: Vec<(Taken, Found)>,
     taken: Vec<Taken>,
+    /// Everything below this number had been seen when the work was taken.
+    horizon: u64,
 }
 
 /// Runs until the target stops.
 pub fn run(target: &Arc<Target>) {
     while let Some(work) = next_work(target) {
         let mut batch = Planner::new();
-        let link = work.link;
-        for rename in work.renames {
-            add_rename(target, &mut batch, rename);
-        }
+        let (link, horizon) = (work.link, work.horizon);
+        add_renames(target, &mut batch, work.renames);
         for (taken, found) in work.ready {
             batch.found(taken, found);
         }
         for taken in work.taken {
-            look_and_add(target, &link, &mut batch, taken);
+            look_and_add(target, &link, &mut batch, taken, horizon);
             if batch.is_full() {
-                send(target, &link, std::mem::take(&mut batch));
+                send(target, &link, std::mem::take(&mut batch), horizon);
                 wait_for_room(target, &link);
             }
         }
-        send(target, &link, batch);
+        send(target, &link, batch, horizon);
     }
 }
 
@@ -98,6 +98,7 @@ fn next_work(target: &Target) -> Option<Work> {
 }
 
 fn take_work(state: &mut State, link: Arc<Link>, now: Millis) -> Work {
+    let horizon = state.dirty.horizon();
     let renames = state.dirty.take_renames(RENAMES_MAX);
     let ready = std::mem::take(&mut state.ready);
     // While more renames wait, paths already carry names that the target does not know yet.
@@ -114,6 +115,7 @@ fn take_work(state: &mut State, link: Arc<Link>, now: Millis) -> Work {
         renames,
         ready,
         taken,
+        horizon,
     }
 }
 
@@ -121,6 +123,22 @@ fn wait_for_room(target: &Target, link: &Link) {
     let mut state = target.lock();
     while !state.stopping && !link.is_closed() && !state.outbox.has_room() {
         state = target.wait_as_planner(state, None);
+    }
+}
+
+/// Adds renames as the source did them. A file whose old name is there again is not renamed but looked at,
+/// and so is whatever was renamed from there afterwards: it may have been swapped, or an editor is about to
+/// put a new version there, and the old one must not vanish until then.
+fn add_renames(target: &Target, batch: &mut Planner, renames: Vec<Rename>) {
+    let mut doubtful: Vec<WirePath> = Vec::new();
+    for rename in renames {
+        let is_back = || matches!(target.root.stat(&rename.from), Ok(Some(_)));
+        if !rename.dir && (doubtful.contains(&rename.from) || is_back()) {
+            target.update(|state, now| state.dirty.give_back_rename(&rename, now));
+            doubtful.extend([rename.from, rename.to]);
+        } else {
+            add_rename(target, batch, rename);
+        }
     }
 }
 
@@ -149,7 +167,13 @@ fn add_rename(target: &Target, batch: &mut Planner, rename: Rename) {
     batch.rename(rename, there.as_ref());
 }
 
-fn look_and_add(target: &Arc<Target>, link: &Arc<Link>, batch: &mut Planner, mut taken: Taken) {
+fn look_and_add(
+    target: &Arc<Target>,
+    link: &Arc<Link>,
+    batch: &mut Planner,
+    mut taken: Taken,
+    horizon: u64,
+) {
     match look(target, &taken) {
         Outcome::Found(Found::Absent) if !taken.mark.gone => {
             taken.mark.gone = true;
@@ -167,7 +191,7 @@ fn look_and_add(target: &Arc<Target>, link: &Arc<Link>, batch: &mut Planner, mut
             if let Found::Small { bytes, .. } = &found
                 && !batch.has_room(bytes.len() as u64)
             {
-                send(target, link, std::mem::take(batch));
+                send(target, link, std::mem::take(batch), horizon);
                 wait_for_room(target, link);
             }
             batch.found(taken, found);
@@ -273,18 +297,17 @@ fn look_at_file(target: &Target, taken: &Taken, entry: &EntryMeta) -> Outcome {
     }
 }
 
-fn send(target: &Target, link: &Arc<Link>, batch: Planner) {
+fn send(target: &Target, link: &Arc<Link>, batch: Planner, horizon: u64) {
     if batch.is_empty() {
         return;
     }
-    let dirs = batch
-        .touched()
-        .into_iter()
-        .filter_map(|dir| {
-            let meta = dir_meta(target, &dir)?;
-            Some((dir, meta))
-        })
-        .collect();
+    let mut dirs = Vec::new();
+    for dir in batch.touched() {
+        match dir_meta(target, &dir) {
+            Some(meta) => dirs.push((dir, meta)),
+            None => target.update(|state, now| state.dirty.lost_parent(dir, horizon - 1, now)),
+        }
+    }
     target.send(link, batch.finish(dirs));
 }
 

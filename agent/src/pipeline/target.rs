@@ -469,6 +469,8 @@ impl Target {
                 if !arrived {
                     state.dirty.arrived(&taken.path);
                 }
+                let State { dirty, .. } = &mut *state;
+                dirty.look_where_it_went(&taken.path, taken.mark.seq, now);
                 state.path_failed(taken, reject.code, &reject.text, now);
             }
             other => state.give_back_cause(other, arrived, now),

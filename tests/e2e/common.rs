@@ -1,0 +1,338 @@
+//! What the tests share: a mirror that is up, one-shot commands, sizes, and a spy on the module.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use serde_json::Value;
+use syncd_tests::programs::{AgentBuilder, ReceiverBuilder};
+use syncd_tests::tree::{Aspect, Options, Tree, diff, escape};
+use syncd_tests::workload::Rng;
+use syncd_tests::{Agent, Exit, Process, Receiver, Sandbox, wait_for, wait_until};
+
+/// Far longer than anything takes; only a failure waits that long.
+pub(crate) const LONG: Duration = Duration::from_secs(60);
+
+/// What one-shot commands exit with.
+pub(crate) mod code {
+    use syncd_tests::Exit;
+
+    pub(crate) const DONE: Exit = Exit::Code(0);
+    pub(crate) const DIFFERENT: Exit = Exit::Code(1);
+    pub(crate) const HELD: Exit = Exit::Code(2);
+    pub(crate) const FAILED: Exit = Exit::Code(3);
+    pub(crate) const USAGE: Exit = Exit::Code(64);
+    pub(crate) const CONFIG: Exit = Exit::Code(78);
+}
+
+/// `small`, or `full` if `SYNCD_TESTS_SCALE=full`.
+pub(crate) fn scaled(small: usize, full: usize) -> usize {
+    match std::env::var_os("SYNCD_TESTS_SCALE") {
+        Some(scale) if scale == "full" => full,
+        _ => small,
+    }
+}
+
+/// A running mirror of `src/` in `dst/`. Fields go in this order: the agent first.
+#[derive(Debug)]
+pub(crate) struct Mirror {
+    pub(crate) agent: Agent,
+    pub(crate) receiver: Receiver,
+    pub(crate) sandbox: Sandbox,
+}
+
+impl Mirror {
+    /// Up, in sync, and both sides are still empty.
+    #[track_caller]
+    pub(crate) fn start() -> Self {
+        Self::of(Sandbox::new())
+    }
+
+    /// The same of a sandbox that has been prepared.
+    #[track_caller]
+    pub(crate) fn of(sandbox: Sandbox) -> Self {
+        Self::with(sandbox, |agent| agent)
+    }
+
+    /// The same with an agent that is not the usual one.
+    #[track_caller]
+    pub(crate) fn with(sandbox: Sandbox, change: impl FnOnce(AgentBuilder) -> AgentBuilder) -> Self {
+        let receiver = sandbox.receiver().start();
+        let agent = change(patient(sandbox.agent(&receiver))).start();
+        let mirror = Self {
+            agent,
+            receiver,
+            sandbox,
+        };
+        mirror.settle();
+        mirror
+    }
+
+    pub(crate) fn src(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.sandbox.src().join(name)
+    }
+
+    pub(crate) fn dst(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.sandbox.dst().join(name)
+    }
+
+    /// The same, of a source where names share inodes.
+    #[track_caller]
+    pub(crate) fn settle_but_links(&self) {
+        self.agent.wait_synced(LONG);
+        assert_equal_but_links(&self.sandbox);
+    }
+
+    /// Waits for the agent's word that everything is durable; then it must be true.
+    #[track_caller]
+    pub(crate) fn settle(&self) {
+        self.agent.wait_synced(LONG);
+        self.sandbox.assert_equal();
+    }
+
+    /// What the agent says of its one target.
+    #[track_caller]
+    pub(crate) fn target(&self) -> Value {
+        target_of(&self.agent)
+    }
+
+    /// Bytes on the wire so far, from the agent.
+    #[track_caller]
+    pub(crate) fn bytes_sent(&self) -> u64 {
+        let target = self.target();
+        target["bytes_sent"]
+            .as_u64()
+            .unwrap_or_else(|| panic!("no bytes_sent in {target}"))
+    }
+
+    /// Waits until nothing is left in the receiver's staging area.
+    #[track_caller]
+    pub(crate) fn wait_staging_empty(&self) {
+        wait_staging_empty(&self.sandbox);
+    }
+}
+
+/// `dst/` equals `src/` now, except for which names share an inode; that has tests of its own.
+#[track_caller]
+pub(crate) fn assert_equal_but_links(sandbox: &Sandbox) {
+    assert_same_but_links(&sandbox.src(), &sandbox.dst());
+}
+
+/// The same of any two trees.
+#[track_caller]
+pub(crate) fn assert_same_but_links(left: &Path, right: &Path) {
+    let [left, right] = [left, right]
+        .map(|root| Tree::scan(root, &Options::default()).expect("a tree at rest"));
+    let found: Vec<_> = diff(&left, &right)
+        .iter()
+        .filter(|found| found.aspect != Aspect::HardLinks)
+        .map(ToString::to_string)
+        .collect();
+    assert!(found.is_empty(), "{} differences:\n{}", found.len(), found.join("\n"));
+}
+
+/// Tests delete most of what they made: not a reason to hold anything.
+pub(crate) fn patient(agent: AgentBuilder) -> AgentBuilder {
+    agent.arg("--max-delete").arg("unlimited")
+}
+
+/// The first target of the first source in an agent's status.
+#[track_caller]
+pub(crate) fn target_of(agent: &Agent) -> Value {
+    let status = agent.control().status().expect("status");
+    status["status"]["sources"][0]["targets"][0].clone()
+}
+
+/// Waits until nothing is on its way or being deleted in the receiver's staging area.
+#[track_caller]
+pub(crate) fn wait_staging_empty(sandbox: &Sandbox) {
+    let area = sandbox.dst().join(".syncd");
+    wait_for(LONG, "nothing is left in staging", || {
+        for place in ["stage", "trash"] {
+            let names = list(&area.join(place)).map_err(|error| format!("{place}: {error}"))?;
+            if !names.is_empty() {
+                return Err(format!("{place}: {names:?}"));
+            }
+        }
+        Ok(())
+    });
+}
+
+fn list(dir: &Path) -> io::Result<Vec<std::ffi::OsString>> {
+    fs::read_dir(dir)?
+        .map(|entry| entry.map(|entry| entry.file_name()))
+        .collect()
+}
+
+/// What a one-shot command said and how it ended.
+#[derive(Debug)]
+pub(crate) struct Said {
+    pub(crate) exit: Exit,
+    pub(crate) text: String,
+}
+
+impl Said {
+    /// Panics unless it ended so and said each of these.
+    #[track_caller]
+    pub(crate) fn expect(self, exit: Exit, parts: &[&str]) -> Self {
+        assert_eq!(self.exit, exit, "{}", self.text);
+        for part in parts {
+            assert!(self.text.contains(part), "{part:?} is not in: {}", self.text);
+        }
+        self
+    }
+}
+
+/// Runs `sync`, `verify` or another one-shot command to its end.
+#[track_caller]
+pub(crate) fn once(sandbox: &Sandbox, agent: &AgentBuilder, name: &str) -> Said {
+    run(sandbox, &mut agent.once_command(name))
+}
+
+/// Runs any program to its end.
+#[track_caller]
+pub(crate) fn run(sandbox: &Sandbox, command: &mut Command) -> Said {
+    static COUNT: AtomicUsize = AtomicUsize::new(1);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let log = sandbox.path().join(format!("once-{number}.log"));
+    let process = Process::spawn("command", command, &log).expect("start a command");
+    let exit = process.wait_exit(LONG);
+    Said {
+        exit,
+        text: process.log(),
+    }
+}
+
+/// Runs a helper program that must succeed.
+#[track_caller]
+pub(crate) fn tool(program: &str, args: &[&str], dir: &Path) {
+    let output = Command::new(program)
+        .args(args)
+        .current_dir(dir)
+        .env("GIT_CONFIG_NOSYSTEM", "1")
+        .env("HOME", dir)
+        .output()
+        .unwrap_or_else(|error| panic!("{program}: {error}"));
+    assert!(
+        output.status.success(),
+        "{program} {args:?}: {}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// Worker processes of a receiver that run now.
+pub(crate) fn workers(receiver: &Receiver) -> Vec<u32> {
+    let numbers = fs::read_dir("/proc").expect("/proc");
+    let pids = numbers.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| parent_of(*pid) == Some(receiver.pid()))
+        .collect()
+}
+
+fn parent_of(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold anything.
+    let (_, after) = stat.rsplit_once(") ")?;
+    let mut fields = after.split(' ');
+    (fields.next()? != "Z").then_some(())?;
+    fields.next()?.parse().ok()
+}
+
+/// Kills a worker as a crash would. Its parent reaps it, so the id is only used while the parent is ours.
+#[track_caller]
+pub(crate) fn kill_worker(receiver: &Receiver) {
+    for pid in workers(receiver) {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(pid).expect("pid")).expect("pid");
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+}
+
+/// Starts a receiver again on the port it had; the earlier one's worker may take a moment to leave.
+#[track_caller]
+pub(crate) fn restart(builder: &ReceiverBuilder, port: u16) -> Receiver {
+    builder.clone().port(port).start()
+}
+
+/// Lists the module again and again, and collects every path it saw.
+#[derive(Debug)]
+pub(crate) struct Spy {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<BTreeSet<Vec<u8>>>,
+}
+
+impl Spy {
+    /// Begins with the module's directory.
+    pub(crate) fn on(root: PathBuf) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = thread::spawn({
+            let stop = stop.clone();
+            move || {
+                let mut seen = BTreeSet::new();
+                while !stop.load(Ordering::Relaxed) {
+                    look(&root, &mut Vec::new(), &mut seen);
+                    thread::yield_now();
+                }
+                seen
+            }
+        });
+        Self { stop, thread }
+    }
+
+    /// Ends, and panics if a path was visible that the source never had.
+    #[track_caller]
+    pub(crate) fn expect_only(self, known: &BTreeSet<Vec<u8>>) {
+        self.stop.store(true, Ordering::Relaxed);
+        let seen = self.thread.join().expect("the spy");
+        let strange: Vec<_> = seen.difference(known).map(|path| escape(path)).collect();
+        assert!(
+            strange.is_empty(),
+            "visible in the module, never in the source: {strange:?}"
+        );
+    }
+}
+
+/// Adds every path below `root`, which may change meanwhile; the staging area is not looked at.
+pub(crate) fn look(root: &Path, prefix: &mut Vec<u8>, seen: &mut BTreeSet<Vec<u8>>) {
+    let dir = root.join(std::ffi::OsStr::from_bytes(prefix));
+    let Ok(entries) = fs::read_dir(dir) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        if prefix.is_empty() && name == ".syncd" {
+            continue;
+        }
+        let length = prefix.len();
+        if length > 0 {
+            prefix.push(b'/');
+        }
+        prefix.extend_from_slice(name.as_bytes());
+        if !seen.contains(prefix) {
+            seen.insert(prefix.clone());
+        }
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            look(root, prefix, seen);
+        }
+        prefix.truncate(length);
+    }
+}
+
+/// Bytes that no compression makes smaller.
+pub(crate) fn noise(size: usize, seed: u64) -> Vec<u8> {
+    Rng::new(seed).bytes(size)
+}
+
+/// Waits until a file of the mirror has this content.
+#[track_caller]
+pub(crate) fn wait_content(path: &Path, content: &[u8]) {
+    wait_until(LONG, &format!("{} arrives", path.display()), || {
+        fs::read(path).is_ok_and(|found| found == content)
+    });
+}

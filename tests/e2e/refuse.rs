@@ -1,0 +1,266 @@
+//! Refusals: each says why on both sides, with its exit code, and touches nothing.
+
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+use syncd_proto::reject::RejectCode;
+use syncd_tests::require::Need;
+use syncd_tests::sandbox::{MODULE, free_port, write_private};
+use syncd_tests::{Sandbox, require, wait_until};
+
+use crate::common::{LONG, Mirror, Said, code, noise, once, run, target_of};
+use crate::fake;
+use crate::tls::assert_untouched;
+
+/// A receiver whose module is changed, and what a one-shot agent is told and the receiver logs.
+#[track_caller]
+fn refused(change: impl FnOnce(&mut Sandbox), told: &[&str], logged: &str) {
+    let mut sandbox = Sandbox::new();
+    fs::write(sandbox.src().join("file"), "content").expect("write");
+    change(&mut sandbox);
+    let receiver = sandbox.receiver().start();
+    once(&sandbox, &sandbox.agent(&receiver), "sync").expect(code::FAILED, told);
+    let line = receiver.wait_line(LONG, logged);
+    assert!(line.contains("127.0.0.1"), "{line}");
+    assert_untouched(&sandbox);
+}
+
+#[test]
+fn a_certificate_that_is_not_allowed_for_the_module() {
+    refused(
+        |sandbox| {
+            sandbox.conf().module(MODULE).set("client certs", "db01");
+        },
+        &["certificate not allowed", "module demo", "-> add this agent's certificate identity"],
+        "refused: ",
+    );
+}
+
+#[test]
+fn a_host_that_is_not_allowed() {
+    refused(
+        |sandbox| {
+            sandbox.conf().module(MODULE).set("hosts allow", "192.0.2.0/24");
+        },
+        &["host not allowed", "access denied to demo", "-> add this machine to the module's `hosts allow`"],
+        "refused: ",
+    );
+}
+
+#[test]
+fn a_wrong_password() {
+    refused(
+        |sandbox| write_private(&sandbox.password_file(), "wrong\n").expect("password"),
+        &["auth failed on module demo", "-> check user and password file"],
+        "password mismatch",
+    );
+}
+
+#[test]
+fn a_module_that_is_read_only() {
+    refused(
+        |sandbox| {
+            sandbox.conf().module(MODULE).set("read only", "yes");
+        },
+        &["module is read only", "-> set `read only = no`"],
+        "read only",
+    );
+}
+
+#[test]
+fn a_module_whose_path_is_missing() {
+    refused(
+        |sandbox| {
+            let missing = sandbox.path().join("nowhere");
+            sandbox.conf().module(MODULE).set("path", missing.display());
+        },
+        &["module unavailable", "-> check the module's path"],
+        "refused: ",
+    );
+}
+
+#[test]
+fn a_module_nobody_knows() {
+    let sandbox = Sandbox::new();
+    let receiver = sandbox.receiver().start();
+    let agent = sandbox.agent(&receiver).destination("mirror@localhost::Demo");
+    let told = ["unknown module", "'Demo'", "-> check the module's name (case counts)"];
+    once(&sandbox, &agent, "sync").expect(code::FAILED, &told);
+    receiver.wait_line(LONG, "refused: ");
+    assert_untouched(&sandbox);
+}
+
+#[test]
+fn no_password_where_one_is_wanted() {
+    let sandbox = Sandbox::new();
+    let receiver = sandbox.receiver().start();
+    let agent = sandbox.agent(&receiver).destination("localhost::demo");
+    once(&sandbox, &agent, "sync").expect(code::USAGE, &["a password file needs a user"]);
+    assert_untouched(&sandbox);
+}
+
+#[test]
+fn a_second_writer_is_told_who_the_first_is() {
+    let mirror = Mirror::start();
+    let second = mirror.sandbox.authority().issue_agent("second").expect("certificate");
+    let agent = mirror.sandbox.agent(&mirror.receiver).identity(&second);
+    // Not its own certificate: the one of who is there already.
+    let told = ["another writer is connected", "agent/agent", "-> stop the other writer"];
+    once(&mirror.sandbox, &agent, "sync").expect(code::FAILED, &told);
+    mirror.receiver.wait_line(LONG, "writes here already");
+    // The first one is not disturbed.
+    fs::write(mirror.src("after"), "still here").expect("write");
+    mirror.settle();
+}
+
+#[test]
+fn no_receiver() {
+    let sandbox = Sandbox::new();
+    let agent = sandbox.agent_to(free_port());
+    let told = ["cannot reach localhost", "-> start syncd-recv there"];
+    once(&sandbox, &agent, "sync").expect(code::FAILED, &told);
+    once(&sandbox, &agent, "verify").expect(code::FAILED, &told);
+}
+
+#[test]
+fn an_agent_of_a_version_to_come() {
+    let sandbox = Sandbox::new();
+    let receiver = sandbox.receiver().start();
+    let refused = fake::hello_in(&sandbox, receiver.port(), (7, 9));
+    assert_eq!(refused.code, RejectCode::Version);
+    for part in ["version 1", "7 to 9", "upgrade the older side"] {
+        assert!(refused.text.contains(part), "{}", refused.text);
+    }
+    receiver.wait_line(LONG, "7 to 9");
+    assert_untouched(&sandbox);
+}
+
+#[test]
+fn a_receiver_of_a_version_to_come() {
+    let sandbox = Sandbox::new();
+    let text = "this receiver speaks protocol version 7, the agent 1 to 1";
+    let (port, peer) = fake::refusing(&sandbox, RejectCode::Version, text);
+    let told = ["version not supported", text, "-> upgrade the older side"];
+    once(&sandbox, &sandbox.agent_to(port), "sync").expect(code::FAILED, &told);
+    peer.join().expect("the other receiver");
+}
+
+#[test]
+fn strangers_on_the_port() {
+    let sandbox = Sandbox::new();
+    let receiver = sandbox.receiver().start();
+    for (words, logged) in [
+        (&b"@RSYNCD: 32.0 sha512 sha256\n"[..], "an rsync client"),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", "an HTTP client"),
+        (b"SSH-2.0-OpenSSH_9.9\r\n", "an SSH client"),
+        (b"\0\x01\x02 something else", "not TLS"),
+    ] {
+        let mut stream = TcpStream::connect(receiver.address()).expect("connect");
+        stream.set_read_timeout(Some(LONG)).expect("timeout");
+        stream.write_all(words).expect("write");
+        receiver.wait_line(LONG, logged);
+        let mut answer = Vec::new();
+        match stream.read_to_end(&mut answer) {
+            Ok(_) => {}
+            Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}"),
+        }
+        assert!(answer.is_empty(), "{}", answer.escape_ascii());
+    }
+    once(&sandbox, &sandbox.agent(&receiver), "sync").expect(code::DONE, &[]);
+}
+
+#[test]
+fn an_rsync_daemon_on_the_port() {
+    let sandbox = Sandbox::new();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("listen");
+    let port = listener.local_addr().expect("address").port();
+    let daemon = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("accept");
+        let _ = stream.write_all(b"@RSYNCD: 32.0 sha512 sha256 sha1 md5 md4\n");
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+    let told = ["what answers there does not speak TLS", "-> check the port"];
+    once(&sandbox, &sandbox.agent_to(port), "sync").expect(code::FAILED, &told);
+    daemon.join().expect("the daemon");
+}
+
+/// A small file system on a directory, taken away again in the end.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn on(dir: &Path, size_mib: u32) -> Self {
+        let options = format!("size={size_mib}m,mode=755");
+        let status = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &options, "syncd-tests"])
+            .arg(dir)
+            .status();
+        assert!(status.expect("mount").success());
+        Self(dir.to_owned())
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: a worker may still be in it.
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+fn may_mount() -> bool {
+    let dir = tempfile::tempdir().expect("directory");
+    let mut command = Command::new("mount");
+    command.args(["-t", "tmpfs", "-o", "size=64k", "syncd-tests"]).arg(dir.path());
+    let mounted = command.output().is_ok_and(|output| output.status.success());
+    mounted && Command::new("umount").arg(dir.path()).status().is_ok_and(|status| status.success())
+}
+
+#[test]
+fn a_full_disk_is_said_and_waited_for() {
+    let there = rustix::process::geteuid().is_root() && may_mount();
+    if !require(&[Need::Other("a tmpfs may be mounted", there)]) {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let disk = SmallDisk::on(&sandbox.dst(), 8);
+    // In the way, and not the agent's: outside of its sub-path.
+    fs::create_dir(sandbox.dst().join("mirror")).expect("mkdir");
+    fs::write(sandbox.dst().join("ballast"), noise(6 << 20, 1)).expect("ballast");
+    let receiver = sandbox.receiver().start();
+    let agent = sandbox.agent(&receiver).destination("mirror@localhost::demo/mirror").start();
+    fs::write(sandbox.src().join("small"), "fits").expect("write");
+    fs::write(sandbox.src().join("large"), noise(4 << 20, 2)).expect("write");
+    wait_until(LONG, "the status says what is wrong", || {
+        let target = target_of(&agent);
+        says_no_space(&target)
+    });
+    let status = agent.control().status().expect("status");
+    assert_eq!(status["verdict"], "degraded", "{status}");
+    assert!(!sandbox.dst().join("mirror/large").exists());
+    let said = status_command(&sandbox, &agent);
+    assert_eq!(said.exit, syncd_tests::Exit::Code(2), "{}", said.text);
+    fs::remove_file(sandbox.dst().join("ballast")).expect("make room");
+    agent.wait_synced(LONG);
+    let copy = fs::read(sandbox.dst().join("mirror/large")).expect("read");
+    assert!(copy == noise(4 << 20, 2), "not the content");
+    let status = agent.control().status().expect("status");
+    assert_eq!(status["verdict"], "in_sync", "{status}");
+    drop((agent, receiver, disk));
+}
+
+fn says_no_space(target: &Value) -> bool {
+    let told = |text: &Value| text.as_str().is_some_and(|text| text.to_lowercase().contains("no space"));
+    let failed = target["failed"].as_array().is_some_and(|failed| {
+        failed.iter().any(|failed| told(&failed["code"]) || told(&failed["text"]))
+    });
+    failed || told(&target["last_error"]["text"])
+}
+
+fn status_command(sandbox: &Sandbox, agent: &syncd_tests::Agent) -> Said {
+    let mut command = Command::new(&syncd_tests::Binaries::locate().agent);
+    command.arg("status").arg("--control").arg(agent.control().path());
+    run(sandbox, &mut command)
+}
