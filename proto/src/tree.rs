@@ -54,6 +54,7 @@ struct Node {
 pub struct DigestTree {
     nodes: Vec<Node>,
     root: u32,
+    entries: u64,
 }
 
 /// A directory being read: its children come first.
@@ -81,12 +82,18 @@ impl DigestTree {
     ) -> Result<Self, R::Error> {
         let mut nodes: Vec<Node> = Vec::new();
         let mut path = root_path.clone();
+        let mut entries = 0;
         let mut stack = vec![begin(reader, Some(root), None, &path, root_meta, compare)?];
         loop {
             let Some(top) = stack.last_mut() else {
                 let root = nodes.len().saturating_sub(1) as u32;
-                return Ok(Self { nodes, root });
+                return Ok(Self {
+                    nodes,
+                    root,
+                    entries,
+                });
             };
+            entries += u64::from(!top.entries.is_empty());
             match top.entries.pop() {
                 Some((name, meta)) if meta.kind == Kind::Dir => {
                     let Some(below) = path.join(&name) else {
@@ -140,6 +147,12 @@ impl DigestTree {
         self.nodes
             .get(self.root as usize)
             .map_or_else(Digest::empty, |node| node.digest)
+    }
+
+    /// How many entries of all kinds lie below it.
+    #[must_use]
+    pub fn entries(&self) -> u64 {
+        self.entries
     }
 
     /// How many directories it has.
@@ -302,7 +315,7 @@ mod tests {
             ])
         };
         let (one, two) = (tree(1), tree(2));
-        assert_eq!(one.len(), 4);
+        assert_eq!((one.len(), one.entries()), (4, 6));
         assert_ne!(one.root_digest(), two.root_digest());
         for changed in ["a", "a/b"] {
             assert_ne!(one.digest(&path(changed)), two.digest(&path(changed)));

@@ -30,7 +30,7 @@ pub fn list(root: &SourceRoot, path: &WirePath) -> io::Result<Option<Vec<(Name, 
     };
     let mut entries = Vec::new();
     let read = for_each_name(&dir, |name| {
-        let Some(name) = name.ok().filter(|name| !is_kept_back(path, name)) else {
+        let Some(name) = name.ok().filter(|name| !name.is_reserved()) else {
             return Ok(());
         };
         if let Some(entry) = root::stat_entry(dir.as_fd(), &name)? {
@@ -199,7 +199,7 @@ impl<'a> SourceReader<'a> {
             self.tell(parent.clone(), Unscanned::BadName(name.as_bytes().to_vec()));
             return Ok(None);
         };
-        if is_kept_back(parent, name) {
+        if name.is_reserved() {
             self.tell(path, Unscanned::Reserved);
             return Ok(None);
         }
@@ -334,10 +334,6 @@ fn for_each_name(
         }
     }
     Ok(())
-}
-
-fn is_kept_back(dir: &WirePath, name: &Name) -> bool {
-    dir.is_root() && name.is_reserved()
 }
 
 /// Room for names of one `getdents64`, in bytes: about a thousand entries.

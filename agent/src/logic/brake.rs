@@ -1,20 +1,47 @@
 //! The delete brake: when removing names at the target must wait for a person.
 //!
 //! Two things trip it: the source's root is not the one that was pinned at the start (unmounted,
-//! replaced), or more removes within a window than allowed. Everything else goes on; what is held stays
-//! dirty. [`Brake::approve`] lets what is held go, [`Brake::reject`] keeps holding without asking again.
+//! replaced, empty), or more removes within a window than allowed. Everything else goes on; what is
+//! held stays dirty. Whoever approves a hold lets go exactly what was held then; the brake itself only
+//! counts.
 
 use std::collections::VecDeque;
 
 use crate::logic::coalesce::Millis;
 
+/// Removes within a window that no share of the tree holds back: a share of next to nothing says
+/// nothing.
+const FEW: u64 = 100;
+
 /// Most removes allowed within a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeleteLimit {
-    /// Most removes; 0 holds every one.
-    pub count_max: u64,
+    /// Most removes, if set; 0 holds every one.
+    pub count_max: Option<u64>,
+    /// Most removes in percent of the entries there were, if set. Up to a hundred removes it does not
+    /// apply.
+    pub percent_max: Option<u8>,
     /// Length of the window, in milliseconds.
     pub window_ms: Millis,
+}
+
+impl DeleteLimit {
+    /// Why so many removes of so many entries are too many, if they are.
+    fn exceeded(&self, removes: u64, entries: u64) -> Option<String> {
+        let window_s = self.window_ms / 1_000;
+        if let Some(max) = self.count_max.filter(|max| removes > *max) {
+            return Some(format!(
+                "{removes} removes within {window_s} s, and max_delete allows {max}"
+            ));
+        }
+        let max = u64::from(self.percent_max?);
+        let share = removes.saturating_mul(100) > entries.saturating_mul(max);
+        (share && removes > FEW).then(|| {
+            format!(
+                "{removes} of {entries} entries removed within {window_s} s, and max_delete allows {max} %"
+            )
+        })
+    }
 }
 
 /// Why removes are held.
@@ -42,26 +69,43 @@ pub enum Verdict {
 /// Counts removes and holds them.
 #[derive(Debug, Clone)]
 pub struct Brake {
-    limit: Option<DeleteLimit>,
+    limit: DeleteLimit,
     recent: VecDeque<(Millis, u64)>,
     in_window: u64,
+    entries: u64,
     hold: Option<Hold>,
     root_lost: bool,
     next_id: u64,
 }
 
 impl Brake {
-    /// A brake with a limit on removes, or only with the check of the root.
+    /// A brake with a limit on removes.
     #[must_use]
-    pub fn new(limit: Option<DeleteLimit>) -> Self {
+    pub fn new(limit: DeleteLimit) -> Self {
         Self {
             limit,
             recent: VecDeque::new(),
             in_window: 0,
+            entries: 0,
             hold: None,
             root_lost: false,
             next_id: 1,
         }
+    }
+
+    /// How many entries the source had when it was last seen whole. A sudden loss does not lower it
+    /// before the window is over.
+    pub fn entries_seen(&mut self, entries: u64, now: Millis) {
+        self.forget_old(now);
+        if entries > self.entries || self.recent.is_empty() && self.hold.is_none() {
+            self.entries = entries;
+        }
+    }
+
+    /// How many entries the share is taken of.
+    #[must_use]
+    pub fn entries(&self) -> u64 {
+        self.entries
     }
 
     /// Asks whether `count` names may be removed now, and counts them if so.
@@ -73,32 +117,23 @@ impl Brake {
         if self.hold.is_some() {
             return Verdict::Held;
         }
-        let Some(limit) = self.limit else {
-            return Verdict::Go;
-        };
-        while let Some((_, old)) = self
-            .recent
-            .front()
-            .filter(|(at, _)| at + limit.window_ms <= now)
-        {
-            self.in_window -= old;
-            self.recent.pop_front();
-        }
+        self.forget_old(now);
         let total = self.in_window + count;
-        if total > limit.count_max {
-            self.begin(
-                format!(
-                    "{total} removes within {} s, and max_delete allows {}",
-                    limit.window_ms / 1_000,
-                    limit.count_max
-                ),
-                now,
-            );
+        if let Some(reason) = self.limit.exceeded(total, self.entries.max(total)) {
+            self.begin(reason, now);
             return Verdict::Held;
         }
         self.in_window = total;
         self.recent.push_back((now, count));
         Verdict::Go
+    }
+
+    /// Something else speaks against removing: held until somebody approves.
+    pub fn doubt(&mut self, reason: String, now: Millis) -> Verdict {
+        if self.hold.is_none() {
+            self.begin(reason, now);
+        }
+        Verdict::Held
     }
 
     /// The source's root is not what it was. Held until it is back; nobody can approve that away.
@@ -129,20 +164,17 @@ impl Brake {
         self.hold.as_ref()
     }
 
-    /// Lets what is held go. False if there is no such hold, or if the root is lost.
+    /// Ends a hold; the caller lets go what was held. False if there is no such hold, or if the root is
+    /// lost.
     pub fn approve(&mut self, id: u64) -> bool {
         let known = self.hold.as_ref().is_some_and(|hold| hold.id == id);
-        if known && !self.root_lost {
-            self.hold = None;
-            self.recent.clear();
-            self.in_window = 0;
-            // What was held is more than the limit by definition: it goes as one.
-            if let Some(limit) = &mut self.limit {
-                limit.count_max = limit.count_max.max(1);
-            }
-            return true;
+        if !known || self.root_lost {
+            return false;
         }
-        false
+        self.hold = None;
+        self.recent.clear();
+        self.in_window = 0;
+        true
     }
 
     /// Keeps holding. False if there is no such hold.
@@ -156,6 +188,14 @@ impl Brake {
         }
     }
 
+    fn forget_old(&mut self, now: Millis) {
+        let window_ms = self.limit.window_ms;
+        while let Some((_, old)) = self.recent.front().filter(|(at, _)| at + window_ms <= now) {
+            self.in_window -= old;
+            self.recent.pop_front();
+        }
+    }
+
     fn begin(&mut self, reason: String, now: Millis) {
         self.hold = Some(Hold {
             id: self.next_id,
@@ -164,5 +204,69 @@ impl Brake {
             rejected: false,
         });
         self.next_id += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn brake(count_max: Option<u64>, percent_max: Option<u8>) -> Brake {
+        let mut brake = Brake::new(DeleteLimit {
+            count_max,
+            percent_max,
+            window_ms: 60_000,
+        });
+        brake.entries_seen(1_000, 0);
+        brake
+    }
+
+    #[test]
+    fn a_count_is_kept_within_its_window_and_begins_anew_after_it() {
+        let mut brake = brake(Some(10), None);
+        assert_eq!(brake.check(10, 0), Verdict::Go);
+        assert_eq!(brake.check(10, 60_000), Verdict::Go);
+        assert_eq!(brake.check(1, 60_001), Verdict::Held);
+        assert!(
+            brake
+                .hold()
+                .is_some_and(|hold| hold.reason.contains("11 removes"))
+        );
+        assert_eq!(brake.check(1, 999_999), Verdict::Held, "held until decided");
+    }
+
+    #[test]
+    fn half_of_a_tree_is_held_and_a_few_files_of_a_small_one_are_not() {
+        let mut large = brake(None, Some(50));
+        assert_eq!(large.check(500, 0), Verdict::Go);
+        assert_eq!(large.check(1, 0), Verdict::Held);
+        let mut small = Brake::new(large.limit);
+        small.entries_seen(3, 0);
+        assert_eq!(small.check(3, 0), Verdict::Go);
+    }
+
+    #[test]
+    fn a_shrinking_tree_does_not_raise_its_own_share() {
+        let mut brake = brake(None, Some(50));
+        assert_eq!(brake.check(400, 0), Verdict::Go);
+        brake.entries_seen(600, 1);
+        assert_eq!(brake.entries(), 1_000);
+        brake.entries_seen(600, 60_000);
+        assert_eq!(brake.entries(), 600);
+    }
+
+    #[test]
+    fn approval_ends_a_hold_by_its_number_only_and_never_a_lost_root() {
+        let mut brake = brake(Some(0), None);
+        assert_eq!(brake.check(5, 0), Verdict::Held);
+        let id = brake.hold().map_or(0, |hold| hold.id);
+        assert!(!brake.approve(id + 1));
+        assert!(brake.reject(id) && brake.hold().is_some_and(|hold| hold.rejected));
+        assert!(brake.approve(id) && brake.hold().is_none());
+        brake.root_lost("gone".into(), 0);
+        let id = brake.hold().map_or(0, |hold| hold.id);
+        assert!(!brake.approve(id));
+        brake.root_back();
+        assert_eq!(brake.hold(), None);
     }
 }

@@ -37,6 +37,17 @@ pub enum Remote {
     Present,
 }
 
+/// What a person has to say about a removal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leave {
+    /// Nothing so far.
+    NotAsked,
+    /// It is held.
+    Held,
+    /// It may go.
+    Given,
+}
+
 /// Why a path failed last time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
@@ -70,6 +81,10 @@ pub struct Mark {
     pub quiet_at: Millis,
     /// How many names were seen to go with it.
     pub weight: u64,
+    /// An event told that it went, so that its absence is no accident of a mount.
+    pub witnessed: bool,
+    /// Its removal waits for a person, or has one's leave.
+    pub leave: Leave,
     /// What the target has there.
     pub remote: Remote,
     /// How often it failed in a row.
@@ -130,6 +145,26 @@ pub struct Settle {
     pub delete: bool,
 }
 
+/// Removals from one directory in quick succession: the directory itself often follows.
+#[derive(Debug, Clone, Copy)]
+struct Burst {
+    first: Millis,
+    last: Millis,
+    count: u32,
+}
+
+/// Removals from one directory that make a burst.
+const BURST_COUNT: u32 = 8;
+
+/// Quiet time that ends a burst, in milliseconds.
+const BURST_QUIET_MS: Millis = 30;
+
+/// Longest time that a burst holds its removals back, in milliseconds.
+const BURST_MAX_MS: Millis = 500;
+
+/// Directories remembered for bursts; above, the memory starts anew.
+const BURSTS_MAX: usize = 1_024;
+
 /// How long a new name waits for the close that usually follows at once, in milliseconds.
 const BIRTH_MS: Millis = 5;
 
@@ -167,6 +202,8 @@ pub struct DirtySet {
     moves_forgotten: u64,
     /// Everything not yet durable: seq -> when it was seen.
     outstanding: BTreeMap<u64, Millis>,
+    /// Directories from which several names went just now.
+    bursts: HashMap<WirePath, Burst>,
     next_seq: u64,
     collapsed: u64,
 }
@@ -187,6 +224,7 @@ impl DirtySet {
             moves: VecDeque::new(),
             moves_forgotten: 0,
             outstanding: BTreeMap::new(),
+            bursts: HashMap::new(),
             next_seq: 1,
             collapsed: 0,
         }
@@ -272,6 +310,37 @@ impl DirtySet {
             mark.weight += below;
             now
         });
+    }
+
+    /// An event says that a name is gone; more may follow at once, and then the directory itself.
+    pub fn removed(&mut self, path: WirePath, now: Millis) {
+        if let Some(parent) = path.parent() {
+            if self.bursts.len() >= BURSTS_MAX {
+                self.bursts.clear();
+            }
+            let burst = self.bursts.entry(parent).or_insert(Burst {
+                first: now,
+                last: now,
+                count: 0,
+            });
+            if now - burst.last > BURST_QUIET_MS {
+                (burst.first, burst.count) = (now, 0);
+            }
+            burst.last = now;
+            burst.count += 1;
+        }
+        self.bursts.remove(&path);
+        self.gone(path.clone(), now);
+        if let Some(mark) = self.marks.get_mut(&path) {
+            mark.witnessed = true;
+        }
+    }
+
+    /// Until when a removal waits because its neighbours are being removed as well.
+    fn burst_until(&self, path: &WirePath, now: Millis) -> Option<Millis> {
+        let burst = self.bursts.get(&path.parent()?)?;
+        let until = (burst.last + BURST_QUIET_MS).min(burst.first + BURST_MAX_MS);
+        (burst.count >= BURST_COUNT && now < until).then_some(until)
     }
 
     /// A scan or a comparison found the path to differ.
@@ -378,6 +447,9 @@ impl DirtySet {
                 continue;
             };
             if self.in_flight.contains_key(&path) {
+                continue;
+            }
+            if self.put_off(&path, now) {
                 continue;
             }
             self.take_with_parents(path, &mut chosen);
@@ -572,6 +644,30 @@ impl DirtySet {
             .map(|(path, mark)| (&**path, mark))
     }
 
+    /// Removals that are held, with what is pending for them.
+    pub fn held(&self) -> impl Iterator<Item = (&WirePath, &Mark)> {
+        self.marks
+            .iter()
+            .filter(|(_, mark)| mark.leave == Leave::Held)
+            .map(|(path, mark)| (&**path, mark))
+    }
+
+    /// Gives every removal that is held leave to go.
+    pub fn release_held(&mut self, now: Millis) {
+        let queue = &mut self.queue;
+        for mark in self
+            .marks
+            .values_mut()
+            .filter(|mark| mark.leave == Leave::Held)
+        {
+            mark.leave = Leave::Given;
+            if queue.remove(&(mark.due, mark.seq)) {
+                queue.insert((now, mark.seq));
+            }
+            mark.due = now;
+        }
+    }
+
     /// Makes everything that waits after a failure due now: somebody made room, or asked.
     pub fn retry_all(&mut self, now: Millis) {
         let queue = &mut self.queue;
@@ -630,6 +726,21 @@ impl DirtySet {
                 });
             }
         }
+    }
+
+    /// Puts a removal off while its neighbours go.
+    fn put_off(&mut self, path: &Arc<WirePath>, now: Millis) -> bool {
+        if !self.marks.get(path).is_some_and(|mark| mark.gone) {
+            return false;
+        }
+        let Some(until) = self.burst_until(path, now) else {
+            return false;
+        };
+        if let Some(mark) = self.marks.get_mut(path) {
+            mark.due = until;
+            self.queue.insert((until, mark.seq));
+        }
+        true
     }
 
     fn take_with_parents(
@@ -691,6 +802,8 @@ impl DirtySet {
                 gone: newer.gone,
                 quiet_at: newer.quiet_at,
                 weight: mark.weight.max(newer.weight),
+                witnessed: mark.witnessed || newer.witnessed,
+                leave: mark.leave,
                 remote: newer.remote,
                 attempts: mark.attempts,
                 failure: mark.failure,
@@ -787,6 +900,8 @@ impl Mark {
             gone: false,
             quiet_at: now,
             weight: 1,
+            witnessed: false,
+            leave: Leave::NotAsked,
             remote: Remote::Unknown,
             attempts: 0,
             failure: None,
@@ -975,6 +1090,44 @@ mod tests {
         assert!(set.renamed(path("a"), path("b"), true, 0));
         assert!(renames(&mut set).is_empty());
         assert_eq!(taken(&mut set, 0), ["a", "b"]);
+    }
+
+    #[test]
+    fn removing_a_directory_with_much_in_it_is_one_change() {
+        let mut set = DirtySet::new(SETTLE);
+        for index in 0..300 {
+            set.removed(path(&format!("d/{index}")), index);
+            if index > 20 {
+                assert!(taken(&mut set, index).is_empty());
+            }
+        }
+        set.removed(path("d"), 300);
+        let gone = set.take(300, 9);
+        assert_eq!(gone.len(), 1);
+        assert!(gone[0].mark.weight > 200);
+    }
+
+    #[test]
+    fn removals_that_are_not_followed_by_their_directory_go_when_they_end() {
+        let mut set = DirtySet::new(SETTLE);
+        (0..20).for_each(|index| set.removed(path(&format!("d/{index}")), 0));
+        assert!(taken(&mut set, BURST_QUIET_MS - 1).is_empty());
+        assert_eq!(taken(&mut set, BURST_QUIET_MS).len(), 20);
+        set.removed(path("e/one"), 100);
+        assert_eq!(taken(&mut set, 100), ["e/one"]);
+    }
+
+    #[test]
+    fn held_removals_go_when_they_have_leave() {
+        let mut set = DirtySet::new(SETTLE);
+        set.gone(path("f"), 0);
+        let mut held = set.take(0, 1).remove(0);
+        held.mark.leave = Leave::Held;
+        set.give_back(held, 1_000);
+        assert_eq!(set.held().count(), 1);
+        assert!(taken(&mut set, 1).is_empty());
+        set.release_held(1);
+        assert_eq!(set.take(1, 1)[0].mark.leave, Leave::Given);
     }
 
     #[test]

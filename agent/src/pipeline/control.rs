@@ -75,7 +75,9 @@ async fn answer_one(sources: &[Arc<Source>], command: Command, started: Instant)
         Command::Approve { id } => decide(sources, &id, |target, id| {
             target.update(|state, now| {
                 let done = state.brake.approve(id);
-                state.dirty.retry_all(now);
+                if done {
+                    state.dirty.release_held(now);
+                }
                 done
             })
         }),

@@ -91,10 +91,11 @@ fn prepare_source(source: &config::Source, started: Instant) -> Result<Mirror, F
         marks_max: MARKS_MAX,
         delete: source.delete,
     };
-    let limit = source.max_delete.count.map(|count_max| DeleteLimit {
-        count_max,
+    let limit = DeleteLimit {
+        count_max: source.max_delete.count,
+        percent_max: source.max_delete.percent,
         window_ms: source.max_delete.window.as_millis() as u64,
-    });
+    };
     let mut reach = Vec::new();
     for config in &source.targets {
         let access = Arc::new(prepare_access(config)?);

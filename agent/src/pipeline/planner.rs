@@ -9,7 +9,7 @@ use syncd_proto::path::WirePath;
 use crate::fs::read::{self, ReadError, Stability};
 use crate::fs::scan;
 use crate::logic::brake::Verdict;
-use crate::logic::coalesce::{Look, Millis, Remote, Rename, Taken};
+use crate::logic::coalesce::{Leave, Look, Millis, Remote, Rename, Taken};
 use crate::logic::plan::{Found, Planner, meta_of};
 use crate::net::link::Link;
 use crate::pipeline::target::{State, Target};
@@ -202,34 +202,46 @@ fn look_and_add(
     }
 }
 
-fn remove(target: &Target, batch: &mut Planner, taken: Taken) {
-    let doubt = doubt_about_root(target, &taken.path);
+fn remove(target: &Target, batch: &mut Planner, mut taken: Taken) {
+    let lost = !matches!(target.root.check_identity(), Ok(true));
+    let emptied = !taken.mark.witnessed && is_emptied(target, &taken.path);
     let verdict = target.update(|state, now| {
-        match doubt {
-            None => state.brake.root_back(),
-            Some(reason) => state.brake.root_lost(reason, now),
+        if lost {
+            state.brake.root_lost(lost_root(target), now);
+            return Verdict::Held;
         }
-        state.may_remove(taken.mark.weight, now)
+        state.brake.root_back();
+        if taken.mark.leave == Leave::Given {
+            return Verdict::Go;
+        }
+        if emptied {
+            let root = target.root.path().display();
+            let reason = format!("{root} is empty, and the target is not");
+            return state.brake.doubt(reason, now);
+        }
+        state.brake.check(taken.mark.weight, now)
     });
     match verdict {
         Verdict::Go => batch.found(taken, Found::Absent),
-        Verdict::Held => target.defer(taken, target.now() + HELD_MS),
+        Verdict::Held => {
+            taken.mark.leave = Leave::Held;
+            target.defer(taken, target.now() + HELD_MS);
+        }
     }
 }
 
-/// Why absence at the source may not mean that something was deleted.
-fn doubt_about_root(target: &Target, path: &WirePath) -> Option<String> {
-    let root = target.root.path().display();
-    if !matches!(target.root.check_identity(), Ok(true)) {
-        return Some(format!(
-            "{root} is not the directory that was there at the start (unmounted, moved or replaced)"
-        ));
-    }
-    let empty = path.parent().is_some_and(|parent| parent.is_root())
-        && matches!(scan::list(&target.root, &WirePath::root()), Ok(Some(entries)) if entries.is_empty());
-    empty.then(|| {
-        format!("{root} is empty: if that is meant, remove the files at the target by hand")
-    })
+fn lost_root(target: &Target) -> String {
+    format!(
+        "{} is not the directory that was there at the start (unmounted, moved or replaced)",
+        target.root.path().display()
+    )
+}
+
+/// Whether the source has nothing at all, so that absence may mean that something is not mounted.
+fn is_emptied(target: &Target, path: &WirePath) -> bool {
+    path.parent().is_some_and(|parent| parent.is_root())
+        && scan::list(&target.root, &WirePath::root())
+            .is_ok_and(|entries| entries.is_none_or(|entries| entries.is_empty()))
 }
 
 fn look(target: &Target, taken: &Taken) -> Outcome {

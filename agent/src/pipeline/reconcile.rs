@@ -211,6 +211,10 @@ pub fn compare(
         }
         return Ok(None);
     };
+    if path.is_root() {
+        let entries = here.entries();
+        target.update(|state, now| state.brake.entries_seen(entries, now));
+    }
     let complete = here.is_complete(&WirePath::root());
     if there == Some(here.root_digest()) && complete {
         return Ok(Some(here.root_digest().to_string()));

@@ -253,7 +253,7 @@ impl Source {
     }
 
     fn touched(&self, path: WirePath, touch: Touch, dir: bool) {
-        if path.names().first().is_some_and(|name| name.is_reserved()) {
+        if path.is_reserved() {
             return;
         }
         self.mark(|dirty, now| match touch {
@@ -262,7 +262,8 @@ impl Source {
             Touch::Modified => dirty.modified(path.clone(), now),
             Touch::Written | Touch::MovedIn => dirty.written(path.clone(), now),
             Touch::Attrib => dirty.attrib(path.clone(), now),
-            Touch::Removed | Touch::MovedOut => dirty.gone(path.clone(), now),
+            Touch::Removed => dirty.removed(path.clone(), now),
+            Touch::MovedOut => dirty.gone(path.clone(), now),
         });
         if !dir {
             return;

@@ -13,6 +13,9 @@ use crate::logic::coalesce::Millis;
 use crate::pipeline::source::Source;
 use crate::pipeline::target::{Phase, State, Target};
 
+/// Held paths that are shown.
+const EXAMPLES_MAX: usize = 5;
+
 /// Everything.
 pub(super) fn gather(sources: &[std::sync::Arc<Source>], started: Instant) -> Status {
     Status {
@@ -71,12 +74,18 @@ fn of_source(source: &Source) -> SourceStatus {
 fn held(target: &Target) -> Option<Held> {
     let state = target.lock();
     let hold = state.brake.hold()?;
+    let names = state.dirty.held();
     Some(Held {
         id: hold.id.to_string(),
-        deletes: 0,
-        entries: 0,
+        deletes: names.map(|(_, mark)| mark.weight).sum(),
+        entries: state.brake.entries(),
         reason: hold.reason.clone(),
-        examples: Vec::new(),
+        examples: state
+            .dirty
+            .held()
+            .take(EXAMPLES_MAX)
+            .map(|(path, _)| path.to_string())
+            .collect(),
         since_ms: target.now().saturating_sub(hold.since),
     })
 }

@@ -15,7 +15,7 @@ use tokio::sync::{broadcast, watch};
 
 use crate::fs::root::SourceRoot;
 use crate::logic::backoff::Backoff;
-use crate::logic::brake::{Brake, Verdict};
+use crate::logic::brake::Brake;
 use crate::logic::coalesce::{DirtySet, Failure, Look, Millis, Remote, Settle, Taken};
 use crate::logic::outbox::{Note, Outbox, Sent};
 use crate::logic::plan::{Batch, Cause, Found};
@@ -576,11 +576,6 @@ impl State {
             .as_ref()
             .map(|pause| pause.until)
             .filter(|until| *until > now)
-    }
-
-    /// Asks the brake about removing `count` names.
-    pub fn may_remove(&mut self, count: u64, now: Millis) -> Verdict {
-        self.brake.check(count, now)
     }
 }
 
