@@ -37,7 +37,8 @@ fn crate_roots(place: &Path) -> Vec<PathBuf> {
         let parent = path.parent().unwrap_or(place);
         let whole = !place.ends_with("src") && !SUITES.iter().any(|suite| place.ends_with(suite));
         let own = parent == place && (whole || name == "lib.rs" || name == "main.rs");
-        own || parent == place.join("bin")
+        let suite = whole && name == "main.rs" && parent.parent() == Some(place);
+        own || suite || parent == place.join("bin")
     };
     files(place, "rs").into_iter().filter(starts).collect()
 }
@@ -56,20 +57,35 @@ fn follow(start: PathBuf, reached: &mut BTreeSet<PathBuf>) {
             path.with_extension("")
         };
         for name in named(&code(&read(&path))) {
-            pending.push((dir.join(format!("{name}.rs")), false));
+            pending.push((dir.join(&name).with_extension("rs"), false));
             pending.push((dir.join(name).join("mod.rs"), false));
         }
     }
 }
 
-/// The names of modules in files of their own.
-fn named(code: &str) -> Vec<String> {
-    let spaced = code.replace(';', " ; ").replace('{', " { ");
+/// Where the modules in files of their own are, below the directory of this one: an inline module adds
+/// its name.
+fn named(code: &str) -> Vec<PathBuf> {
+    let spaced = code.replace(';', " ; ").replace('{', " { ").replace('}', " } ");
     let words: Vec<_> = spaced.split_whitespace().collect();
-    let declared = words
-        .windows(3)
-        .filter(|words| words[0] == "mod" && words[2] == ";");
-    declared.map(|words| words[1].to_owned()).collect()
+    let mut found = Vec::new();
+    let mut open: Vec<Option<&str>> = Vec::new();
+    for (index, word) in words.iter().enumerate() {
+        let before = |back| index.checked_sub(back).and_then(|at| words.get(at)).copied();
+        let module = before(1).filter(|_| before(2) == Some("mod"));
+        match *word {
+            "{" => open.push(module),
+            "}" => {
+                open.pop();
+            }
+            ";" => {
+                let inline: PathBuf = open.iter().copied().flatten().collect();
+                found.extend(module.map(|name| inline.join(name)));
+            }
+            _ => {}
+        }
+    }
+    found
 }
 
 #[cfg(test)]

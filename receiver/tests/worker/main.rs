@@ -1,7 +1,6 @@
 //! The worker as the front starts it: a process with a control socket, sessions on socket pairs, and
 //! real files below it.
 
-#[path = "worker/bench.rs"]
 mod bench;
 
 use std::fs;
