@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 use syncd_tests::programs::{AgentBuilder, ReceiverBuilder};
-use syncd_tests::tree::{Aspect, Options, Tree, diff, escape};
+use syncd_tests::sandbox::wait_equal;
+use syncd_tests::tree::{Options, escape};
 use syncd_tests::workload::Rng;
 use syncd_tests::{Agent, Exit, Process, Receiver, Sandbox, wait_for, wait_until};
 
@@ -83,13 +84,6 @@ impl Mirror {
         self.sandbox.dst().join(name)
     }
 
-    /// The same, of a source where names share inodes.
-    #[track_caller]
-    pub(crate) fn settle_but_links(&self) {
-        self.agent.wait_synced(LONG);
-        assert_equal_but_links(&self.sandbox);
-    }
-
     /// Waits for the agent's word that everything is durable; then it must be true.
     #[track_caller]
     pub(crate) fn settle(&self) {
@@ -119,23 +113,10 @@ impl Mirror {
     }
 }
 
-/// `dst/` equals `src/` now, except for which names share an inode; that has tests of its own.
+/// One tree equals another now.
 #[track_caller]
-pub(crate) fn assert_equal_but_links(sandbox: &Sandbox) {
-    assert_same_but_links(&sandbox.src(), &sandbox.dst());
-}
-
-/// The same of any two trees.
-#[track_caller]
-pub(crate) fn assert_same_but_links(left: &Path, right: &Path) {
-    let [left, right] = [left, right]
-        .map(|root| Tree::scan(root, &Options::default()).expect("a tree at rest"));
-    let found: Vec<_> = diff(&left, &right)
-        .iter()
-        .filter(|found| found.aspect != Aspect::HardLinks)
-        .map(ToString::to_string)
-        .collect();
-    assert!(found.is_empty(), "{} differences:\n{}", found.len(), found.join("\n"));
+pub(crate) fn assert_same(left: &Path, right: &Path) {
+    wait_equal(left, right, &Options::default(), Duration::ZERO);
 }
 
 /// Tests delete most of what they made: not a reason to hold anything.
