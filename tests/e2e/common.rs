@@ -12,7 +12,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use serde_json::Value;
-use syncd_tests::programs::{AgentBuilder, ReceiverBuilder};
+use syncd_tests::programs::AgentBuilder;
 use syncd_tests::sandbox::wait_equal;
 use syncd_tests::tree::{Options, escape};
 use syncd_tests::workload::Rng;
@@ -27,7 +27,7 @@ pub(crate) mod code {
 
     pub(crate) const DONE: Exit = Exit::Code(0);
     pub(crate) const DIFFERENT: Exit = Exit::Code(1);
-    pub(crate) const HELD: Exit = Exit::Code(2);
+    pub(crate) const DEGRADED: Exit = Exit::Code(2);
     pub(crate) const FAILED: Exit = Exit::Code(3);
     pub(crate) const USAGE: Exit = Exit::Code(64);
     pub(crate) const CONFIG: Exit = Exit::Code(78);
@@ -233,12 +233,6 @@ pub(crate) fn kill_worker(receiver: &Receiver) {
         let pid = rustix::process::Pid::from_raw(i32::try_from(pid).expect("pid")).expect("pid");
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     }
-}
-
-/// Starts a receiver again on the port it had; the earlier one's worker may take a moment to leave.
-#[track_caller]
-pub(crate) fn restart(builder: &ReceiverBuilder, port: u16) -> Receiver {
-    builder.clone().port(port).start()
 }
 
 /// Lists the module again and again, and collects every path it saw.

@@ -469,6 +469,7 @@ impl DirtySet {
     /// Puts a rename back that was lost with the connection: what became of it is found by looking.
     pub fn give_back_rename(&mut self, rename: &Rename, now: Millis) {
         self.respawned += 1;
+        self.look_where_it_went(&rename.from, rename.seq, now);
         self.look_where_it_went(&rename.to, rename.seq, now);
         self.written(rename.from.clone(), now);
         if rename.dir {
