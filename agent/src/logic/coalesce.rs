@@ -199,14 +199,10 @@ impl DirtySet {
         self.mark(path, now, |mark, settle, fresh| {
             mark.look = Look::Content;
             mark.gone = false;
-            if fresh {
-                mark.born = true;
-                mark.open = true;
-                mark.due_if_open(settle, now);
-                now + BIRTH_MS
-            } else {
-                mark.due_if_open(settle, now)
-            }
+            mark.born |= fresh;
+            mark.open = true;
+            mark.due_if_open(settle, now);
+            now + BIRTH_MS
         });
     }
 
@@ -285,6 +281,18 @@ impl DirtySet {
             mark.remote = remote;
             if fresh || !mark.open { now } else { mark.due }
         });
+    }
+
+    /// A dirty file was written just now, perhaps by somebody who is not done: it waits for the close, or
+    /// for a moment.
+    pub fn recent(&mut self, path: WirePath, now: Millis) {
+        if self.marks.contains_key(&path) {
+            self.mark(path, now, |mark, _, _| {
+                mark.open = true;
+                mark.quiet_at = now + RECENT_MS;
+                mark.quiet_at
+            });
+        }
     }
 
     /// Everything below a directory is to be compared with the target.
