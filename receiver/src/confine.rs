@@ -4,6 +4,8 @@
 //! To be called while the process has a single thread: identity is set by raw system calls, which
 //! change the calling thread, and every later thread inherits it.
 
+mod sandbox;
+
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -60,6 +62,7 @@ pub fn confine(setup: &ModuleSetup) -> Result<Confined, ConfineError> {
     }
     let umask =
         harden().map_err(|errno| failed("cannot restrict the process", &describe(errno)))?;
+    fence(&dir, chrooted, &mut notes)?;
     let powers = powers();
     let root = Root::new(dir, setup.keep_dirlinks)
         .map_err(|errno| failed("chdir failed", &describe(errno)))?;
@@ -163,6 +166,26 @@ fn harden() -> rustix::io::Result<u32> {
     rustix::process::setrlimit(Resource::Nofile, files)?;
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     Ok(umask)
+}
+
+/// Lets the kernel forbid everything outside of the module, and tries whether it does.
+fn fence(dir: &OwnedFd, chrooted: bool, notes: &mut Vec<String>) -> Result<(), ConfineError> {
+    let told = |why: String| failed("cannot restrict the process", &why);
+    if let Some(note) = sandbox::restrict(dir).map_err(told)? {
+        notes.push(note);
+        return Ok(());
+    }
+    // In its own root directory, or with `path = /`, the module is all there is to see.
+    let seen = rustix::fs::stat("/").ok();
+    let own = rustix::fs::fstat(dir).ok();
+    let is_all = match (seen, own) {
+        (Some(seen), Some(own)) => (seen.st_dev, seen.st_ino) == (own.st_dev, own.st_ino),
+        _ => chrooted,
+    };
+    if !is_all && sandbox::can_list_root() {
+        return Err(told("landlock was applied and does not hold".to_owned()));
+    }
+    Ok(())
 }
 
 fn powers() -> Powers {

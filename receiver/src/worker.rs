@@ -11,14 +11,14 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`session`] | one session: welcome, threads, end |
-//! | [`reader`] | frames in: verified, sorted by who takes them |
-//! | [`stager`] | transfers; gives window back |
-//! | [`commits`] | groups of commits; says how far the log has come |
-//! | [`answers`] | digests, listings, signatures |
-//! | [`outbox`] | frames out: numbered, several per write |
-//! | [`shared`] | what the threads of a session wait for |
-//! | [`registry`] | who is here: one writer per directory; how a session is told to end |
+//! | `session` | one session: welcome, threads, end |
+//! | `reader` | frames in: verified, sorted by who takes them |
+//! | `stager` | transfers; gives window back |
+//! | `commits` | groups of commits; says how far the log has come |
+//! | `answers` | digests, listings, signatures |
+//! | `outbox` | frames out: numbered, several per write |
+//! | `shared` | what the threads of a session wait for |
+//! | `registry` | who is here: one writer per directory; how a session is told to end |
 
 mod answers;
 mod commits;

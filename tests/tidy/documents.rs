@@ -1,4 +1,4 @@
-//! Links in Markdown documents, as far as they point into the repository.
+//! Links in Markdown documents, as far as they point into the repository, and the tests they name.
 
 use std::path::Path;
 
@@ -19,6 +19,32 @@ pub(crate) fn dead_links(root: &Path, path: &Path) -> Vec<String> {
     links
         .map(|(line, target)| format!("{}:{line}: {target}: dead link", relative(root, path)))
         .collect()
+}
+
+/// Names of tests in a document's code that no source has. What looks like a sentence is a test: small
+/// letters and at least three underscores.
+pub(crate) fn unknown_tests(
+    root: &Path,
+    path: &Path,
+    is_known: impl Fn(&str) -> bool,
+) -> Vec<String> {
+    let text = read(path);
+    let lines = text.lines().enumerate();
+    let names = lines.flat_map(|(at, line)| {
+        let spans = line.split('`').skip(1).step_by(2);
+        spans
+            .filter(|span| is_test_name(span))
+            .map(move |name| (at + 1, name))
+    });
+    names
+        .filter(|(_, name)| !is_known(name))
+        .map(|(line, name)| format!("{}:{line}: {name}: no such test", relative(root, path)))
+        .collect()
+}
+
+fn is_test_name(span: &str) -> bool {
+    let is_word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    span.matches('_').count() >= 3 && span.chars().all(is_word)
 }
 
 /// Line and target of every relative link, without its anchor; code is not looked at.
@@ -71,6 +97,19 @@ mod tests {
             found,
             expected.map(|(line, target)| (line, target.to_owned()))
         );
+    }
+
+    #[test]
+    fn tests_that_are_named_must_be_there() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("a.md");
+        fs::write(
+            &path,
+            "`a_test_that_is` `max_user_watches`\n| `a_test_that_was` |\n",
+        )
+        .unwrap();
+        let found = unknown_tests(root.path(), &path, |name| name == "a_test_that_is");
+        assert_eq!(found, ["a.md:2: a_test_that_was: no such test"]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What neither the compiler nor clippy checks about this repository: rooms are respected, no source file is
-//! forgotten, no link in a document is dead, nothing is left to do in code.
+//! forgotten, no document has a dead link or names a test that is gone, translations are in step, nothing is
+//! left to do in code.
 //!
 //! A failing test lists `file:line: problem`; there is no list of exceptions.
 
@@ -7,6 +8,7 @@ mod documents;
 mod modules;
 mod rooms;
 mod source;
+mod translations;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -42,6 +44,28 @@ fn every_link_in_a_document_leads_somewhere() {
             .flat_map(|path| documents::dead_links(&root, path))
             .collect(),
     );
+}
+
+#[test]
+fn every_test_named_in_a_document_is_there() {
+    let root = root();
+    let sources: String = files(&root, "rs").iter().map(|path| read(path)).collect();
+    let is_known = |name: &str| sources.contains(&format!("fn {name}("));
+    report(
+        files(&root, "md")
+            .iter()
+            .flat_map(|path| documents::unknown_tests(&root, path, is_known))
+            .collect(),
+    );
+}
+
+#[test]
+fn translations_are_in_step() {
+    let read = |name: &str| read(&root().join(name));
+    report(translations::differences(
+        &read("README.md"),
+        &read("README.zh-CN.md"),
+    ));
 }
 
 fn each_source(check: impl Fn(&str, &str) -> Vec<String>) -> Vec<String> {

@@ -18,9 +18,15 @@ use syncd_proto::reject::RejectCode;
 use super::area::{Area, Temp};
 use super::meta::{Keeper, identity_of, kind_of, mtime_of, statx_at, statx_fd};
 use super::refusal::Refusal;
-use super::root::{LISTABLE, READABLE, Root};
+use super::root::{LISTABLE, Root};
 use super::stage::Staged;
 use super::touched::Touched;
+
+mod replace;
+mod rights;
+mod set;
+
+use replace::{Replaced, discard_dir, replace};
 
 /// What an operation installs, ready under a temporary name.
 #[derive(Debug)]
@@ -173,12 +179,8 @@ impl Applier<'_> {
         let temp = self.area.temp();
         let mode = self.keeper.mode(kind, meta);
         rustix::fs::mknodat(temp.dir(), temp.name(), file_type, mode, device)?;
-        self.keeper
-            .set_link(temp.dir(), temp.name().as_bytes(), meta)?;
-        // Giving it away may have cleared bits; nobody else can reach the name here.
-        rustix::fs::chmodat(temp.dir(), temp.name(), mode, AtFlags::empty())?;
-        self.keeper
-            .set_link(temp.dir(), temp.name().as_bytes(), meta)?;
+        let name = temp.name().as_bytes();
+        self.keeper.set_private(temp.dir(), name, kind, meta)?;
         Ok(temp)
     }
 
@@ -193,8 +195,9 @@ impl Applier<'_> {
                 (&*dir, name),
             )
         };
+        let from = (temp.dir(), temp.name().as_bytes());
         let replaced = self
-            .with_right_to(&dir, publish)
+            .with_right_to(&dir, || self.with_right_to_move(from, publish))
             .map_err(|errno| self.refusal(op, path, errno))?;
         if replaced == Replaced::Directory {
             self.root.forget(path);
@@ -241,7 +244,7 @@ impl Applier<'_> {
     fn link(&mut self, op: &Op, to: &WirePath) -> Done {
         let (source_dir, source) = self.place(op, to)?;
         let found = statx_at(&source_dir, source).map_err(|errno| self.refusal(op, to, errno))?;
-        if !found.is_some_and(|stat| kind_of(&stat) != Some(Kind::Dir)) {
+        if found.is_none_or(|stat| kind_of(&stat) == Some(Kind::Dir)) {
             return Err(mismatch(op, to, "there is no file to link to"));
         }
         let temp = self.area.temp();
@@ -277,7 +280,8 @@ impl Applier<'_> {
                 (&*to_dir, to_name),
             )
         };
-        self.with_right_to(&from_dir, || self.with_right_to(&to_dir, publish))
+        let moved = || self.with_right_to_move((&*from_dir, from_name), publish);
+        self.with_right_to(&from_dir, || self.with_right_to(&to_dir, moved))
             .map_err(|errno| self.refusal(op, to, errno))?;
         self.drop_old_name(&from_dir, from_name, &found)
             .map_err(|errno| self.refusal(op, from, errno))?;
@@ -306,7 +310,9 @@ impl Applier<'_> {
         let (b_dir, b_name) = self.place(op, b)?;
         let flags = RenameFlags::EXCHANGE;
         let swap = || rustix::fs::renameat_with(&a_dir, a_name, &b_dir, b_name, flags);
-        self.with_right_to(&a_dir, || self.with_right_to(&b_dir, swap))
+        let one = || self.with_right_to_move((&*a_dir, a_name), swap);
+        let both = || self.with_right_to_move((&*b_dir, b_name), one);
+        self.with_right_to(&a_dir, || self.with_right_to(&b_dir, both))
             .map_err(|errno| match errno {
                 Errno::NOENT => mismatch(op, a, "one of the two is not there"),
                 other => self.refusal(op, a, other),
@@ -348,143 +354,15 @@ impl Applier<'_> {
         Ok(())
     }
 
-    fn set_meta(
-        &mut self,
-        op: &Op,
-        path: &WirePath,
-        (kind, size): (Kind, u64),
-        meta: &Meta,
-    ) -> Done {
-        match kind {
-            Kind::File | Kind::Dir => self.set_opened(op, path, (kind, size), meta),
-            Kind::Symlink => {
-                let (dir, name) = self.place(op, path)?;
-                self.expect_kind(op, &dir, name, kind)?;
-                self.keeper
-                    .set_link(&dir, name, meta)
-                    .map_err(|errno| self.refusal(op, path, errno))?;
-                self.touched.unnamed();
-                Ok(())
-            }
-            // Such a file is not opened; one like it takes its place.
-            Kind::Fifo | Kind::Socket | Kind::CharDevice | Kind::BlockDevice => {
-                let (dir, name) = self.place(op, path)?;
-                let stat = self.expect_kind(op, &dir, name, kind)?;
-                let rdev = (stat.stx_rdev_major, stat.stx_rdev_minor);
-                let temp = self
-                    .make_special(kind, rdev, meta)
-                    .map_err(|errno| self.refusal(op, path, errno))?;
-                self.install(op, &temp)
-            }
-        }
-    }
-
-    fn set_opened(
-        &mut self,
-        op: &Op,
-        path: &WirePath,
-        (kind, size): (Kind, u64),
-        meta: &Meta,
-    ) -> Done {
-        let opened = if kind == Kind::Dir {
-            self.open_dir_to_set(path)
-        } else {
-            self.root.open_file(path).or_else(|errno| {
-                // Our own file, but not even we may read it.
-                if errno == Errno::ACCESS {
-                    self.open_unreadable(path)
-                } else {
-                    Err(errno)
-                }
-            })
-        };
-        let file = match opened {
-            Ok(file) => file,
-            Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::NXIO | Errno::ISDIR) => {
-                return Err(mismatch(
-                    op,
-                    path,
-                    "another kind of file, or nothing, is there",
-                ));
-            }
-            Err(errno) => return Err(self.refusal(op, path, errno)),
-        };
-        let stat = statx_fd(&file).map_err(|errno| self.refusal(op, path, errno))?;
-        let size_differs = kind == Kind::File && stat.stx_size != size;
-        if kind_of(&stat) != Some(kind) || size_differs {
-            return Err(mismatch(op, path, "another version is there"));
-        }
-        self.keeper
-            .set_fd(file.as_fd(), kind, meta)
-            .map_err(|errno| metadata_refusal(op, errno))?;
-        self.touched.file(file);
-        Ok(())
-    }
-
-    fn open_dir_to_set(&self, path: &WirePath) -> rustix::io::Result<OwnedFd> {
-        match self.root.open_listable(path) {
-            Err(Errno::ACCESS) => {}
-            opened => return opened,
-        }
-        let dir = self.root.open_dir(path)?;
-        grant(&dir, Mode::RWXU)?;
-        self.root.open_listable(path)
-    }
-
-    fn open_unreadable(&self, path: &WirePath) -> rustix::io::Result<OwnedFd> {
-        let Some((dir, name)) = self.root.parent(path)? else {
-            return Err(Errno::ACCESS);
-        };
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let handle = rustix::fs::openat(&dir, name.as_bytes(), flags, Mode::empty())?;
-        if kind_of(&statx_fd(&handle)?) != Some(Kind::File) {
-            return Err(Errno::ACCESS);
-        }
-        grant(&handle, Mode::RUSR)?;
-        rustix::fs::openat(&dir, name.as_bytes(), READABLE, Mode::empty())
-    }
-
-    fn expect_kind(
-        &self,
-        op: &Op,
-        dir: &OwnedFd,
-        name: &[u8],
-        kind: Kind,
-    ) -> Result<Statx, Refusal> {
-        let found = statx_at(dir, name).map_err(|errno| self.refusal(op, op.path(), errno))?;
-        found
-            .filter(|stat| kind_of(stat) == Some(kind))
-            .ok_or_else(|| mismatch(op, op.path(), "another kind of file, or nothing, is there"))
-    }
-
     /// The directory that holds `path`, and its name there.
     fn place<'p>(&self, op: &Op, path: &'p WirePath) -> Result<(Arc<OwnedFd>, &'p [u8]), Refusal> {
         match self.root.parent(path) {
             Ok(Some((dir, name))) => Ok((dir, name.as_bytes())),
             Ok(None) => Err(root_refusal(op)),
+            // A link that is kept, but leads out.
+            Err(Errno::XDEV) => Err(Refusal::system(op.verb(), path, Errno::LOOP)),
             Err(errno) => Err(Refusal::system(op.verb(), path, errno)),
         }
-    }
-
-    /// Tries `change`; if a directory of ours forbids it by its own mode, that is lifted meanwhile.
-    /// Only needed, and only tried, where we are not root.
-    fn with_right_to<T>(
-        &self,
-        dir: &OwnedFd,
-        change: impl Fn() -> rustix::io::Result<T>,
-    ) -> rustix::io::Result<T> {
-        match change() {
-            Err(Errno::ACCESS) if !self.keeper.powers.any_mode => {}
-            done => return done,
-        }
-        let stat = statx_fd(dir)?;
-        let mode = Mode::from_raw_mode(u32::from(stat.stx_mode & 0o7777));
-        if mode.contains(Mode::WUSR | Mode::XUSR) || grant(dir, mode | Mode::RWXU).is_err() {
-            return Err(Errno::ACCESS);
-        }
-        let done = change();
-        grant(dir, mode)?;
-        done
     }
 
     /// What is told, with a look at why something was not permitted.
@@ -509,61 +387,6 @@ impl Applier<'_> {
         own.ok().flatten().as_ref().is_some_and(marked)
             || statx_fd(&*dir).as_ref().is_ok_and(marked)
     }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Replaced {
-    Directory,
-    AtMostAFile,
-}
-
-/// Renames `from` to `to`, whatever stands there; a directory in the way, or below a file's name, is
-/// swapped out and thrown away, so that the name is never missing.
-fn replace(
-    area: &Area,
-    (from_dir, from): (&OwnedFd, &[u8]),
-    (to_dir, to): (&OwnedFd, &[u8]),
-) -> rustix::io::Result<Replaced> {
-    for _ in 0..RACES_MAX {
-        match rustix::fs::renameat(from_dir, from, to_dir, to) {
-            Ok(()) => return Ok(Replaced::AtMostAFile),
-            Err(Errno::ISDIR | Errno::NOTDIR | Errno::NOTEMPTY | Errno::EXIST) => {}
-            Err(error) => return Err(error),
-        }
-        match rustix::fs::renameat_with(from_dir, from, to_dir, to, RenameFlags::EXCHANGE) {
-            Ok(()) => {
-                discard_dir(area, from_dir, from)?;
-                return Ok(Replaced::Directory);
-            }
-            // A file system without exchange: the name is missing for a moment.
-            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => discard_dir(area, to_dir, to)?,
-            // It went away meanwhile.
-            Err(Errno::NOENT) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Err(Errno::BUSY)
-}
-
-/// Throws an entry away; a directory of ours that forbids to be moved by its own mode is made to.
-fn discard_dir(area: &Area, dir: &OwnedFd, name: &[u8]) -> rustix::io::Result<()> {
-    match area.discard(dir, name) {
-        Err(Errno::ACCESS) => {}
-        done => return done,
-    }
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let handle = rustix::fs::openat(dir, name, flags, Mode::empty())?;
-    grant(&handle, Mode::RWXU)?;
-    area.discard(dir, name)
-}
-
-/// Sets the mode of what a descriptor names, even if it cannot be opened.
-fn grant(handle: &OwnedFd, mode: Mode) -> rustix::io::Result<()> {
-    if let Ok(opened) = rustix::fs::openat(handle, ".", LISTABLE, Mode::empty()) {
-        return rustix::fs::fchmod(opened, mode);
-    }
-    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(handle));
-    rustix::fs::chmod(path, mode)
 }
 
 fn is_expected(stat: &Statx, expect: &Expect) -> bool {
@@ -599,6 +422,3 @@ fn metadata_refusal(op: &Op, errno: Errno) -> Refusal {
     }
     refusal
 }
-
-/// How often a lost race is tried again.
-const RACES_MAX: usize = 16;

@@ -9,6 +9,8 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rustix::io::Errno;
+
 use syncd_proto::digest::Digest;
 use syncd_proto::exchange::receiver::Verified;
 use syncd_proto::message::{Ack, Durability, Reject, Rejected};
@@ -94,14 +96,14 @@ impl Anchor {
             Err(Refusal::new(RejectCode::ModuleUnavailable, text))
         };
         if let Some(path) = &self.path {
-            let found = rustix::fs::stat(path).ok();
-            let same = found.is_some_and(|stat| {
-                self.module.identity()
-                    == Identity {
-                        dev: stat.st_dev,
-                        ino: stat.st_ino,
-                    }
-            });
+            let same = match rustix::fs::stat(path) {
+                Ok(stat) => {
+                    let (dev, ino) = (stat.st_dev, stat.st_ino);
+                    self.module.identity() == Identity { dev, ino }
+                }
+                // With fewer rights than at start the path may be out of sight: that says nothing.
+                Err(errno) => !matches!(errno, Errno::NOENT | Errno::NOTDIR),
+            };
             if !same {
                 return gone("the module");
             }
@@ -161,6 +163,7 @@ impl Committer {
         staged: Arc<StagedMap>,
         first_root: Digest,
     ) -> Self {
+        let home = anchor.module.identity().dev;
         Self {
             root,
             anchor,
@@ -168,7 +171,7 @@ impl Committer {
             keeper,
             durability,
             staged,
-            touched: Touched::new(durability != Durability::Files),
+            touched: Touched::new(durability, home),
             applied: 0,
             durable: 0,
             chain: first_root,
@@ -202,7 +205,6 @@ impl Committer {
         self.applied = last.seq();
         self.chain = last.root();
         if self.durability == Durability::None {
-            self.touched.all_synced();
             self.durable = self.applied;
         }
         Ok(self.outcome(rejects))
@@ -252,7 +254,7 @@ impl Committer {
         if self.durability == Durability::Batch && !single {
             rustix::fs::syncfs(self.area.stage()).map_err(lost)?;
             // It made the names of the groups before this one safe too.
-            self.touched.all_synced();
+            self.touched.all_synced().map_err(lost)?;
             self.durable = self.applied;
         }
         Ok(prepared)
@@ -303,7 +305,7 @@ fn rejection(seq: u64, index: u32, refusal: Refusal) -> Reject {
     }
 }
 
-fn lost(errno: rustix::io::Errno) -> Refusal {
+fn lost(errno: Errno) -> Refusal {
     let text = format!(
         "the receiver's disk failed to make changes durable: {}",
         describe(errno)

@@ -85,18 +85,41 @@ impl Keeper {
         rustix::fs::futimens(fd, &times(meta.mtime))
     }
 
-    /// Sets owner and times of a symlink (which has nothing else), or anything else that is not to be
-    /// opened; never follows.
+    /// Sets owner and times of a symlink, which has nothing else; never follows.
     ///
     /// # Errors
     /// Those of the system.
     pub fn set_link(&self, dir: impl AsFd, name: &[u8], meta: &Meta) -> rustix::io::Result<()> {
-        if self.powers.chown {
-            let (uid, gid) = self.owner(meta)?;
-            let flags = AtFlags::SYMLINK_NOFOLLOW;
-            rustix::fs::chownat(&dir, name, Some(uid), Some(gid), flags)?;
+        self.set_owner(&dir, name, meta)?;
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        rustix::fs::utimensat(dir, name, &times(meta.mtime), flags)
+    }
+
+    /// Sets everything on something that must not be opened, in a directory that is ours alone: the
+    /// mode is set by name.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn set_private(
+        &self,
+        dir: impl AsFd,
+        name: &[u8],
+        kind: Kind,
+        meta: &Meta,
+    ) -> rustix::io::Result<()> {
+        self.set_owner(&dir, name, meta)?;
+        rustix::fs::chmodat(&dir, name, self.mode(kind, meta), AtFlags::empty())?;
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        rustix::fs::utimensat(dir, name, &times(meta.mtime), flags)
+    }
+
+    fn set_owner(&self, dir: impl AsFd, name: &[u8], meta: &Meta) -> rustix::io::Result<()> {
+        if !self.powers.chown {
+            return Ok(());
         }
-        rustix::fs::utimensat(&dir, name, &times(meta.mtime), AtFlags::SYMLINK_NOFOLLOW)
+        let (uid, gid) = self.owner(meta)?;
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        rustix::fs::chownat(dir, name, Some(uid), Some(gid), flags)
     }
 
     /// The mode a file of this kind gets.

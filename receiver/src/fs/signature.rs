@@ -295,7 +295,7 @@ mod tests {
     #[test]
     fn groups_and_blocks_are_what_the_agent_expects() {
         let dir = tempfile::tempdir().unwrap();
-        let content: Vec<u8> = (0..3_000_017_u32).map(|n| (n * n / 7) as u8).collect();
+        let content: Vec<u8> = (0..3_000_017_u64).map(|n| (n * n / 7) as u8).collect();
         fs::write(dir.path().join("f"), &content).unwrap();
         let found = ask(dir.path(), SignatureWant::Groups).unwrap();
         let info = found.info();

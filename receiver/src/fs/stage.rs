@@ -306,7 +306,7 @@ fn open_target(area: &Arc<Area>, begin: &StageBegin) -> Result<(Temp, OwnedFd), 
         Ok(None) if resume => Err(bad_content("there is nothing to continue")),
         // Another session sends the same version: this one is not kept if it is interrupted.
         Ok(None) => area.create().map_err(cannot_write),
-        Err(Errno::NOENT | Errno::LOOP) if resume => {
+        Err(Errno::NOENT | Errno::LOOP | Errno::ACCESS) if resume => {
             Err(bad_content("there is nothing to continue"))
         }
         Err(error) => Err(cannot_write(error)),

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use rustix::fs::Mode;
 use rustix::io::Errno;
 
+use syncd_proto::message::Durability;
 use syncd_proto::path::WirePath;
 
+use super::meta::{identity_of, statx_fd};
 use super::root::LISTABLE;
 
 /// Directories and files to be synced: each by itself while they are few, the whole file system when
@@ -19,28 +21,44 @@ pub struct Touched {
     files: Vec<OwnedFd>,
     /// Something cannot be synced by itself, or there is too much.
     everything: bool,
-    /// Whether the file system may be synced as a whole.
-    whole: bool,
+    policy: Policy,
     failed: Option<Errno>,
 }
 
+#[derive(Debug, Clone, Copy)]
+struct Policy {
+    durability: Durability,
+    /// Device of the module: what lies on another one is not reached by syncing the module's.
+    home: u64,
+}
+
 impl Touched {
-    /// Nothing yet. Without `whole` everything is synced by itself, at once where it gets too much to
-    /// hold.
+    /// Nothing yet, in a module on the device `home`. With [`Durability::Files`] everything is synced
+    /// by itself, at once where it gets too much to hold; with [`Durability::None`] nothing is noted.
     #[must_use]
-    pub fn new(whole: bool) -> Self {
+    pub fn new(durability: Durability, home: u64) -> Self {
+        Self::empty(Policy { durability, home })
+    }
+
+    fn empty(policy: Policy) -> Self {
         Self {
             dirs: HashMap::new(),
             files: Vec::new(),
             everything: false,
-            whole,
+            policy,
             failed: None,
         }
     }
 
     /// Names in this directory have changed.
     pub fn dir(&mut self, path: Option<WirePath>, fd: Arc<OwnedFd>) {
-        if self.everything && self.whole {
+        if self.needs_nothing() {
+            return;
+        }
+        if self.is_foreign(&fd) {
+            return self.sync_now(|| sync_dir(&fd));
+        }
+        if self.everything && self.policy.durability == Durability::Batch {
             return;
         }
         let before = self.dirs.insert(path.unwrap_or_default(), Arc::clone(&fd));
@@ -53,15 +71,26 @@ impl Touched {
 
     /// Metadata of this open file has changed.
     pub fn file(&mut self, fd: OwnedFd) {
-        if self.everything && self.whole {
+        if self.needs_nothing() {
             return;
         }
-        self.files.push(fd);
-        self.bound();
+        if self.is_foreign(&fd) {
+            return self.sync_now(|| rustix::fs::fsync(&fd));
+        }
+        if !(self.everything && self.policy.durability == Durability::Batch) {
+            self.files.push(fd);
+            self.bound();
+        }
     }
 
-    /// Metadata of something that cannot be opened has changed.
-    pub fn unnamed(&mut self) {
+    /// Metadata of something in this directory that cannot be opened has changed.
+    pub fn unopened(&mut self, dir: &OwnedFd) {
+        if self.needs_nothing() {
+            return;
+        }
+        if self.is_foreign(dir) {
+            return self.sync_now(|| rustix::fs::syncfs(reopened(dir)?));
+        }
         self.everything = true;
     }
 
@@ -71,9 +100,13 @@ impl Touched {
         self.dirs.is_empty() && self.files.is_empty() && !self.everything && self.failed.is_none()
     }
 
-    /// The file system has just been synced.
-    pub fn all_synced(&mut self) {
-        *self = Self::new(self.whole);
+    /// The file system of the module has just been synced.
+    ///
+    /// # Errors
+    /// Something had to be synced by itself before, and that failed.
+    pub fn all_synced(&mut self) -> rustix::io::Result<()> {
+        let before = std::mem::replace(self, Self::empty(self.policy));
+        before.failed.map_or(Ok(()), Err)
     }
 
     /// Makes everything durable; `any` is any open file of the file system.
@@ -81,7 +114,7 @@ impl Touched {
     /// # Errors
     /// Something may be lost: nothing of it may be acknowledged.
     pub fn sync(&mut self, any: &OwnedFd) -> rustix::io::Result<()> {
-        let now = std::mem::replace(self, Self::new(self.whole));
+        let now = std::mem::replace(self, Self::empty(self.policy));
         if let Some(error) = now.failed {
             return Err(error);
         }
@@ -105,7 +138,7 @@ impl Touched {
         }
         let files = std::mem::take(&mut self.files);
         let dirs = std::mem::take(&mut self.dirs);
-        if self.whole {
+        if self.policy.durability == Durability::Batch {
             self.everything = true;
             return;
         }
@@ -118,22 +151,97 @@ impl Touched {
     }
 
     fn sync_or_defer(&mut self, sync: impl FnOnce() -> rustix::io::Result<()>) {
-        if self.whole {
+        if self.policy.durability == Durability::Batch {
             self.everything = true;
             return;
         }
         match sync() {
-            Ok(()) => {}
             Err(Errno::ACCESS) => self.everything = true,
-            Err(error) => self.failed = self.failed.or(Some(error)),
+            done => self.sync_now(|| done),
         }
+    }
+
+    fn sync_now(&mut self, sync: impl FnOnce() -> rustix::io::Result<()>) {
+        if let Err(error) = sync() {
+            self.failed.get_or_insert(error);
+        }
+    }
+
+    /// Whether nothing more needs to be noted.
+    fn needs_nothing(&self) -> bool {
+        self.policy.durability == Durability::None
+    }
+
+    fn is_foreign(&self, fd: &OwnedFd) -> bool {
+        statx_fd(fd).map_or(true, |stat| identity_of(&stat).dev != self.policy.home)
     }
 }
 
 fn sync_dir(handle: &OwnedFd) -> rustix::io::Result<()> {
-    let dir = rustix::fs::openat(handle, ".", LISTABLE, Mode::empty())?;
-    rustix::fs::fsync(dir)
+    rustix::fs::fsync(reopened(handle)?)
+}
+
+fn reopened(handle: &OwnedFd) -> rustix::io::Result<OwnedFd> {
+    rustix::fs::openat(handle, ".", LISTABLE, Mode::empty())
 }
 
 /// Most things synced by themselves; beyond, one sync of the file system is cheaper.
 const SINGLE_MAX: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(path: &std::path::Path) -> OwnedFd {
+        rustix::fs::open(path, LISTABLE, Mode::empty()).unwrap()
+    }
+
+    fn touched(durability: Durability) -> (tempfile::TempDir, Touched) {
+        let dir = tempfile::tempdir().unwrap();
+        let home = identity_of(&statx_fd(open(dir.path())).unwrap()).dev;
+        (dir, Touched::new(durability, home))
+    }
+
+    #[test]
+    fn many_things_become_one_sync_and_few_stay_few() {
+        let (dir, mut touched) = touched(Durability::Batch);
+        for count in 0..=SINGLE_MAX {
+            assert!(!touched.everything, "{count}");
+            touched.file(open(dir.path()));
+        }
+        assert!(touched.everything && touched.files.is_empty());
+        touched.sync(&open(dir.path())).unwrap();
+        assert!(touched.is_empty());
+    }
+
+    #[test]
+    fn files_durability_never_syncs_the_whole_file_system() {
+        let (dir, mut touched) = touched(Durability::Files);
+        for _ in 0..=SINGLE_MAX {
+            touched.file(open(dir.path()));
+        }
+        assert!(!touched.everything && touched.files.is_empty());
+    }
+
+    #[test]
+    fn what_lies_on_another_device_is_synced_by_itself() {
+        let (dir, touched) = touched(Durability::Batch);
+        let home = touched.policy.home;
+        let mut elsewhere = Touched::new(Durability::Batch, home + 1);
+        elsewhere.dir(None, Arc::new(open(dir.path())));
+        elsewhere.file(open(dir.path()));
+        assert!(elsewhere.is_empty());
+        // A pipe cannot be synced: nothing of it may be acknowledged.
+        let (pipe, _writer) = rustix::pipe::pipe().unwrap();
+        elsewhere.file(pipe);
+        assert!(elsewhere.sync(&open(dir.path())).is_err());
+    }
+
+    #[test]
+    fn a_directory_that_took_the_place_of_another_does_not_hide_it() {
+        let (dir, mut touched) = touched(Durability::Batch);
+        touched.dir(None, Arc::new(open(dir.path())));
+        touched.dir(None, Arc::new(open(dir.path())));
+        assert!(touched.everything);
+    }
+}

@@ -1,0 +1,128 @@
+//! Setting metadata of what is there, by descriptor wherever it can be opened.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags, Statx};
+use rustix::io::Errno;
+
+use syncd_proto::meta::{Kind, Meta};
+use syncd_proto::op::Op;
+use syncd_proto::path::WirePath;
+
+use super::rights::grant;
+use super::{Applier, Done, metadata_refusal, mismatch};
+use crate::fs::meta::{kind_of, statx_at, statx_fd};
+use crate::fs::refusal::Refusal;
+use crate::fs::root::READABLE;
+
+impl Applier<'_> {
+    /// Sets metadata of what must be of this kind (and, for a file, of this size).
+    pub(super) fn set_meta(
+        &mut self,
+        op: &Op,
+        path: &WirePath,
+        (kind, size): (Kind, u64),
+        meta: &Meta,
+    ) -> Done {
+        match kind {
+            Kind::File | Kind::Dir => self.set_opened(op, path, (kind, size), meta),
+            Kind::Symlink => {
+                let (dir, name) = self.place(op, path)?;
+                self.expect_kind(op, &dir, name, kind)?;
+                self.keeper
+                    .set_link(&dir, name, meta)
+                    .map_err(|errno| self.refusal(op, path, errno))?;
+                self.touched.unopened(&dir);
+                Ok(())
+            }
+            // Such a file is not opened; one like it takes its place.
+            Kind::Fifo | Kind::Socket | Kind::CharDevice | Kind::BlockDevice => {
+                let (dir, name) = self.place(op, path)?;
+                let stat = self.expect_kind(op, &dir, name, kind)?;
+                let rdev = (stat.stx_rdev_major, stat.stx_rdev_minor);
+                let temp = self
+                    .make_special(kind, rdev, meta)
+                    .map_err(|errno| self.refusal(op, path, errno))?;
+                self.install(op, &temp)
+            }
+        }
+    }
+
+    fn set_opened(
+        &mut self,
+        op: &Op,
+        path: &WirePath,
+        (kind, size): (Kind, u64),
+        meta: &Meta,
+    ) -> Done {
+        let opened = if kind == Kind::Dir {
+            self.open_dir_to_set(path)
+        } else {
+            self.root.open_file(path).or_else(|errno| {
+                // Our own file, but not even we may read it.
+                if errno == Errno::ACCESS {
+                    self.open_unreadable(path)
+                } else {
+                    Err(errno)
+                }
+            })
+        };
+        let file = match opened {
+            Ok(file) => file,
+            Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::NXIO | Errno::ISDIR) => {
+                return Err(mismatch(
+                    op,
+                    path,
+                    "another kind of file, or nothing, is there",
+                ));
+            }
+            Err(errno) => return Err(self.refusal(op, path, errno)),
+        };
+        let stat = statx_fd(&file).map_err(|errno| self.refusal(op, path, errno))?;
+        let size_differs = kind == Kind::File && stat.stx_size != size;
+        if kind_of(&stat) != Some(kind) || size_differs {
+            return Err(mismatch(op, path, "another version is there"));
+        }
+        self.keeper
+            .set_fd(file.as_fd(), kind, meta)
+            .map_err(|errno| metadata_refusal(op, errno))?;
+        self.touched.file(file);
+        Ok(())
+    }
+
+    fn open_dir_to_set(&self, path: &WirePath) -> rustix::io::Result<OwnedFd> {
+        match self.root.open_listable(path) {
+            Err(Errno::ACCESS) => {}
+            opened => return opened,
+        }
+        let dir = self.root.open_dir(path)?;
+        grant(&dir, Mode::RWXU)?;
+        self.root.open_listable(path)
+    }
+
+    fn open_unreadable(&self, path: &WirePath) -> rustix::io::Result<OwnedFd> {
+        let Some((dir, name)) = self.root.parent(path)? else {
+            return Err(Errno::ACCESS);
+        };
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let handle = rustix::fs::openat(&dir, name.as_bytes(), flags, Mode::empty())?;
+        if kind_of(&statx_fd(&handle)?) != Some(Kind::File) {
+            return Err(Errno::ACCESS);
+        }
+        grant(&handle, Mode::RUSR)?;
+        rustix::fs::openat(&dir, name.as_bytes(), READABLE, Mode::empty())
+    }
+
+    fn expect_kind(
+        &self,
+        op: &Op,
+        dir: &OwnedFd,
+        name: &[u8],
+        kind: Kind,
+    ) -> Result<Statx, Refusal> {
+        let found = statx_at(dir, name).map_err(|errno| self.refusal(op, op.path(), errno))?;
+        found
+            .filter(|stat| kind_of(stat) == Some(kind))
+            .ok_or_else(|| mismatch(op, op.path(), "another kind of file, or nothing, is there"))
+    }
+}

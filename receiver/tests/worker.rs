@@ -1,0 +1,716 @@
+//! The worker as the front starts it: a process with a control socket, sessions on socket pairs, and
+//! real files below it.
+
+#[path = "worker/bench.rs"]
+mod bench;
+
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bench::{Agent, Bench, dir_meta, meta, path};
+use syncd_proto::digest::Digest;
+use syncd_proto::message::{
+    Basis, DigestQuery, Durability, PatchOp, Ping, Purpose, ReceiverMessage, Rejected,
+    SignatureInfo, SignatureQuery, SignatureWant, StageBegin, StageChunk, StageEnd,
+};
+use syncd_proto::meta::{Kind, Meta};
+use syncd_proto::op::{Content, Expect, IdKind, IdName, Op};
+use syncd_proto::reject::RejectCode;
+use syncd_recv::relay::{Chroot, FromWorker, RunAs, ToWorker};
+
+fn put(at: &str, content: &[u8]) -> (Op, Vec<u8>) {
+    let op = Op::Put {
+        path: path(at),
+        meta: meta(0o640),
+        content: Content::Inline {
+            len: content.len() as u32,
+            digest: Digest::of(content),
+        },
+    };
+    (op, content.to_vec())
+}
+
+fn mkdir(at: &str) -> (Op, Vec<u8>) {
+    let op = Op::Mkdir {
+        path: path(at),
+        meta: dir_meta(),
+    };
+    (op, Vec::new())
+}
+
+fn bare(op: Op) -> (Op, Vec<u8>) {
+    (op, Vec::new())
+}
+
+fn remove(at: &str) -> (Op, Vec<u8>) {
+    bare(Op::Remove {
+        path: path(at),
+        recursive: true,
+    })
+}
+
+fn rename(from: &str, to: &str) -> (Op, Vec<u8>) {
+    bare(Op::Rename {
+        from: path(from),
+        to: path(to),
+        expect: None,
+    })
+}
+
+fn codes(rejects: &[(u32, RejectCode)]) -> Vec<RejectCode> {
+    rejects.iter().map(|(_, code)| *code).collect()
+}
+
+#[test]
+fn a_file_arrives_whole_with_its_metadata_and_is_replaced_by_another_inode() {
+    let bench = Bench::start(|_| {});
+    let mut agent = bench.open();
+    assert!(agent.commit(vec![put("f", b"one")]).is_empty());
+    let first = fs::metadata(bench.at("f")).unwrap();
+    assert_eq!(fs::read(bench.at("f")).unwrap(), b"one");
+    assert_eq!(first.mode() & 0o7777, 0o640);
+    assert_eq!(
+        (first.mtime(), first.mtime_nsec()),
+        (1_000_000, 123_456_789)
+    );
+    assert_eq!((first.uid(), first.gid()), (12, 34));
+    assert!(agent.commit(vec![put("f", b"two")]).is_empty());
+    assert_eq!(fs::read(bench.at("f")).unwrap(), b"two");
+    assert_ne!(first.ino(), fs::metadata(bench.at("f")).unwrap().ino());
+}
+
+#[test]
+fn every_kind_of_entry_can_be_made_moved_and_removed() {
+    let bench = Bench::start(|_| {});
+    let mut agent = bench.open();
+    let rejects = agent.commit(vec![
+        mkdir("d"),
+        mkdir("d/e"),
+        put("d/e/f", b"deep"),
+        bare(Op::Symlink {
+            path: path("d/l"),
+            meta: meta(0o777),
+            target: b"e/f".to_vec(),
+        }),
+        bare(Op::Link {
+            path: path("d/hard"),
+            to: path("d/e/f"),
+        }),
+        bare(Op::Special {
+            path: path("d/fifo"),
+            meta: meta(0o4611),
+            kind: Kind::Fifo,
+            rdev: (0, 0),
+        }),
+        bare(Op::SetMeta {
+            path: path("d"),
+            kind: Kind::Dir,
+            size: 0,
+            meta: dir_meta(),
+        }),
+    ]);
+    assert!(rejects.is_empty(), "{rejects:?}");
+    let link = fs::symlink_metadata(bench.at("d/l")).unwrap();
+    assert_eq!(
+        fs::read_link(bench.at("d/l")).unwrap().to_str(),
+        Some("e/f")
+    );
+    assert_eq!((link.mtime(), link.mtime_nsec()), (1_000_000, 123_456_789));
+    assert_eq!(link.uid(), 12);
+    let file = fs::metadata(bench.at("d/e/f")).unwrap();
+    assert_eq!(file.nlink(), 2);
+    assert_eq!(file.ino(), fs::metadata(bench.at("d/hard")).unwrap().ino());
+    let fifo = fs::metadata(bench.at("d/fifo")).unwrap();
+    assert!(fifo.file_type().is_fifo());
+    assert_eq!(fifo.mode() & 0o7777, 0o4611);
+    let dir = fs::metadata(bench.at("d")).unwrap();
+    assert_eq!((dir.mtime(), dir.mtime_nsec()), (1_000_000, 123_456_789));
+
+    let inode = fs::metadata(bench.at("d")).unwrap().ino();
+    assert!(agent.commit(vec![rename("d", "moved")]).is_empty());
+    assert_eq!(fs::metadata(bench.at("moved")).unwrap().ino(), inode);
+    assert!(
+        agent
+            .commit(vec![put("moved/e/g", b"new"), remove("moved")])
+            .is_empty()
+    );
+    assert!(!bench.at("moved").exists());
+    assert!(
+        agent
+            .commit(vec![remove("moved"), remove("no/such")])
+            .is_empty()
+    );
+    bench.stays_clean();
+}
+
+#[test]
+fn names_change_their_type_and_places() {
+    let bench = Bench::start(|_| {});
+    let mut agent = bench.open();
+    let ops = vec![
+        mkdir("x"),
+        put("x/inner", b"1"),
+        put("y", b"2"),
+        put("z", b"3"),
+    ];
+    assert!(agent.commit(ops).is_empty());
+    let exchange = |a: &str, b: &str| {
+        bare(Op::Exchange {
+            a: path(a),
+            b: path(b),
+        })
+    };
+    assert!(agent.commit(vec![exchange("x", "y")]).is_empty());
+    assert_eq!(fs::read(bench.at("x")).unwrap(), b"2");
+    assert_eq!(fs::read(bench.at("y/inner")).unwrap(), b"1");
+    // A file in the place of a full directory, and the other way round.
+    assert!(
+        agent
+            .commit(vec![put("y", b"file now"), mkdir("x"), put("x/n", b"4")])
+            .is_empty()
+    );
+    assert_eq!(fs::read(bench.at("y")).unwrap(), b"file now");
+    assert_eq!(fs::read(bench.at("x/n")).unwrap(), b"4");
+    // A directory over a file, a file over a full directory, a child over its parent.
+    assert!(
+        agent
+            .commit(vec![rename("x", "y"), mkdir("x"), put("x/n", b"5")])
+            .is_empty()
+    );
+    assert_eq!(fs::read(bench.at("y/n")).unwrap(), b"4");
+    assert!(
+        agent
+            .commit(vec![rename("z", "x"), rename("y/n", "y")])
+            .is_empty()
+    );
+    assert_eq!(fs::read(bench.at("x")).unwrap(), b"3");
+    assert_eq!(fs::read(bench.at("y")).unwrap(), b"4");
+    // Two names of one file: renaming one to the other leaves one.
+    let link = Op::Link {
+        path: path("y2"),
+        to: path("y"),
+    };
+    assert!(agent.commit(vec![bare(link), rename("y", "y2")]).is_empty());
+    assert!(!bench.at("y").exists());
+    assert_eq!(fs::metadata(bench.at("y2")).unwrap().nlink(), 1);
+    bench.stays_clean();
+}
+
+#[test]
+fn what_is_refused_is_refused_alone_and_says_why() {
+    let bench = Bench::start(|_| {});
+    let outside = tempfile::tempdir().unwrap();
+    symlink(outside.path(), bench.at("link")).unwrap();
+    fs::write(bench.at("stale"), "longer than expected").unwrap();
+    let mut agent = bench.open();
+    let (mut wrong, content) = put("wrong", b"content");
+    if let Op::Put { content, .. } = &mut wrong {
+        *content = Content::Inline {
+            len: 7,
+            digest: Digest::of(b"another"),
+        };
+    }
+    let expect = Some(Expect {
+        kind: Kind::File,
+        size: 1,
+        mtime: None,
+    });
+    let rejects = agent.commit(vec![
+        put("first", b"1"),
+        put("none/f", b"2"),
+        put(".syncd/f", b"3"),
+        put("link/f", b"4"),
+        (wrong, content),
+        bare(Op::SetMeta {
+            path: path("stale"),
+            kind: Kind::File,
+            size: 3,
+            meta: meta(0o600),
+        }),
+        bare(Op::Rename {
+            from: path("stale"),
+            to: path("fresh"),
+            expect,
+        }),
+        bare(Op::Remove {
+            path: path("."),
+            recursive: true,
+        }),
+        bare(Op::SetMeta {
+            path: path("link"),
+            kind: Kind::Dir,
+            size: 0,
+            meta: meta(0o700),
+        }),
+        put("last", b"5"),
+    ]);
+    let expected = [
+        (1, RejectCode::NoParent),
+        (2, RejectCode::ReservedName),
+        (3, RejectCode::NotADirectory),
+        (4, RejectCode::BadContent),
+        (5, RejectCode::Mismatch),
+        (6, RejectCode::Mismatch),
+        (7, RejectCode::BadName),
+        (8, RejectCode::Mismatch),
+    ];
+    assert_eq!(rejects, expected);
+    assert!(bench.at("first").exists() && bench.at("last").exists());
+    assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
+    assert!(!bench.at("wrong").exists() && bench.at("stale").exists());
+    // Through the link nothing is removed either.
+    fs::write(outside.path().join("f"), "theirs").unwrap();
+    assert!(agent.commit(vec![remove("link/f")]).is_empty());
+    assert!(outside.path().join("f").exists());
+    bench.stays_clean();
+}
+
+#[test]
+fn a_delta_copies_from_its_basis_and_only_from_the_version_meant() {
+    let bench = Bench::start(|_| {});
+    let mut agent = bench.open();
+    let old: Vec<u8> = (0..300_000_u32).map(|n| (n % 251) as u8).collect();
+    fs::write(bench.at("big"), &old).unwrap();
+    let info = agent.signature("big", SignatureWant::Groups).unwrap();
+    assert_eq!(info.len, 300_000);
+    let basis = Basis {
+        path: path("big"),
+        version: info.version,
+        len: info.len,
+    };
+    let mut new = old[1_000..201_000].to_vec();
+    new.extend_from_slice(b"between");
+    new.extend_from_slice(&[0; 70_000]);
+    new.extend_from_slice(&old[..10]);
+    let ops = vec![
+        PatchOp::Copy {
+            from: 1_000,
+            len: 200_000,
+        },
+        PatchOp::Literal { len: 7 },
+        PatchOp::Hole { len: 70_000 },
+        PatchOp::Copy { from: 0, len: 10 },
+    ];
+    agent.begin(1, Some(basis.clone()), None, 0);
+    agent.chunk(1, ops.clone(), b"between");
+    agent.end(1, &new);
+    assert!(agent.commit(vec![bare(staged("big", 1, &new))]).is_empty());
+    assert_eq!(fs::read(bench.at("big")).unwrap(), new);
+
+    agent.begin(2, Some(basis), None, 0);
+    agent.chunk(2, ops, b"between");
+    agent.end(2, &new);
+    let refused = agent.rejected();
+    assert_eq!(refused, (Rejected::Transfer(2), RejectCode::NoBasis));
+    let rejects = agent.commit(vec![bare(staged("big", 2, &new))]);
+    assert_eq!(codes(&rejects), [RejectCode::BadContent]);
+    bench.stays_clean();
+}
+
+fn staged(at: &str, transfer: u64, content: &[u8]) -> Op {
+    Op::Put {
+        path: path(at),
+        meta: meta(0o644),
+        content: Content::Staged {
+            transfer,
+            len: content.len() as u64,
+            digest: Digest::of(content),
+        },
+    }
+}
+
+#[test]
+fn an_interrupted_transfer_goes_on_where_it_was() {
+    let bench = Bench::start(|_| {});
+    let content: Vec<u8> = (0..600_000_u32).map(|n| (n / 7) as u8).collect();
+    let key = Digest::of(b"version");
+    let mut agent = bench.open();
+    agent.begin(1, None, Some(key), 0);
+    let first = PatchOp::Literal { len: 400_000 };
+    agent.chunk(1, vec![first], &content[..400_000]);
+    agent.begin(2, None, None, 0);
+    agent.chunk(2, vec![PatchOp::Literal { len: 3 }], b"abc");
+    drop(agent);
+    bench.ended();
+
+    let mut agent = bench.open();
+    let [left] = &agent.welcome.leftovers[..] else {
+        panic!("{:?}", agent.welcome.leftovers)
+    };
+    assert_eq!((left.key, left.bytes), (key, 400_000));
+    // The agent may trust less of it than there is.
+    agent.begin(7, None, Some(key), 300_000);
+    let rest = PatchOp::Literal { len: 300_000 };
+    agent.chunk(7, vec![rest], &content[300_000..]);
+    agent.end(7, &content);
+    assert!(
+        agent
+            .commit(vec![bare(staged("f", 7, &content))])
+            .is_empty()
+    );
+    assert_eq!(fs::read(bench.at("f")).unwrap(), content);
+    drop(agent);
+    bench.ended();
+    assert!(bench.open().welcome.leftovers.is_empty());
+    bench.stays_clean();
+}
+
+#[test]
+fn content_that_is_not_what_was_announced_is_never_installed() {
+    let bench = Bench::start(|_| {});
+    let mut agent = bench.open();
+    agent.begin(1, None, None, 0);
+    agent.chunk(1, vec![PatchOp::Literal { len: 3 }], b"abc");
+    agent.end(1, b"abd");
+    assert_eq!(
+        agent.rejected(),
+        (Rejected::Transfer(1), RejectCode::BadContent)
+    );
+    agent.begin(2, None, None, 0);
+    agent.chunk(2, vec![PatchOp::Copy { from: 0, len: 3 }], b"");
+    assert_eq!(
+        agent.rejected(),
+        (Rejected::Transfer(2), RejectCode::BadContent)
+    );
+    bench.stays_clean();
+}
+
+#[test]
+fn a_reader_sees_whole_versions_only() {
+    let bench = Bench::start(|setup| setup.durability = Durability::None);
+    let mut agent = bench.open();
+    let version = |n: usize| vec![b'a' + (n % 26) as u8; 40_000 + n * 13];
+    assert!(agent.commit(vec![put("f", &version(0))]).is_empty());
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut reads = 0;
+            while !done.load(Ordering::Relaxed) || reads == 0 {
+                let found = fs::read(bench.at("f")).expect("the name is always there");
+                let first = found[0];
+                assert!(found.len() >= 40_000 && found.iter().all(|&byte| byte == first));
+                reads += 1;
+            }
+        });
+        for n in 1..200 {
+            assert!(agent.commit(vec![put("f", &version(n))]).is_empty());
+        }
+        done.store(true, Ordering::Relaxed);
+        reader.join().unwrap();
+    });
+    bench.stays_clean();
+}
+
+#[test]
+fn acknowledgements_come_in_order_and_durable_never_leads() {
+    for durability in [Durability::Batch, Durability::Files, Durability::None] {
+        let bench = Bench::start(|setup| setup.durability = durability);
+        let mut agent = bench.open();
+        assert_eq!(agent.welcome.durability, durability);
+        let last = (0..100)
+            .map(|n| agent.send_commit(vec![put(&format!("f{n}"), b"x"), mkdir(&format!("d{n}"))]))
+            .last()
+            .unwrap();
+        assert!(agent.wait_durable(last).is_empty());
+        assert_eq!(agent.session.applied(), last);
+        assert_eq!(fs::read_dir(bench.path()).unwrap().count(), 201);
+        assert_eq!(bench.close(1).1, 200, "operations");
+    }
+}
+
+#[test]
+fn digests_of_both_sides_agree() {
+    let bench = Bench::start(|_| {});
+    let mut agent = bench.open();
+    let before = agent.digest(".");
+    assert!(agent.commit(vec![mkdir("d"), put("d/f", b"x")]).is_empty());
+    let after = agent.digest(".");
+    assert_ne!(before, after);
+    assert!(agent.digest("d").is_some() && agent.digest("none").is_none());
+    fs::write(bench.at("d/g"), "changed by somebody").unwrap();
+    assert_ne!(agent.digest("."), after);
+}
+
+#[test]
+fn one_writer_for_each_directory_and_nobody_writes_who_may_not() {
+    let bench = Bench::start(|_| {});
+    let first = bench.open();
+    let refused = bench.open_as(2, |_| {}).unwrap_err();
+    assert_eq!(refused.code, RejectCode::Busy);
+    assert!(refused.text.contains("session 1"), "{}", refused.text);
+    let mut reading = bench
+        .open_as(3, |open| open.purpose = Purpose::Compare)
+        .unwrap();
+    assert!(!reading.welcome.writable);
+    assert_eq!(reading.welcome.instance, first.welcome.instance);
+    reading.send_commit(vec![put("f", b"x")]);
+    assert_eq!(
+        reading.rejected(),
+        (Rejected::Session, RejectCode::ReadOnly)
+    );
+    assert!(!bench.at("f").exists());
+}
+
+#[test]
+fn a_sub_path_is_made_and_holds_what_is_written() {
+    let bench = Bench::start(|_| {});
+    let mut agent = bench
+        .open_as(1, |open| open.sub_path = path("a/b"))
+        .unwrap();
+    assert!(agent.commit(vec![put("f", b"x")]).is_empty());
+    assert!(bench.at("a/b/f").exists());
+    assert!(bench.open_as(2, |open| open.sub_path = path("a/c")).is_ok());
+    let below = bench.open_as(3, |open| open.sub_path = path("a"));
+    assert_eq!(below.unwrap_err().code, RejectCode::Busy);
+    let reserved = bench.open_as(4, |open| open.sub_path = path(".syncd/stage"));
+    assert_eq!(reserved.unwrap_err().code, RejectCode::ReservedName);
+}
+
+#[test]
+fn a_root_that_was_replaced_takes_nothing_any_more() {
+    let bench = Bench::start(|_| {});
+    let mut agent = bench.open_as(1, |open| open.sub_path = path("a")).unwrap();
+    assert!(agent.commit(vec![put("f", b"x")]).is_empty());
+    fs::rename(bench.at("a"), bench.at("away")).unwrap();
+    fs::create_dir(bench.at("a")).unwrap();
+    agent.send_commit(vec![put("g", b"y")]);
+    let gone = (Rejected::Session, RejectCode::ModuleUnavailable);
+    assert_eq!(agent.rejected(), gone);
+    assert!(!bench.at("a/g").exists() && !bench.at("away/g").exists());
+}
+
+#[test]
+fn kept_directory_links_lead_inside_only() {
+    let outside = tempfile::tempdir().unwrap();
+    let bench = Bench::start(|setup| setup.keep_dirlinks = true);
+    fs::create_dir(bench.at("real")).unwrap();
+    symlink("real", bench.at("inside")).unwrap();
+    symlink(outside.path(), bench.at("out")).unwrap();
+    let mut agent = bench.open();
+    let rejects = agent.commit(vec![put("inside/f", b"x"), put("out/f", b"y")]);
+    assert_eq!(rejects, [(1, RejectCode::NotADirectory)]);
+    assert!(bench.at("real/f").exists());
+    assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn incoming_chmod_decides_modes_and_is_not_compared() {
+    let bench = Bench::start(|setup| setup.incoming_chmod = Some(b"D2775,F664".to_vec()));
+    let mut agent = bench.open();
+    assert_eq!(agent.welcome.compare.mode_mask, 0);
+    assert!(agent.commit(vec![mkdir("d"), put("d/f", b"x")]).is_empty());
+    let mode = |at| fs::metadata(bench.at(at)).unwrap().mode() & 0o7777;
+    assert_eq!((mode("d"), mode("d/f")), (0o2775, 0o664));
+}
+
+#[test]
+fn a_close_finishes_what_came_and_says_why() {
+    let bench = Bench::start(|_| {});
+    let mut agent = bench.open();
+    let seq = agent.send_commit(vec![put("f", b"x")]);
+    agent.ping(5);
+    agent.wait_pong(5);
+    bench.send(&ToWorker::Drain {
+        text: "maintenance".to_owned(),
+    });
+    assert!(agent.wait_durable(seq).is_empty());
+    let text = loop {
+        match agent.receive() {
+            Some(ReceiverMessage::Draining(draining)) => break draining.text,
+            Some(_) => {}
+            None => panic!("it closed without a word"),
+        }
+    };
+    assert_eq!(text, "maintenance");
+    assert!(agent.receive().is_none());
+    assert!(bench.at("f").exists());
+    assert!(bench.exit().success());
+}
+
+#[test]
+fn a_forged_commit_changes_nothing() {
+    let bench = Bench::start(|_| {});
+    let mut agent = bench.open();
+    agent.forge(vec![put("f", b"x")]);
+    assert_eq!(agent.rejected(), (Rejected::Session, RejectCode::Protocol));
+    assert!(!bench.at("f").exists());
+}
+
+#[test]
+fn a_full_disk_refuses_what_does_not_fit_and_goes_on() {
+    let Some(bench) = Bench::on_tmpfs("size=1m,nr_inodes=200") else {
+        return;
+    };
+    let mut agent = bench.open();
+    let large = vec![1; 100_000];
+    let ops = (0..15).map(|n| put(&format!("f{n}"), &large)).collect();
+    let rejects = agent.commit(ops);
+    assert!(!rejects.is_empty() && rejects.len() < 15, "{rejects:?}");
+    assert!(
+        codes(&rejects)
+            .iter()
+            .all(|code| *code == RejectCode::NoSpace)
+    );
+    for n in 0..15 - rejects.len() {
+        assert_eq!(fs::read(bench.at(&format!("f{n}"))).unwrap(), large);
+    }
+    let removes = (0..15).map(|n| remove(&format!("f{n}"))).collect();
+    assert!(agent.commit(removes).is_empty());
+    assert!(agent.commit(vec![put("again", &large)]).is_empty());
+    bench.stays_clean();
+}
+
+#[test]
+fn an_ordinary_user_serves_what_is_its_own() {
+    let id = 65_533;
+    let bench = Bench::start(|setup| {
+        setup.run_as = Some(RunAs {
+            uid: id,
+            gid: id,
+            groups: vec![id],
+        });
+        setup.chroot = Chroot::Required;
+    });
+    let mut agent = bench.open();
+    assert!(!agent.welcome.compare.owner);
+    assert_eq!(agent.welcome.compare.mode_mask, 0o777);
+    let closed = Meta {
+        mode: 0o500,
+        ..meta(0)
+    };
+    let rejects = agent.commit(vec![
+        bare(Op::Mkdir {
+            path: path("closed"),
+            meta: closed.clone(),
+        }),
+        put("closed/f", b"x"),
+        bare(Op::Mkdir {
+            path: path("closed/deeper"),
+            meta: closed,
+        }),
+        put("closed/deeper/g", b"y"),
+        rename("closed/f", "closed/deeper/f"),
+    ]);
+    assert!(rejects.is_empty(), "{rejects:?}");
+    let found = fs::metadata(bench.at("closed/deeper/f")).unwrap();
+    assert_eq!((found.uid(), found.gid()), (id, id));
+    let mode = fs::metadata(bench.at("closed"))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o7777, 0o500);
+    assert!(agent.commit(vec![remove("closed")]).is_empty());
+    let device = bare(Op::Special {
+        path: path("null"),
+        meta: meta(0o666),
+        kind: Kind::CharDevice,
+        rdev: (1, 3),
+    });
+    assert_eq!(codes(&agent.commit(vec![device])), [RejectCode::Permission]);
+    bench.stays_clean();
+}
+
+#[test]
+fn owners_are_mapped_by_name_unless_ids_are_numbers() {
+    let name = IdName {
+        kind: IdKind::User,
+        id: 12,
+        name: b"root".to_vec(),
+    };
+    for (numeric, owner) in [(false, 0), (true, 12)] {
+        let bench = Bench::start(|setup| setup.numeric_ids = numeric);
+        let mut agent = bench.open();
+        let seq = agent.send_named(vec![name.clone()], vec![put("f", b"x")]);
+        assert!(agent.wait_durable(seq).is_empty());
+        assert_eq!(fs::metadata(bench.at("f")).unwrap().uid(), owner);
+    }
+}
+
+#[test]
+fn a_module_that_cannot_be_served_says_so_in_rsyncs_words() {
+    let failed = Bench::failing(|setup| setup.path = b"/no/such/module".to_vec());
+    assert!(matches!(failed, FromWorker::Failed { text, .. } if text == "chdir failed"));
+}
+
+#[test]
+fn a_crash_leaves_nothing_that_stays() {
+    let bench = Bench::start(|_| {});
+    fs::create_dir_all(bench.at(".syncd/stage/dir/below")).unwrap();
+    fs::set_permissions(bench.at(".syncd"), fs::Permissions::from_mode(0o700)).unwrap();
+    fs::write(bench.at(".syncd/stage/temp"), "half").unwrap();
+    let mut agent = bench.open();
+    assert!(agent.commit(vec![put("f", b"x")]).is_empty());
+    bench.stays_clean();
+}
+
+impl Agent {
+    fn begin(&mut self, transfer: u64, basis: Option<Basis>, key: Option<Digest>, resume_at: u64) {
+        self.say(StageBegin {
+            transfer,
+            len_hint: 0,
+            basis,
+            key,
+            resume_at,
+        });
+    }
+
+    fn chunk(&mut self, transfer: u64, ops: Vec<PatchOp>, payload: &[u8]) {
+        let chunk = StageChunk {
+            transfer,
+            ops,
+            zstd_len: None,
+        };
+        self.say_with(chunk, payload.to_vec());
+    }
+
+    fn end(&mut self, transfer: u64, content: &[u8]) {
+        self.say(StageEnd {
+            transfer,
+            len: content.len() as u64,
+            digest: Digest::of(content),
+        });
+    }
+
+    fn ping(&mut self, token: u64) {
+        self.say(Ping { token });
+    }
+
+    fn wait_pong(&mut self, token: u64) {
+        self.find(|message| match message {
+            ReceiverMessage::Pong(pong) => (pong.token == token).then_some(()),
+            _ => None,
+        });
+    }
+
+    fn digest(&mut self, at: &str) -> Option<Digest> {
+        self.say(DigestQuery {
+            id: 1,
+            paths: vec![path(at)],
+            content: false,
+        });
+        self.find(|message| match message {
+            ReceiverMessage::Digests(answer) => Some(answer.digests[0]),
+            _ => None,
+        })
+    }
+
+    fn signature(&mut self, at: &str, want: SignatureWant) -> Option<SignatureInfo> {
+        self.say(SignatureQuery {
+            id: 2,
+            path: path(at),
+            want,
+        });
+        self.find(|message| match message {
+            ReceiverMessage::Signature(signature) => Some(signature.info.clone()),
+            _ => None,
+        })
+    }
+
+    fn rejected(&mut self) -> (Rejected, RejectCode) {
+        self.find(|message| match message {
+            ReceiverMessage::Reject(reject) => Some((reject.what, reject.code)),
+            _ => None,
+        })
+    }
+}
