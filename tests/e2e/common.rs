@@ -64,7 +64,10 @@ impl Mirror {
 
     /// The same with an agent that is not the usual one.
     #[track_caller]
-    pub(crate) fn with(sandbox: Sandbox, change: impl FnOnce(AgentBuilder) -> AgentBuilder) -> Self {
+    pub(crate) fn with(
+        sandbox: Sandbox,
+        change: impl FnOnce(AgentBuilder) -> AgentBuilder,
+    ) -> Self {
         let receiver = sandbox.receiver().start();
         let agent = change(patient(sandbox.agent(&receiver))).start();
         let mirror = Self {
@@ -165,7 +168,11 @@ impl Said {
     pub(crate) fn expect(self, exit: Exit, parts: &[&str]) -> Self {
         assert_eq!(self.exit, exit, "{}", self.text);
         for part in parts {
-            assert!(self.text.contains(part), "{part:?} is not in: {}", self.text);
+            assert!(
+                self.text.contains(part),
+                "{part:?} is not in: {}",
+                self.text
+            );
         }
         self
     }

@@ -88,7 +88,10 @@ impl Scene {
         wait_until(LONG, "bytes are sent", || {
             let target = target_of(agent);
             let sent = target["bytes_sent"].as_u64().unwrap_or(0);
-            sent >= bytes || (target["state"] == "connected" && target["dirty"] == 0 && target["in_flight"] == 0)
+            sent >= bytes
+                || (target["state"] == "connected"
+                    && target["dirty"] == 0
+                    && target["in_flight"] == 0)
         });
     }
 

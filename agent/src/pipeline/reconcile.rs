@@ -149,7 +149,10 @@ fn mark(target: &Target, path: WirePath, difference: Difference) -> Result<(), C
                 (look, Remote::Present, Some(here))
             }
         };
-        if let Some(here) = size.as_ref().filter(|here| here.kind == Kind::File && look == Look::Content) {
+        if let Some(here) = size
+            .as_ref()
+            .filter(|here| here.kind == Kind::File && look == Look::Content)
+        {
             state.counts.found_files += 1;
             state.counts.found_bytes += here.size;
         }
