@@ -160,6 +160,8 @@ fn a_release_is_switched_and_old_ones_removed() {
         for name in ["index.html", "app.js", "style.css"] {
             fs::write(dir.join(name), format!("{number}")).expect("write");
         }
+        // Deployed first and switched when it is in place, as one does.
+        mirror.settle();
         let beside = mirror.src("current.new");
         std::os::unix::fs::symlink(format!("releases/{number}"), &beside).expect("symlink");
         fs::rename(beside, mirror.src("current")).expect("switch");

@@ -12,8 +12,9 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use serde_json::Value;
-use syncd_tests::programs::{AgentBuilder, ReceiverBuilder};
-use syncd_tests::tree::{Aspect, Options, Tree, diff, escape};
+use syncd_tests::programs::AgentBuilder;
+use syncd_tests::sandbox::wait_equal;
+use syncd_tests::tree::{Options, escape};
 use syncd_tests::workload::Rng;
 use syncd_tests::{Agent, Exit, Process, Receiver, Sandbox, wait_for, wait_until};
 
@@ -26,7 +27,7 @@ pub(crate) mod code {
 
     pub(crate) const DONE: Exit = Exit::Code(0);
     pub(crate) const DIFFERENT: Exit = Exit::Code(1);
-    pub(crate) const HELD: Exit = Exit::Code(2);
+    pub(crate) const DEGRADED: Exit = Exit::Code(2);
     pub(crate) const FAILED: Exit = Exit::Code(3);
     pub(crate) const USAGE: Exit = Exit::Code(64);
     pub(crate) const CONFIG: Exit = Exit::Code(78);
@@ -86,13 +87,6 @@ impl Mirror {
         self.sandbox.dst().join(name)
     }
 
-    /// The same, of a source where names share inodes.
-    #[track_caller]
-    pub(crate) fn settle_but_links(&self) {
-        self.agent.wait_synced(LONG);
-        assert_equal_but_links(&self.sandbox);
-    }
-
     /// Waits for the agent's word that everything is durable; then it must be true.
     #[track_caller]
     pub(crate) fn settle(&self) {
@@ -122,28 +116,10 @@ impl Mirror {
     }
 }
 
-/// `dst/` equals `src/` now, except for which names share an inode; that has tests of its own.
+/// One tree equals another now.
 #[track_caller]
-pub(crate) fn assert_equal_but_links(sandbox: &Sandbox) {
-    assert_same_but_links(&sandbox.src(), &sandbox.dst());
-}
-
-/// The same of any two trees.
-#[track_caller]
-pub(crate) fn assert_same_but_links(left: &Path, right: &Path) {
-    let [left, right] =
-        [left, right].map(|root| Tree::scan(root, &Options::default()).expect("a tree at rest"));
-    let found: Vec<_> = diff(&left, &right)
-        .iter()
-        .filter(|found| found.aspect != Aspect::HardLinks)
-        .map(ToString::to_string)
-        .collect();
-    assert!(
-        found.is_empty(),
-        "{} differences:\n{}",
-        found.len(),
-        found.join("\n")
-    );
+pub(crate) fn assert_same(left: &Path, right: &Path) {
+    wait_equal(left, right, &Options::default(), Duration::ZERO);
 }
 
 /// Tests delete most of what they made: not a reason to hold anything.
@@ -264,12 +240,6 @@ pub(crate) fn kill_worker(receiver: &Receiver) {
         let pid = rustix::process::Pid::from_raw(i32::try_from(pid).expect("pid")).expect("pid");
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     }
-}
-
-/// Starts a receiver again on the port it had; the earlier one's worker may take a moment to leave.
-#[track_caller]
-pub(crate) fn restart(builder: &ReceiverBuilder, port: u16) -> Receiver {
-    builder.clone().port(port).start()
 }
 
 /// Lists the module again and again, and collects every path it saw.

@@ -281,7 +281,7 @@ fn a_full_disk_is_said_and_waited_for() {
     assert_eq!(status["verdict"], "degraded", "{status}");
     assert!(!sandbox.dst().join("mirror/large").exists());
     let said = status_command(&sandbox, &agent);
-    assert_eq!(said.exit, syncd_tests::Exit::Code(2), "{}", said.text);
+    assert_eq!(said.exit, code::DEGRADED, "{}", said.text);
     fs::remove_file(sandbox.dst().join("ballast")).expect("make room");
     agent.wait_synced(LONG);
     let copy = fs::read(sandbox.dst().join("mirror/large")).expect("read");

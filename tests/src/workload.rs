@@ -50,6 +50,7 @@ pub struct Workload {
     model: Model,
     log: Vec<Op>,
     count: u64,
+    hard_links: bool,
 }
 
 impl Workload {
@@ -64,7 +65,15 @@ impl Workload {
             model,
             log: Vec::new(),
             count: 0,
+            hard_links: true,
         })
+    }
+
+    /// Makes no second names: each file has one.
+    #[must_use]
+    pub fn without_hard_links(mut self) -> Self {
+        self.hard_links = false;
+        self
     }
 
     /// Does `steps` operations.
@@ -169,6 +178,7 @@ impl Workload {
                 target: self.target(),
                 path: self.new_path()?,
             },
+            87..91 if !self.hard_links => return None,
             87..91 => Op::HardLink {
                 from: self.file()?,
                 to: self.new_path()?,

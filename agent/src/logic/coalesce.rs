@@ -206,6 +206,7 @@ pub struct DirtySet {
     bursts: HashMap<WirePath, Burst>,
     next_seq: u64,
     collapsed: u64,
+    respawned: u64,
 }
 
 impl DirtySet {
@@ -227,6 +228,7 @@ impl DirtySet {
             bursts: HashMap::new(),
             next_seq: 1,
             collapsed: 0,
+            respawned: 0,
         }
     }
 
@@ -235,14 +237,10 @@ impl DirtySet {
         self.mark(path, now, |mark, settle, fresh| {
             mark.look = Look::Content;
             mark.gone = false;
-            if fresh {
-                mark.born = true;
-                mark.open = true;
-                mark.due_if_open(settle, now);
-                now + BIRTH_MS
-            } else {
-                mark.due_if_open(settle, now)
-            }
+            mark.born |= fresh;
+            mark.open = true;
+            mark.due_if_open(settle, now);
+            now + BIRTH_MS
         });
     }
 
@@ -301,6 +299,7 @@ impl DirtySet {
         let below = self.absorb_below(&path);
         if self.was_never_sent(&path) {
             self.forget(&path);
+            self.times_of_parent(&path, now);
             return;
         }
         self.mark(path, now, |mark, _, _| {
@@ -345,11 +344,24 @@ impl DirtySet {
 
     /// A scan or a comparison found the path to differ.
     pub fn found(&mut self, path: WirePath, look: Look, remote: Remote, now: Millis) {
+        self.respawned += 1;
         self.mark(path, now, |mark, _, fresh| {
             mark.look = mark.look.max(look);
             mark.remote = remote;
             if fresh || !mark.open { now } else { mark.due }
         });
+    }
+
+    /// A dirty file was written just now, perhaps by somebody who is not done: it waits for the close, or
+    /// for a moment.
+    pub fn recent(&mut self, path: WirePath, now: Millis) {
+        if self.marks.contains_key(&path) {
+            self.mark(path, now, |mark, _, _| {
+                mark.open = true;
+                mark.quiet_at = now + RECENT_MS;
+                mark.quiet_at
+            });
+        }
     }
 
     /// Everything below a directory is to be compared with the target.
@@ -393,6 +405,7 @@ impl DirtySet {
                 .collect()
         };
         let (moving, replaced) = (in_work(&from), in_work(&to));
+        self.respawned += 1;
         let never_sent = self.was_never_sent(&from);
         let moved = self.extract(&from);
         self.absorb_below(&to);
@@ -422,6 +435,8 @@ impl DirtySet {
         } else {
             if !never_sent {
                 self.written(from, now);
+            } else if from.parent() != to.parent() {
+                self.times_of_parent(&from, now);
             }
             self.written(to, now);
         }
@@ -533,6 +548,8 @@ impl DirtySet {
 
     /// Puts a rename back that was lost with the connection: what became of it is found by looking.
     pub fn give_back_rename(&mut self, rename: &Rename, now: Millis) {
+        self.respawned += 1;
+        self.look_where_it_went(&rename.from, rename.seq, now);
         self.look_where_it_went(&rename.to, rename.seq, now);
         self.written(rename.from.clone(), now);
         if rename.dir {
@@ -545,6 +562,7 @@ impl DirtySet {
     /// A directory whose times were to follow a change, seen after `seq`, is not under its name any more:
     /// its times are looked at where it is, or is found to be gone.
     pub fn lost_parent(&mut self, path: WirePath, seq: u64, now: Millis) {
+        self.respawned += 1;
         self.look_where_it_went(&path, seq, now);
         self.found(path, Look::Meta, Remote::Unknown, now);
     }
@@ -552,6 +570,7 @@ impl DirtySet {
     /// Something seen as `seq` under this name was refused or lost. If the name has moved meanwhile, what
     /// it is called now is looked at as well.
     pub fn look_where_it_went(&mut self, path: &WirePath, seq: u64, now: Millis) {
+        self.respawned += 1;
         if seq <= self.moves_forgotten {
             self.compare(WirePath::root(), now);
             return;
@@ -636,6 +655,13 @@ impl DirtySet {
         self.collapsed
     }
 
+    /// How often something that had been seen before became new work under a new number: whoever waits for
+    /// the old number waits for that too.
+    #[must_use]
+    pub fn respawned(&self) -> u64 {
+        self.respawned
+    }
+
     /// Paths that failed, with what is pending for them.
     pub fn failed(&self) -> impl Iterator<Item = (&WirePath, &Mark)> {
         self.marks
@@ -683,6 +709,13 @@ impl DirtySet {
         }
     }
 
+    /// A name came and went without the target ever hearing of it: only its directory's times tell.
+    fn times_of_parent(&mut self, path: &WirePath, now: Millis) {
+        if let Some(parent) = path.parent() {
+            self.attrib(parent, now);
+        }
+    }
+
     fn remember_move(&mut self, from: &WirePath, to: &WirePath) {
         if self.moves.len() >= MOVES_MAX
             && let Some(oldest) = self.moves.pop_front()
@@ -703,6 +736,7 @@ impl DirtySet {
             .filter(|last| !last.swap && last.from == to && last.to == from);
         match back {
             Some(last) if dir => {
+                self.respawned += 1;
                 last.swap = true;
                 self.compare(from, now);
                 self.compare(to, now);
@@ -862,6 +896,7 @@ impl DirtySet {
 
     fn collapse(&mut self, path: &WirePath, now: Millis) {
         self.collapsed += 1;
+        self.respawned += 1;
         let dir = path.parent().unwrap_or_default();
         let first = range_below(&self.marks, &dir)
             .map(|(_, mark)| mark.first)
@@ -1005,8 +1040,9 @@ mod tests {
         set.created(path("4913"), 0);
         set.written(path("4913"), 1);
         set.gone(path("4913"), 2);
+        // The directory's times have changed all the same.
+        assert_eq!(taken(&mut set, 2), ["."]);
         assert!(set.is_empty());
-        assert_eq!(set.outstanding(), 0);
     }
 
     #[test]

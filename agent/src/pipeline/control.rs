@@ -168,13 +168,15 @@ async fn wait_for_path(target: &Target, path: &WirePath) {
 }
 
 /// Waits until `is_done`, or until all that was known at the start is durable. What a comparison finds was
-/// there before it, but is known only afterwards: if there was one meanwhile, that is waited for as well.
+/// there before it, but is known only afterwards; and what is refused or was in doubt becomes new work: that
+/// is waited for as well.
 async fn wait_for(target: &Target, is_done: impl Fn(&State) -> bool) {
     let mut versions = target.versions();
-    let (mut horizon, mut comparisons) = {
-        let state = target.lock();
-        (state.dirty.horizon(), state.counts.comparisons)
+    let known = |state: &State| {
+        let news = (state.counts.comparisons, state.dirty.respawned());
+        (state.dirty.horizon(), news)
     };
+    let (mut horizon, mut news) = known(&target.lock());
     loop {
         {
             let state = target.lock();
@@ -184,10 +186,11 @@ async fn wait_for(target: &Target, is_done: impl Fn(&State) -> bool) {
                 return;
             }
             if connected && oldest.is_none_or(|seq| seq >= horizon) {
-                if state.counts.comparisons == comparisons {
+                let (next_horizon, next_news) = known(&state);
+                if next_news == news {
                     return;
                 }
-                (horizon, comparisons) = (state.dirty.horizon(), state.counts.comparisons);
+                (horizon, news) = (next_horizon, next_news);
                 continue;
             }
         }

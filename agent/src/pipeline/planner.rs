@@ -133,8 +133,11 @@ fn add_renames(target: &Target, batch: &mut Planner, renames: Vec<Rename>) {
     let mut doubtful: Vec<WirePath> = Vec::new();
     for rename in renames {
         let is_back = || matches!(target.root.stat(&rename.from), Ok(Some(_)));
-        if !rename.dir && (doubtful.contains(&rename.from) || is_back()) {
-            target.update(|state, now| state.dirty.give_back_rename(&rename, now));
+        if !rename.dir && !rename.swap && (doubtful.contains(&rename.from) || is_back()) {
+            target.update(|state, now| {
+                state.dirty.give_back_rename(&rename, now);
+                state.dirty.recent(rename.from.clone(), now);
+            });
             doubtful.extend([rename.from, rename.to]);
         } else {
             add_rename(target, batch, rename);

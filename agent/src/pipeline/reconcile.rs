@@ -17,6 +17,7 @@ use syncd_proto::tree::{DigestTree, TreeReader};
 use crate::fs::scan::{ScanProblem, SourceReader};
 use crate::logic::coalesce::{Comparison, Look, Millis, Remote};
 use crate::net::link::{Answer, Link, LinkError};
+use crate::pipeline::source::is_recent;
 use crate::pipeline::target::Target;
 
 /// Directories asked about at once.
@@ -148,11 +149,18 @@ fn mark(target: &Target, path: WirePath, difference: Difference) -> Result<(), C
                 (look, Remote::Present, Some(here))
             }
         };
-        if let Some(here) = size.filter(|here| here.kind == Kind::File && look == Look::Content) {
+        if let Some(here) = size
+            .as_ref()
+            .filter(|here| here.kind == Kind::File && look == Look::Content)
+        {
             state.counts.found_files += 1;
             state.counts.found_bytes += here.size;
         }
-        state.dirty.found(path, look, remote, now);
+        let recent = size.is_some_and(|here| here.kind == Kind::File && is_recent(here.mtime));
+        state.dirty.found(path.clone(), look, remote, now);
+        if recent && look == Look::Content {
+            state.dirty.recent(path, now);
+        }
     });
     Ok(())
 }

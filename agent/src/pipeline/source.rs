@@ -518,8 +518,8 @@ fn take_work(queue: &mut Queue) -> Option<Work> {
     None
 }
 
-/// Whether a file was written within the last second, as far as clocks can be trusted.
-fn is_recent(mtime: Mtime) -> bool {
+/// Whether a file was written so lately that it may still be open.
+pub(super) fn is_recent(mtime: Mtime) -> bool {
     let Ok(now) = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) else {
         return false;
     };

@@ -62,7 +62,7 @@ impl Applier<'_> {
         &self,
         op: &Op,
         inline: Option<&[u8]>,
-        staged: impl FnOnce(u64) -> Option<Staged>,
+        staged: impl FnOnce(u64) -> Option<Result<Staged, Refusal>>,
         sync: bool,
     ) -> Result<Prepared, Refusal> {
         check_paths(op)?;
@@ -126,7 +126,7 @@ impl Applier<'_> {
         op: &Op,
         content: &Content,
         inline: Option<&[u8]>,
-        find: impl FnOnce(u64) -> Option<Staged>,
+        find: impl FnOnce(u64) -> Option<Result<Staged, Refusal>>,
     ) -> Result<Staged, Refusal> {
         let bad = |what: &str| {
             let text = format!("cannot put {}: {what}", op.path());
@@ -142,7 +142,8 @@ impl Applier<'_> {
                 len,
                 digest,
             } => {
-                let staged = find(*transfer).ok_or_else(|| bad("its transfer is not complete"))?;
+                let staged =
+                    find(*transfer).ok_or_else(|| bad("its transfer is not complete"))??;
                 if staged.len() != *len || staged.digest() != digest {
                     return Err(bad("its transfer has another length or digest"));
                 }

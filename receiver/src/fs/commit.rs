@@ -52,29 +52,43 @@ pub fn ack_of(committed: Committed) -> Ack {
     }
 }
 
-/// Complete transfers of a session, until a commit takes them.
+/// Complete transfers of a session, until a commit takes them; and why others failed, since their commit
+/// may be under way already.
 #[derive(Debug, Default)]
-pub struct StagedMap(Mutex<HashMap<TransferId, Staged>>);
+pub struct StagedMap(Mutex<HashMap<TransferId, Result<Staged, Refusal>>>);
 
 impl StagedMap {
     /// Takes one in; `false` if there are too many that nobody committed.
     #[must_use]
     pub fn insert(&self, id: TransferId, staged: Staged, most: usize) -> bool {
-        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let fits = map.len() < most;
-        if fits {
-            map.insert(id, staged);
-        }
-        fits
+        self.put(id, Ok(staged), most)
+    }
+
+    /// Notes why one failed, if there is room.
+    pub fn refuse(&self, id: TransferId, refusal: Refusal, most: usize) {
+        self.put(id, Err(refusal), most);
     }
 
     /// Gives one away, once.
     #[must_use]
-    pub fn take(&self, id: TransferId) -> Option<Staged> {
+    pub fn take(&self, id: TransferId) -> Option<Result<Staged, Refusal>> {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&id)
+    }
+
+    fn put(&self, id: TransferId, result: Result<Staged, Refusal>, most: usize) -> bool {
+        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if map.len() >= most {
+            // What failed is only remembered for a better word.
+            map.retain(|_, known| known.is_ok());
+        }
+        let fits = map.len() < most;
+        if fits {
+            map.insert(id, result);
+        }
+        fits
     }
 }
 

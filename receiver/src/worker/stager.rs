@@ -44,6 +44,7 @@ impl Stager<'_> {
         while let Ok(message) = queue.recv() {
             consumed += payload_len(&message);
             if let Err((id, refusal)) = self.take(&mut open, message) {
+                self.complete.refuse(id, refusal.clone(), COMPLETE_MAX);
                 self.outbox.reject(Rejected::Transfer(id), refusal);
             }
             if consumed >= CREDIT_BYTES {
