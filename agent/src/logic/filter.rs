@@ -239,7 +239,7 @@ impl Filter {
 
     /// What the rules say about a path and the directories above it.
     pub fn verdict(&self, path: &WirePath, is_dir: bool, scope_of: &mut ScopeOf<'_>) -> Verdict {
-        match self.walk(path, is_dir, View::Transfer, scope_of) {
+        match self.walk(path, is_dir, |_| View::Transfer, scope_of) {
             Hit::Excluded(by, depth) => Verdict::Excluded {
                 by,
                 above: prefix(path, depth).filter(|above| above != path),
@@ -258,24 +258,31 @@ impl Filter {
             )
     }
 
-    /// Whether a name at the target must not be removed although the source has not got it. With
-    /// `in_removed_dir` the directory around it is to be removed as well.
+    /// Whether a name at the target must not be removed although the source has not got it. `removed`
+    /// is a directory above it that is to be removed as well.
     pub fn protects(
         &self,
         path: &WirePath,
         is_dir: bool,
-        in_removed_dir: bool,
+        removed: Option<&WirePath>,
         scope_of: &mut ScopeOf<'_>,
     ) -> bool {
-        let view = View::Protect {
-            dying: in_removed_dir,
+        let dying_below = removed.map_or(usize::MAX, |dir| dir.names().len());
+        let view = |depth| View::Protect {
+            dying: depth > dying_below,
         };
         let hit = self.walk(path, is_dir, view, scope_of);
         matches!(hit, Hit::Excluded(..))
     }
 
     /// Decides from the top: the first excluded directory ends it.
-    fn walk(&self, path: &WirePath, is_dir: bool, view: View, scope_of: &mut ScopeOf<'_>) -> Hit {
+    fn walk(
+        &self,
+        path: &WirePath,
+        is_dir: bool,
+        view: impl Fn(usize) -> View,
+        scope_of: &mut ScopeOf<'_>,
+    ) -> Hit {
         let mut last = Hit::Included(None);
         if self.entries.is_empty() {
             return last;
@@ -288,11 +295,7 @@ impl Filter {
             let is_last = at == depth;
             let scope = scope_of(&dir);
             let text = bytes_of(&here);
-            let view = match view {
-                View::Protect { .. } if !is_last => View::Protect { dying: false },
-                view => view,
-            };
-            last = self.decide(&text, is_dir || !is_last, view, &scope);
+            last = self.decide(&text, is_dir || !is_last, view(at), &scope);
             if let Hit::Excluded(by, _) = last {
                 return Hit::Excluded(by, at);
             }

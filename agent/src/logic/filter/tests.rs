@@ -61,7 +61,7 @@ fn sent(filter: &Filter, texts: &[(&str, &str)], name: &str) -> bool {
 }
 
 fn kept(filter: &Filter, name: &str) -> bool {
-    filter.protects(&path(name), false, false, &mut |_| Scope::default())
+    filter.protects(&path(name), false, None, &mut |_| Scope::default())
 }
 
 #[test]
@@ -124,8 +124,8 @@ fn excluded_names_are_protected_unless_the_side_says_otherwise() {
 fn perishable_rules_do_not_protect_what_is_in_a_removed_directory() {
     let filter = filter(&["-p *.o"]);
     let mut root = |_: &WirePath| Scope::default();
-    assert!(filter.protects(&path("a/b.o"), false, false, &mut root));
-    assert!(!filter.protects(&path("a/b.o"), false, true, &mut root));
+    assert!(filter.protects(&path("a/b.o"), false, None, &mut root));
+    assert!(!filter.protects(&path("a/b.o"), false, Some(&path("a")), &mut root));
 }
 
 #[test]
@@ -185,7 +185,7 @@ fn a_directory_whose_rules_cannot_be_used_is_left_alone() {
         assert!(sent(&filter, &texts, "a/"), "{text}");
         assert!(sent(&filter, &texts, "b/x"), "{text}");
         let mut scope_of = scopes(&filter, &texts);
-        assert!(filter.protects(&path("a/x"), false, true, &mut scope_of));
+        assert!(filter.protects(&path("a/x"), false, Some(&path("a")), &mut scope_of));
         let scope = scope_of(&path("a"));
         let error = scope.broken().unwrap();
         assert!(error.to_string().starts_with("a/.rules"), "{error}");
