@@ -66,6 +66,8 @@ pub struct Mark {
     /// It was seen to be gone; absence without that is looked at twice, since a rename may be on its
     /// way to us.
     pub gone: bool,
+    /// A comparison found that nothing there is protected: it may go with all that is in it.
+    pub cleared: bool,
     /// Until when a regular file that is open waits, at least.
     pub quiet_at: Millis,
     /// How many names were seen to go with it.
@@ -272,6 +274,14 @@ impl DirtySet {
             mark.weight += below;
             now
         });
+    }
+
+    /// A comparison found a name that is gone, and nothing at the target that would have to stay.
+    pub fn only_there(&mut self, path: WirePath, now: Millis) {
+        self.gone(path.clone(), now);
+        if let Some(mark) = self.marks.get_mut(&path) {
+            mark.cleared = true;
+        }
     }
 
     /// A scan or a comparison found the path to differ.
@@ -689,6 +699,7 @@ impl DirtySet {
                 open: newer.open,
                 born: mark.born && newer.born,
                 gone: newer.gone,
+                cleared: newer.cleared,
                 quiet_at: newer.quiet_at,
                 weight: mark.weight.max(newer.weight),
                 remote: newer.remote,
@@ -785,6 +796,7 @@ impl Mark {
             open: false,
             born: false,
             gone: false,
+            cleared: false,
             quiet_at: now,
             weight: 1,
             remote: Remote::Unknown,

@@ -37,7 +37,10 @@ const MERGE_DEPTH_MAX: usize = 8;
 
 /// Rules as they were written, in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Rules(Vec<(Statement, Origin)>);
+pub struct Rules {
+    list: Vec<(Statement, Origin)>,
+    base: PathBuf,
+}
 
 /// One entry of the rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,13 +101,26 @@ impl Preset {
 impl Rules {
     /// Adds an entry after the others.
     pub fn push(&mut self, statement: Statement, origin: Origin) {
-        self.0.push((statement, origin));
+        self.list.push((statement, origin));
     }
 
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.list.is_empty()
+    }
+
+    /// Takes the files that rules name from this directory, if their paths are relative.
+    #[must_use]
+    pub fn with_base(mut self, base: &Path) -> Self {
+        self.base = base.into();
+        self
+    }
+
+    /// That directory.
+    #[must_use]
+    pub fn base(&self) -> &Path {
+        &self.base
     }
 }
 
@@ -192,7 +208,7 @@ impl Filter {
     /// The first rule that cannot be used.
     pub fn compile(rules: &Rules, read: &mut ReadFile<'_>) -> Result<Self, FilterError> {
         let mut filter = Self::default();
-        for (statement, origin) in &rules.0 {
+        for (statement, origin) in &rules.list {
             filter.add_statement(statement, origin, read)?;
         }
         Ok(filter)

@@ -180,11 +180,7 @@ fn look_and_add(
             target.defer(taken, target.now() + ABSENCE_MS);
         }
         Outcome::Found(Found::Absent) if !target.delete => {
-            target.update(|state, _| {
-                state.dirty.logged(&taken.path);
-                state.dirty.arrived(&taken.path);
-                state.dirty.settle_seq(taken.mark.seq);
-            });
+            target.leave(&taken);
         }
         Outcome::Found(Found::Absent) => remove(target, batch, taken),
         Outcome::Found(found) => {
@@ -203,6 +199,16 @@ fn look_and_add(
 }
 
 fn remove(target: &Target, batch: &mut Planner, taken: Taken) {
+    let found = match what_may_go(target, &taken) {
+        MayGo::All => Found::Absent,
+        MayGo::Name => Found::AbsentName,
+        MayGo::Nothing => return target.leave(&taken),
+        MayGo::Unknown => {
+            let parent = taken.path.parent().unwrap_or_default();
+            target.update(|state, now| state.dirty.compare(parent, now));
+            return target.leave(&taken);
+        }
+    };
     let doubt = doubt_about_root(target, &taken.path);
     let verdict = target.update(|state, now| {
         match doubt {
@@ -212,8 +218,33 @@ fn remove(target: &Target, batch: &mut Planner, taken: Taken) {
         state.may_remove(taken.mark.weight, now)
     });
     match verdict {
-        Verdict::Go => batch.found(taken, Found::Absent),
+        Verdict::Go => batch.found(taken, found),
         Verdict::Held => target.defer(taken, target.now() + HELD_MS),
+    }
+}
+
+/// What may be removed of a name that the source has not got.
+enum MayGo {
+    /// With all that is in it.
+    All,
+    /// Only if nothing is in it: what is protected there is not known.
+    Name,
+    /// It is protected.
+    Nothing,
+    /// That depends on what it is.
+    Unknown,
+}
+
+fn what_may_go(target: &Target, taken: &Taken) -> MayGo {
+    let rules = &target.selection;
+    if taken.mark.cleared || !rules.may_protect() {
+        return MayGo::All;
+    }
+    let protects = |is_dir| rules.protects(&taken.path, is_dir, None);
+    match (protects(false), protects(true)) {
+        (false, false) => MayGo::Name,
+        (true, true) => MayGo::Nothing,
+        _ => MayGo::Unknown,
     }
 }
 
@@ -238,6 +269,12 @@ fn look(target: &Target, taken: &Taken) -> Outcome {
         Ok(None) => return Outcome::Found(Found::Absent),
         Err(error) => return Outcome::Failed("unreadable", describe(taken, "stat", &error)),
     };
+    if !target
+        .selection
+        .includes(&taken.path, entry.kind == Kind::Dir)
+    {
+        return Outcome::Found(Found::Absent);
+    }
     let known = taken.mark.remote != Remote::Absent && !taken.mark.born;
     if taken.mark.look == Look::Meta && known {
         return Outcome::Found(Found::Metadata {
