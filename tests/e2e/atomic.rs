@@ -138,7 +138,9 @@ fn a_file_that_editors_save_is_never_missing() {
     let size = 20_000;
     fs::write(&path, vec![b'0'; size]).expect("write");
     mirror.settle();
-    let reader = Reader::on(mirror.dst("page.html"), move |path| judge(path, size, false));
+    let reader = Reader::on(mirror.dst("page.html"), move |path| {
+        judge(path, size, false)
+    });
     for number in 0..scaled(20, 500) {
         let byte = b'a' + u8::try_from(number % 26).expect("a letter");
         vim_save(&path, &vec![byte; size]).expect("save");
@@ -193,7 +195,11 @@ fn a_path_that_changes_its_type_is_never_missing() {
     let reader = Reader::on(mirror.dst("thing"), |path| {
         let stat = fs::symlink_metadata(path).map_err(|error| error.to_string())?;
         let good = stat.file_type().is_symlink() || stat.len() == 4;
-        if good { Ok(()) } else { Err(format!("{} bytes", stat.len())) }
+        if good {
+            Ok(())
+        } else {
+            Err(format!("{} bytes", stat.len()))
+        }
     });
     for number in 0..scaled(20, 500) {
         let beside = mirror.src("beside");

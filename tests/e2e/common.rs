@@ -63,7 +63,10 @@ impl Mirror {
 
     /// The same with an agent that is not the usual one.
     #[track_caller]
-    pub(crate) fn with(sandbox: Sandbox, change: impl FnOnce(AgentBuilder) -> AgentBuilder) -> Self {
+    pub(crate) fn with(
+        sandbox: Sandbox,
+        change: impl FnOnce(AgentBuilder) -> AgentBuilder,
+    ) -> Self {
         let receiver = sandbox.receiver().start();
         let agent = change(patient(sandbox.agent(&receiver))).start();
         let mirror = Self {
@@ -128,14 +131,19 @@ pub(crate) fn assert_equal_but_links(sandbox: &Sandbox) {
 /// The same of any two trees.
 #[track_caller]
 pub(crate) fn assert_same_but_links(left: &Path, right: &Path) {
-    let [left, right] = [left, right]
-        .map(|root| Tree::scan(root, &Options::default()).expect("a tree at rest"));
+    let [left, right] =
+        [left, right].map(|root| Tree::scan(root, &Options::default()).expect("a tree at rest"));
     let found: Vec<_> = diff(&left, &right)
         .iter()
         .filter(|found| found.aspect != Aspect::HardLinks)
         .map(ToString::to_string)
         .collect();
-    assert!(found.is_empty(), "{} differences:\n{}", found.len(), found.join("\n"));
+    assert!(
+        found.is_empty(),
+        "{} differences:\n{}",
+        found.len(),
+        found.join("\n")
+    );
 }
 
 /// Tests delete most of what they made: not a reason to hold anything.
@@ -184,7 +192,11 @@ impl Said {
     pub(crate) fn expect(self, exit: Exit, parts: &[&str]) -> Self {
         assert_eq!(self.exit, exit, "{}", self.text);
         for part in parts {
-            assert!(self.text.contains(part), "{part:?} is not in: {}", self.text);
+            assert!(
+                self.text.contains(part),
+                "{part:?} is not in: {}",
+                self.text
+            );
         }
         self
     }

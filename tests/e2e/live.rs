@@ -17,7 +17,11 @@ fn cp_r() {
     let mirror = Mirror::start();
     let from = tempfile::tempdir().expect("directory");
     many_small(from.path(), scaled(60, 1000), 20, 700).expect("files");
-    tool("cp", &["-r", from.path().to_str().expect("text"), "copy"], &mirror.sandbox.src());
+    tool(
+        "cp",
+        &["-r", from.path().to_str().expect("text"), "copy"],
+        &mirror.sandbox.src(),
+    );
     mirror.settle();
 }
 
@@ -31,7 +35,11 @@ fn tar_x() {
     symlink("d00000/f00001", tree.join("link")).expect("symlink");
     tool("tar", &["cf", "archive.tar", "tree"], from.path());
     let archive = from.path().join("archive.tar");
-    tool("tar", &["xf", archive.to_str().expect("text")], &mirror.sandbox.src());
+    tool(
+        "tar",
+        &["xf", archive.to_str().expect("text")],
+        &mirror.sandbox.src(),
+    );
     mirror.settle();
 }
 
@@ -43,14 +51,23 @@ fn git_clone_and_checkout() {
     let mirror = Mirror::start();
     let from = tempfile::tempdir().expect("directory");
     let git = |args: &[&str]| {
-        let identity = ["-c", "user.name=t", "-c", "user.email=t@t", "-c", "gc.auto=0"];
+        let identity = [
+            "-c",
+            "user.name=t",
+            "-c",
+            "user.email=t@t",
+            "-c",
+            "gc.auto=0",
+        ];
         tool("git", &[&identity[..], args].concat(), from.path());
     };
     git(&["init", "-q", "-b", "main", "."]);
     for revision in 0..scaled(6, 30) {
         for file in 0..scaled(150, 2000) {
             if (file + revision) % 4 == 0 {
-                let dir = from.path().join(format!("dir{}/sub{}", (file + revision) % 9, file % 7));
+                let dir = from
+                    .path()
+                    .join(format!("dir{}/sub{}", (file + revision) % 9, file % 7));
                 fs::create_dir_all(&dir).expect("mkdir");
                 let text = format!("{file} in {revision}\n").repeat(1 + file % 40);
                 fs::write(dir.join(format!("file{file}.txt")), text).expect("write");
@@ -63,7 +80,13 @@ fn git_clone_and_checkout() {
         git(&["commit", "-q", "-m", "change"]);
         git(&["tag", &format!("v{revision}")]);
     }
-    let clone = ["clone", "-q", "--no-hardlinks", from.path().to_str().expect("text"), "clone"];
+    let clone = [
+        "clone",
+        "-q",
+        "--no-hardlinks",
+        from.path().to_str().expect("text"),
+        "clone",
+    ];
     tool("git", &clone, &mirror.sandbox.src());
     mirror.settle();
     let last = format!("v{}", scaled(6, 30) - 1);
@@ -154,7 +177,10 @@ fn a_few_blocks_of_a_large_file() {
     rewrite_random_blocks(&path, 100, 4096, 5).expect("rewrite");
     mirror.settle();
     let cost = mirror.bytes_sent() - sent;
-    assert!(cost < 100 * 4096 * 4, "{cost} bytes for 100 blocks of 4096 in {size}");
+    assert!(
+        cost < 100 * 4096 * 4,
+        "{cost} bytes for 100 blocks of 4096 in {size}"
+    );
     mirror.wait_staging_empty();
 }
 
@@ -173,19 +199,31 @@ fn an_insertion_in_a_large_file() {
     mirror.settle();
     let cost = mirror.bytes_sent() - sent;
     // The new file may have been sent under its first name before the rename; not more than once.
-    assert!(cost < content.len() as u64 * 11 / 10, "{cost} bytes of {}", content.len());
+    assert!(
+        cost < content.len() as u64 * 11 / 10,
+        "{cost} bytes of {}",
+        content.len()
+    );
     let sent = mirror.bytes_sent();
     content.splice(3_000_000..3_000_000, b"and another\n".iter().copied());
     fs::write(&path, &content).expect("write");
     mirror.settle();
     let cost = mirror.bytes_sent() - sent;
-    assert!(cost < content.len() as u64 / 8, "{cost} bytes of {}", content.len());
+    assert!(
+        cost < content.len() as u64 / 8,
+        "{cost} bytes of {}",
+        content.len()
+    );
 }
 
 #[test]
 fn a_log_that_is_never_closed() {
     let mirror = Mirror::with(Sandbox::new(), |agent| {
-        agent.arg("--hold-max-ms").arg("1000").arg("--settle-ms").arg("200")
+        agent
+            .arg("--hold-max-ms")
+            .arg("1000")
+            .arg("--settle-ms")
+            .arg("200")
     });
     let mut log = File::create(mirror.src("log")).expect("create");
     let mut content = Vec::new();
@@ -206,13 +244,23 @@ fn metadata_only() {
     symlink("nowhere", mirror.src("link")).expect("symlink");
     mirror.settle();
     let sent = mirror.bytes_sent();
-    for (name, mode) in [("d00000", 0o2770), ("d00000/f00001", 0o4711), ("d00001/f00002", 0o000), ("", 0o750)] {
+    for (name, mode) in [
+        ("d00000", 0o2770),
+        ("d00000/f00001", 0o4711),
+        ("d00001/f00002", 0o000),
+        ("", 0o750),
+    ] {
         fs::set_permissions(mirror.src(name), Permissions::from_mode(mode)).expect("chmod");
     }
     mirror.settle();
-    for (name, seconds, nanoseconds) in [("d00000/f00003", 1, 1), ("d00001", 999_999_999, 999_999_999)] {
+    for (name, seconds, nanoseconds) in [
+        ("d00000/f00003", 1, 1),
+        ("d00001", 999_999_999, 999_999_999),
+    ] {
         let time = UNIX_EPOCH + Duration::new(seconds, nanoseconds);
-        File::open(mirror.src(name)).and_then(|file| file.set_modified(time)).expect("utimes");
+        File::open(mirror.src(name))
+            .and_then(|file| file.set_modified(time))
+            .expect("utimes");
     }
     mirror.settle();
     if rustix::process::geteuid().is_root() {
@@ -395,7 +443,9 @@ fn two_agents_in_two_directories_of_a_module() {
     fs::create_dir_all(sandbox.dst().join("two")).expect("mkdir");
     let receiver = sandbox.receiver().start();
     let other = tempfile::tempdir().expect("directory");
-    let first = patient(sandbox.agent(&receiver)).destination("mirror@localhost::demo/one").start();
+    let first = patient(sandbox.agent(&receiver))
+        .destination("mirror@localhost::demo/one")
+        .start();
     let second = patient(sandbox.agent(&receiver))
         .source(other.path())
         .destination("mirror@localhost::demo/two")

@@ -35,7 +35,11 @@ fn a_certificate_that_is_not_allowed_for_the_module() {
         |sandbox| {
             sandbox.conf().module(MODULE).set("client certs", "db01");
         },
-        &["certificate not allowed", "module demo", "-> add this agent's certificate identity"],
+        &[
+            "certificate not allowed",
+            "module demo",
+            "-> add this agent's certificate identity",
+        ],
         "refused: ",
     );
 }
@@ -44,9 +48,16 @@ fn a_certificate_that_is_not_allowed_for_the_module() {
 fn a_host_that_is_not_allowed() {
     refused(
         |sandbox| {
-            sandbox.conf().module(MODULE).set("hosts allow", "192.0.2.0/24");
+            sandbox
+                .conf()
+                .module(MODULE)
+                .set("hosts allow", "192.0.2.0/24");
         },
-        &["host not allowed", "access denied to demo", "-> add this machine to the module's `hosts allow`"],
+        &[
+            "host not allowed",
+            "access denied to demo",
+            "-> add this machine to the module's `hosts allow`",
+        ],
         "refused: ",
     );
 }
@@ -55,7 +66,10 @@ fn a_host_that_is_not_allowed() {
 fn a_wrong_password() {
     refused(
         |sandbox| write_private(&sandbox.password_file(), "wrong\n").expect("password"),
-        &["auth failed on module demo", "-> check user and password file"],
+        &[
+            "auth failed on module demo",
+            "-> check user and password file",
+        ],
         "password mismatch",
     );
 }
@@ -87,8 +101,14 @@ fn a_module_whose_path_is_missing() {
 fn a_module_nobody_knows() {
     let sandbox = Sandbox::new();
     let receiver = sandbox.receiver().start();
-    let agent = sandbox.agent(&receiver).destination("mirror@localhost::Demo");
-    let told = ["unknown module", "'Demo'", "-> check the module's name (case counts)"];
+    let agent = sandbox
+        .agent(&receiver)
+        .destination("mirror@localhost::Demo");
+    let told = [
+        "unknown module",
+        "'Demo'",
+        "-> check the module's name (case counts)",
+    ];
     once(&sandbox, &agent, "sync").expect(code::FAILED, &told);
     receiver.wait_line(LONG, "refused: ");
     assert_untouched(&sandbox);
@@ -106,10 +126,18 @@ fn no_password_where_one_is_wanted() {
 #[test]
 fn a_second_writer_is_told_who_the_first_is() {
     let mirror = Mirror::start();
-    let second = mirror.sandbox.authority().issue_agent("second").expect("certificate");
+    let second = mirror
+        .sandbox
+        .authority()
+        .issue_agent("second")
+        .expect("certificate");
     let agent = mirror.sandbox.agent(&mirror.receiver).identity(&second);
     // Not its own certificate: the one of who is there already.
-    let told = ["another writer is connected", "agent/agent", "-> stop the other writer"];
+    let told = [
+        "another writer is connected",
+        "agent/agent",
+        "-> stop the other writer",
+    ];
     once(&mirror.sandbox, &agent, "sync").expect(code::FAILED, &told);
     mirror.receiver.wait_line(LONG, "writes here already");
     // The first one is not disturbed.
@@ -155,7 +183,10 @@ fn strangers_on_the_port() {
     let receiver = sandbox.receiver().start();
     for (words, logged) in [
         (&b"@RSYNCD: 32.0 sha512 sha256\n"[..], "an rsync client"),
-        (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", "an HTTP client"),
+        (
+            b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            "an HTTP client",
+        ),
         (b"SSH-2.0-OpenSSH_9.9\r\n", "an SSH client"),
         (b"\0\x01\x02 something else", "not TLS"),
     ] {
@@ -213,9 +244,15 @@ impl Drop for SmallDisk {
 fn may_mount() -> bool {
     let dir = tempfile::tempdir().expect("directory");
     let mut command = Command::new("mount");
-    command.args(["-t", "tmpfs", "-o", "size=64k", "syncd-tests"]).arg(dir.path());
+    command
+        .args(["-t", "tmpfs", "-o", "size=64k", "syncd-tests"])
+        .arg(dir.path());
     let mounted = command.output().is_ok_and(|output| output.status.success());
-    mounted && Command::new("umount").arg(dir.path()).status().is_ok_and(|status| status.success())
+    mounted
+        && Command::new("umount")
+            .arg(dir.path())
+            .status()
+            .is_ok_and(|status| status.success())
 }
 
 #[test]
@@ -230,7 +267,10 @@ fn a_full_disk_is_said_and_waited_for() {
     fs::create_dir(sandbox.dst().join("mirror")).expect("mkdir");
     fs::write(sandbox.dst().join("ballast"), noise(6 << 20, 1)).expect("ballast");
     let receiver = sandbox.receiver().start();
-    let agent = sandbox.agent(&receiver).destination("mirror@localhost::demo/mirror").start();
+    let agent = sandbox
+        .agent(&receiver)
+        .destination("mirror@localhost::demo/mirror")
+        .start();
     fs::write(sandbox.src().join("small"), "fits").expect("write");
     fs::write(sandbox.src().join("large"), noise(4 << 20, 2)).expect("write");
     wait_until(LONG, "the status says what is wrong", || {
@@ -252,15 +292,23 @@ fn a_full_disk_is_said_and_waited_for() {
 }
 
 fn says_no_space(target: &Value) -> bool {
-    let told = |text: &Value| text.as_str().is_some_and(|text| text.to_lowercase().contains("no space"));
+    let told = |text: &Value| {
+        text.as_str()
+            .is_some_and(|text| text.to_lowercase().contains("no space"))
+    };
     let failed = target["failed"].as_array().is_some_and(|failed| {
-        failed.iter().any(|failed| told(&failed["code"]) || told(&failed["text"]))
+        failed
+            .iter()
+            .any(|failed| told(&failed["code"]) || told(&failed["text"]))
     });
     failed || told(&target["last_error"]["text"])
 }
 
 fn status_command(sandbox: &Sandbox, agent: &syncd_tests::Agent) -> Said {
     let mut command = Command::new(&syncd_tests::Binaries::locate().agent);
-    command.arg("status").arg("--control").arg(agent.control().path());
+    command
+        .arg("status")
+        .arg("--control")
+        .arg(agent.control().path());
     run(sandbox, &mut command)
 }

@@ -7,12 +7,13 @@ use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps};
+use syncd_tests::Sandbox;
 use syncd_tests::tree::{Options, Tree, diff};
 use syncd_tests::workload::{Workload, many_small};
-use syncd_tests::Sandbox;
 
 use crate::common::{
-    LONG, Mirror, assert_equal_but_links, code, noise, once, patient, scaled, target_of, tool, wait_staging_empty,
+    LONG, Mirror, assert_equal_but_links, code, noise, once, patient, scaled, target_of, tool,
+    wait_staging_empty,
 };
 
 /// Sets a time before 1970 or after 2038 just as well.
@@ -95,7 +96,19 @@ fn odd_tree(root: &Path) {
 }
 
 fn sizes(root: &Path) {
-    for size in [0, 1, 4095, 4096, 4097, 65_536, 131_071, 131_072, 131_073, 300_000, 9 << 20] {
+    for size in [
+        0,
+        1,
+        4095,
+        4096,
+        4097,
+        65_536,
+        131_071,
+        131_072,
+        131_073,
+        300_000,
+        9 << 20,
+    ] {
         fs::write(root.join(format!("size-{size}")), noise(size, size as u64)).expect("size");
     }
     fs::write(root.join("zeros"), vec![0; 1 << 20]).expect("zeros");
@@ -103,7 +116,9 @@ fn sizes(root: &Path) {
     sparse.write_all_at(b"start", 0).expect("write");
     sparse.write_all_at(b"middle", 40 << 20).expect("write");
     sparse.set_len(64 << 20).expect("length");
-    File::create(root.join("only-a-hole")).and_then(|file| file.set_len(5 << 20)).expect("hole");
+    File::create(root.join("only-a-hole"))
+        .and_then(|file| file.set_len(5 << 20))
+        .expect("hole");
 }
 
 /// Special files and other people's.
@@ -111,7 +126,11 @@ fn as_root(root: &Path) {
     let fifo = root.join("fifo");
     let mode = Mode::from_raw_mode(0o640);
     rustix::fs::mknodat(CWD, &fifo, FileType::Fifo, mode, 0).expect("fifo");
-    for (name, uid, gid) in [("setuid", 1234, 2345), ("dangling", 65_534, 1), ("empty", 7, 8)] {
+    for (name, uid, gid) in [
+        ("setuid", 1234, 2345),
+        ("dangling", 65_534, 1),
+        ("empty", 7, 8),
+    ] {
         std::os::unix::fs::lchown(root.join(name), Some(uid), Some(gid)).expect("chown");
     }
     // A change of owner takes these bits away.
@@ -120,7 +139,9 @@ fn as_root(root: &Path) {
 
 /// A part of a tree that every machine has.
 fn copy_of_real_files(root: &Path) {
-    let found = ["/usr/include", "/usr/lib/python3", "/etc"].into_iter().find(|dir| Path::new(dir).is_dir());
+    let found = ["/usr/include", "/usr/lib/python3", "/etc"]
+        .into_iter()
+        .find(|dir| Path::new(dir).is_dir());
     let from = found.expect("a real tree");
     let parts = fs::read_dir(from).expect("list");
     let mut parts: Vec<PathBuf> = parts.map(|entry| entry.expect("entry").path()).collect();
@@ -142,8 +163,13 @@ fn an_odd_tree_arrives_as_it_is() {
     wait_staging_empty(&sandbox);
     use std::os::unix::fs::MetadataExt;
     for name in ["sparse", "only-a-hole"] {
-        let blocks = fs::metadata(sandbox.dst().join(name)).expect("stat").blocks();
-        assert!(blocks * 512 < 2 << 20, "{name} is not sparse: {blocks} blocks");
+        let blocks = fs::metadata(sandbox.dst().join(name))
+            .expect("stat")
+            .blocks();
+        assert!(
+            blocks * 512 < 2 << 20,
+            "{name} is not sparse: {blocks} blocks"
+        );
     }
     once(&sandbox, &sandbox.agent(&receiver), "verify").expect(code::DONE, &["identical"]);
 }
@@ -182,8 +208,12 @@ fn a_real_tree_arrives_as_it_is() {
 #[test]
 fn a_running_agent_begins_with_what_is_there_and_what_is_not() {
     let sandbox = Sandbox::new();
-    Workload::new(sandbox.src(), 1).and_then(|mut work| work.run(300)).expect("source");
-    Workload::new(sandbox.dst(), 2).and_then(|mut work| work.run(300)).expect("destination");
+    Workload::new(sandbox.src(), 1)
+        .and_then(|mut work| work.run(300))
+        .expect("source");
+    Workload::new(sandbox.dst(), 2)
+        .and_then(|mut work| work.run(300))
+        .expect("destination");
     let mirror = Mirror::of(sandbox);
     mirror.wait_staging_empty();
 }
@@ -200,7 +230,9 @@ fn nothing_changed_costs_little() {
     for _ in 0..2 {
         let running = agent.start();
         running.wait_synced(LONG);
-        let sent = target_of(&running)["bytes_sent"].as_u64().expect("bytes_sent");
+        let sent = target_of(&running)["bytes_sent"]
+            .as_u64()
+            .expect("bytes_sent");
         assert!(sent < 10_000, "{sent} bytes for nothing");
         running.terminate(LONG);
     }
@@ -237,7 +269,12 @@ fn a_dry_run_lists_and_changes_nothing() {
     fs::write(sandbox.dst().join("extra"), "extra").expect("write");
     let before = Tree::scan(sandbox.dst(), &Options::default()).expect("tree");
     let dry = agent.clone().arg("--dry-run");
-    let told = ["create file new\n", "create directory dir\n", "update same (", "remove file extra\n"];
+    let told = [
+        "create file new\n",
+        "create directory dir\n",
+        "update same (",
+        "remove file extra\n",
+    ];
     once(&sandbox, &dry, "sync").expect(code::DIFFERENT, &told);
     let after = Tree::scan(sandbox.dst(), &Options::default()).expect("tree");
     assert_eq!(diff(&before, &after), []);
@@ -258,7 +295,11 @@ fn verify_finds_a_byte_that_changed_silently() {
         let path = sandbox.dst().join(name);
         let times = Tree::scan(sandbox.dst(), &Options::default()).expect("tree");
         let (seconds, nanoseconds) = times.entry(name).expect("entry").mtime;
-        let file = File::options().read(true).write(true).open(&path).expect("open");
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .open(&path)
+            .expect("open");
         let mut byte = [0];
         file.read_exact_at(&mut byte, 200).expect("read");
         file.write_all_at(&[byte[0] ^ 1], 200).expect("write");
@@ -299,7 +340,9 @@ fn a_directory_of_the_module_is_a_place_of_its_own() {
     fs::write(sandbox.dst().join("hosts/other"), "not ours").expect("write");
     odd_tree(&sandbox.src());
     let receiver = sandbox.receiver().start();
-    let agent = sandbox.agent(&receiver).destination("mirror@localhost::demo/hosts/web01");
+    let agent = sandbox
+        .agent(&receiver)
+        .destination("mirror@localhost::demo/hosts/web01");
     once(&sandbox, &agent, "sync").expect(code::DONE, &["identical"]);
     syncd_tests::sandbox::wait_equal(
         &sandbox.src(),
@@ -307,5 +350,8 @@ fn a_directory_of_the_module_is_a_place_of_its_own() {
         &Options::default(),
         std::time::Duration::ZERO,
     );
-    assert_eq!(fs::read(sandbox.dst().join("hosts/other")).expect("read"), b"not ours");
+    assert_eq!(
+        fs::read(sandbox.dst().join("hosts/other")).expect("read"),
+        b"not ours"
+    );
 }

@@ -25,7 +25,13 @@ fn refused_receiver(request: Request, told: &[&str], logged: &str) {
     let mut sandbox = Sandbox::new();
     let request = request.file_stem("odd");
     sandbox.authority().issue(&request).expect("certificate");
-    let at = |end: &str| sandbox.certs().join(format!("odd.{end}")).display().to_string();
+    let at = |end: &str| {
+        sandbox
+            .certs()
+            .join(format!("odd.{end}"))
+            .display()
+            .to_string()
+    };
     let (cert, key) = (at("pem"), at("key"));
     let globals = sandbox.conf().globals();
     globals.set("tls cert file", cert).set("tls key file", key);
@@ -102,7 +108,10 @@ fn a_client_certificate_that_has_expired_or_is_for_servers() {
     for (request, logged) in [
         (Request::agent("late").validity(Validity::Expired), "xpired"),
         (Request::agent("early").validity(Validity::NotYet), "alid"),
-        (Request::agent("server-like").role(Role::Server), "key usage"),
+        (
+            Request::agent("server-like").role(Role::Server),
+            "key usage",
+        ),
     ] {
         let issued = issue(&sandbox, &request);
         fake::expect_no_session(&sandbox, receiver.port(), &issued);
@@ -120,7 +129,10 @@ fn a_revoked_agent_certificate() {
     sandbox.conf().globals().set("tls crl file", list.display());
     let receiver = sandbox.receiver().start();
     let agent = sandbox.agent(&receiver).identity(&issued);
-    let told = ["the receiver refused our certificate as revoked", "-> have a new"];
+    let told = [
+        "the receiver refused our certificate as revoked",
+        "-> have a new",
+    ];
     once(&sandbox, &agent, "sync").expect(code::FAILED, &told);
     receiver.wait_line(LONG, "evoked");
     assert_untouched(&sandbox);
@@ -146,21 +158,31 @@ fn an_agent_that_trusts_another_authority() {
 #[test]
 fn an_expired_receiver_certificate() {
     let request = Request::server(&[""; 0]).validity(Validity::Expired);
-    let told = ["the receiver's certificate expired on 2", "-> have the receiver's certificate renewed"];
+    let told = [
+        "the receiver's certificate expired on 2",
+        "-> have the receiver's certificate renewed",
+    ];
     refused_receiver(request, &told, "closed: ");
 }
 
 #[test]
 fn a_receiver_certificate_of_another_host() {
     let request = Request::server(&[""; 0]).names(&["backup.example"]);
-    let told = ["is for ", "backup.example, not for ", "-> use a name that is in it"];
+    let told = [
+        "is for ",
+        "backup.example, not for ",
+        "-> use a name that is in it",
+    ];
     refused_receiver(request, &told, "closed: ");
 }
 
 #[test]
 fn a_receiver_with_a_certificate_for_agents() {
     let request = Request::server(&[""; 0]).role(Role::Agent);
-    let told = ["the receiver's certificate is not for servers", "-> have it issued for server"];
+    let told = [
+        "the receiver's certificate is not for servers",
+        "-> have it issued for server",
+    ];
     refused_receiver(request, &told, "closed: ");
 }
 
@@ -170,11 +192,16 @@ fn a_running_agent_says_failed_until_somebody_acts() {
     let sandbox = Sandbox::new();
     std::fs::write(sandbox.src().join("file"), "content").expect("write");
     let receiver = sandbox.receiver().start();
-    let issued = other_authority(&sandbox).issue_agent("agent").expect("certificate");
+    let issued = other_authority(&sandbox)
+        .issue_agent("agent")
+        .expect("certificate");
     let agent = sandbox.agent(&receiver).identity(&issued).start();
     syncd_tests::wait_until(LONG, "the status says refused", || {
         let target = crate::common::target_of(&agent);
-        target["state"] == "refused" && target["last_error"]["text"].as_str().is_some_and(|text| text.contains("the receiver refused our certificate"))
+        target["state"] == "refused"
+            && target["last_error"]["text"]
+                .as_str()
+                .is_some_and(|text| text.contains("the receiver refused our certificate"))
     });
     let status = agent.control().status().expect("status");
     assert_eq!(status["verdict"], "failed");
