@@ -2,15 +2,17 @@
 
 use std::ffi::OsString;
 use std::num::{NonZeroU16, NonZeroU64};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand};
 
 use crate::error::Fatal;
 use crate::logic::config::{
     AccessOptions, Backend, Config, LogFormat, LogLevel, MaxDelete, SourceOptions,
 };
+use crate::logic::filter::{Origin, Preset, Rules, Statement};
 use crate::logic::target::Target;
 
 /// Mirrors a directory tree to syncd-recv as it changes.
@@ -47,6 +49,9 @@ pub enum Command {
     Approve(HeldArgs),
     /// Drop held deletes
     Reject(HeldArgs),
+    /// Ask about filter rules
+    #[command(subcommand)]
+    Filter(FilterCommand),
     /// List the modules of a receiver that this agent may see
     Modules(ModulesArgs),
 }
@@ -58,7 +63,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "source")]
     pub config: Option<PathBuf>,
     /// Directory to mirror; what is in it goes to the destination
-    #[arg(value_name = "SRC", requires = "dest")]
+    #[arg(value_name = "SRC")]
     pub source: Option<PathBuf>,
     /// Where to: [USER@]HOST::MODULE[/DIR] or syncd://[USER@]HOST[:PORT]/MODULE[/DIR]
     #[arg(value_name = "DEST")]
@@ -120,6 +125,135 @@ pub struct SourceArgs {
     /// Hold deletes above this: a share like 50%, a number, or unlimited
     #[arg(long, value_name = "LIMIT", value_parser = max_delete)]
     pub max_delete: Option<MaxDelete>,
+    /// What takes part.
+    #[command(flatten)]
+    pub rules: RuleArgs,
+}
+
+/// Filter rules, in the order of the command line, as with rsync.
+#[derive(Debug, Clone, Default)]
+pub struct RuleArgs(Rules);
+
+/// An option whose values are rules.
+struct RuleOption {
+    id: &'static str,
+    long: &'static str,
+    value: &'static str,
+    help: &'static str,
+    statement: fn(OsString) -> Option<Statement>,
+}
+
+const RULE_OPTIONS: [RuleOption; 6] = [
+    RuleOption {
+        id: "rules-exclude",
+        long: "exclude",
+        value: "PATTERN",
+        help: "Leave out what matches, and leave it alone at the destination",
+        statement: |text| Some(Statement::Exclude(text.into_vec())),
+    },
+    RuleOption {
+        id: "rules-include",
+        long: "include",
+        value: "PATTERN",
+        help: "Take what matches, whatever later rules say",
+        statement: |text| Some(Statement::Include(text.into_vec())),
+    },
+    RuleOption {
+        id: "rules-filter",
+        long: "filter",
+        value: "RULE",
+        help: "Add a rule in rsync's filter language, such as '- *.o' or ': .rsync-filter'",
+        statement: |text| Some(Statement::Filter(text.into_vec())),
+    },
+    RuleOption {
+        id: "rules-exclude-from",
+        long: "exclude-from",
+        value: "FILE",
+        help: "Read patterns to leave out from a file",
+        statement: |text| Some(Statement::ExcludeFrom(text.into())),
+    },
+    RuleOption {
+        id: "rules-include-from",
+        long: "include-from",
+        value: "FILE",
+        help: "Read patterns to take from a file",
+        statement: |text| Some(Statement::IncludeFrom(text.into())),
+    },
+    RuleOption {
+        id: "rules-preset",
+        long: "preset",
+        value: "NAME",
+        help: "Leave out what is known by a name: editor-temp",
+        statement: |text| {
+            let found = Preset::NAMES.iter().find(|(name, _)| text == *name);
+            found.map(|&(_, preset)| Statement::Preset(preset))
+        },
+    },
+];
+
+impl Args for RuleArgs {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        RULE_OPTIONS.iter().fold(command, |command, option| {
+            let arg = clap::Arg::new(option.id)
+                .long(option.long)
+                .value_name(option.value)
+                .help(option.help)
+                .action(ArgAction::Append)
+                .allow_hyphen_values(true)
+                .value_parser(clap::value_parser!(OsString));
+            command.arg(arg)
+        })
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for RuleArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut found = Vec::new();
+        for option in &RULE_OPTIONS {
+            let values = matches.get_many::<OsString>(option.id).unwrap_or_default();
+            let places = matches.indices_of(option.id).unwrap_or_default();
+            for (place, value) in places.zip(values) {
+                let statement = (option.statement)(value.clone()).ok_or_else(|| {
+                    let text = format!("--{}: {value:?} is not known\n", option.long);
+                    clap::Error::raw(ErrorKind::InvalidValue, text)
+                })?;
+                found.push((place, statement, option.long));
+            }
+        }
+        found.sort_by_key(|(place, ..)| *place);
+        let mut rules = Rules::default();
+        for (_, statement, long) in found {
+            rules.push(statement, Origin::option(&format!("--{long}")));
+        }
+        Ok(Self(rules))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// Arguments of `filter explain`.
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// Path below a source, absolute or from the source; a trailing / says that it is a directory
+    #[arg(value_name = "PATH")]
+    pub path: PathBuf,
+    /// What would be mirrored, as for `run`.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// What to ask about filter rules.
+#[derive(Debug, Subcommand)]
+pub enum FilterCommand {
+    /// Say whether a path takes part, and by which rule: exit 0 if it does, 1 if not
+    Explain(ExplainArgs),
 }
 
 /// How to connect.
@@ -226,6 +360,13 @@ impl SourceArgs {
             || self.hold_max_ms.is_some()
             || self.backend.is_some()
             || self.max_delete.is_some()
+            || !self.rules.0.is_empty()
+    }
+
+    /// The filter rules alone.
+    #[must_use]
+    pub fn into_rules(self) -> Rules {
+        self.rules.0
     }
 
     fn options(self, path: PathBuf) -> SourceOptions {
@@ -236,6 +377,7 @@ impl SourceArgs {
             hold_max_ms: self.hold_max_ms,
             backend: self.backend,
             max_delete: self.max_delete,
+            rules: self.rules.0,
         }
     }
 }
@@ -337,6 +479,29 @@ mod tests {
     #[test]
     fn the_arguments_do_not_contradict_each_other() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn rules_keep_the_order_of_the_command_line() {
+        let line = "syncd-agent sync /d h::m --include a --exclude *.o --filter=-_b --include c \
+                    --exclude-from f --preset editor-temp";
+        let Command::Sync(args) = Cli::parse_from(line.split_whitespace()).command else {
+            panic!("not sync");
+        };
+        let mut wanted = Rules::default();
+        for (statement, long) in [
+            (Statement::Include(b"a".to_vec()), "--include"),
+            (Statement::Exclude(b"*.o".to_vec()), "--exclude"),
+            (Statement::Filter(b"-_b".to_vec()), "--filter"),
+            (Statement::Include(b"c".to_vec()), "--include"),
+            (Statement::ExcludeFrom("f".into()), "--exclude-from"),
+            (Statement::Preset(Preset::EditorTemp), "--preset"),
+        ] {
+            wanted.push(statement, Origin::option(long));
+        }
+        assert_eq!(args.line.source_args.into_rules(), wanted);
+        let bad = ["syncd-agent", "sync", "/d", "h::m", "--preset", "x"];
+        assert!(Cli::try_parse_from(bad).is_err());
     }
 
     #[test]

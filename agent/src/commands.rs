@@ -1,5 +1,7 @@
 //! Carries out a command line: joins arguments, files, the control socket and the pipeline.
 
+mod explain;
+
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write};
@@ -18,7 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
-use crate::cli::{Cli, Command, ControlArgs, ModulesArgs, RunArgs};
+use crate::cli::{Cli, Command, ControlArgs, FilterCommand, ModulesArgs, RunArgs};
 use crate::control::protocol::{self, Reply};
 use crate::control::{self, ControlServer, client, render};
 use crate::error::{EXIT_FAILED, EXIT_USAGE, Fatal};
@@ -107,6 +109,7 @@ fn execute(cli: Cli) -> Result<u8, Fatal> {
         }
         Command::Approve(args) => done(&args.agent, &protocol::Command::Approve { id: args.id }),
         Command::Reject(args) => done(&args.agent, &protocol::Command::Reject { id: args.id }),
+        Command::Filter(FilterCommand::Explain(args)) => explain::run(args),
         Command::Modules(args) => modules(args),
     }
 }

@@ -8,6 +8,7 @@ use crate::control::ControlError;
 use crate::fs::credentials::ReadPemError;
 use crate::fs::password::PasswordFileError;
 use crate::logic::config::ConfigError;
+use crate::logic::filter::FilterError;
 use crate::logic::target::TargetError;
 use crate::net::handshake::ConnectError;
 use crate::net::tls::TlsSetupError;
@@ -53,6 +54,8 @@ pub enum Fatal {
     Source(PathBuf, io::Error),
     /// Trees that could not be compared.
     Compare(CompareError),
+    /// A filter rule that cannot be used.
+    Filter(FilterError),
     /// No threads, no signals, no output.
     System(io::Error),
 }
@@ -65,7 +68,9 @@ impl Fatal {
             Self::Usage(_) | Self::Target(_) => EXIT_USAGE,
             Self::ReadConfig(..) | Self::ReadPem(_) | Self::Source(..) => EXIT_NO_INPUT,
             Self::Config(None, _) => EXIT_USAGE,
-            Self::Config(Some(_), _) | Self::Tls(_) | Self::Password(_) => EXIT_CONFIG,
+            Self::Config(Some(_), _) | Self::Tls(_) | Self::Password(_) | Self::Filter(_) => {
+                EXIT_CONFIG
+            }
             Self::Control(_) => EXIT_UNAVAILABLE,
             Self::Answered(..) | Self::Connect(_) | Self::Compare(_) => EXIT_FAILED,
             Self::System(_) => EXIT_SOFTWARE,
@@ -81,6 +86,7 @@ impl Fatal {
             Self::ReadPem(error) => Some(error.hint()),
             Self::Tls(error) => Some(error.hint().into()),
             Self::Password(error) => Some(error.hint()),
+            Self::Filter(error) => Some(error.hint.clone()),
             Self::Control(error) => Some(error.hint().into()),
             Self::Answered(_, hint) => hint.clone(),
             Self::Connect(error) => Some(error.hint().into()),
@@ -109,6 +115,7 @@ impl fmt::Display for Fatal {
             Self::Connect(error) => write!(f, "{error}"),
             Self::Source(path, error) => write!(f, "source {}: {error}", path.display()),
             Self::Compare(error) => write!(f, "{error}"),
+            Self::Filter(error) => write!(f, "{error}"),
             Self::System(error) => write!(f, "{error}"),
         }
     }
@@ -130,6 +137,7 @@ fatal_from!(
     Tls(TlsSetupError),
     Password(PasswordFileError),
     Control(ControlError),
+    Filter(FilterError),
     Connect(ConnectError),
     System(io::Error),
 );

@@ -9,7 +9,7 @@ use libfuzzer_sys::fuzz_target;
 use syncd_recv::logic::hosts::{
     PeerAddr, Resolver, Rules, Verdict, client_name, decide, trap, words,
 };
-use syncd_recv::logic::wildmatch::{Case, matches};
+use syncd_proto::wildmatch::{Case, matches};
 
 #[derive(Debug, Arbitrary)]
 struct Input<'a> {

@@ -16,6 +16,7 @@
 //! | [`auth`] | the password challenge |
 //! | [`merkle`], [`tree`] | directory digests, for reconcile and verify |
 //! | [`delta`] | two-tier delta |
+//! | [`wildmatch`] | rsync's wildcards, which both programs' configurations use |
 //! | [`exchange`] | both sides of a session, one step at a time |
 //!
 //! Invariants: a decoded value is valid (no path that climbs, no nanosecond above 999,999,999, no list
@@ -38,6 +39,7 @@ pub mod op;
 pub mod path;
 pub mod reject;
 pub mod tree;
+pub mod wildmatch;
 
 /// ALPN protocol name; a TLS peer that does not offer it is not one of ours.
 pub const ALPN: &[u8] = b"syncd/1";

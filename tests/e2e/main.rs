@@ -5,6 +5,7 @@
 mod atomic;
 mod common;
 mod fake;
+mod filter;
 mod kill;
 mod live;
 mod refuse;

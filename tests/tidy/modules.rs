@@ -66,12 +66,20 @@ fn follow(start: PathBuf, reached: &mut BTreeSet<PathBuf>) {
 /// Where the modules in files of their own are, below the directory of this one: an inline module adds
 /// its name.
 fn named(code: &str) -> Vec<PathBuf> {
-    let spaced = code.replace(';', " ; ").replace('{', " { ").replace('}', " } ");
+    let spaced = code
+        .replace(';', " ; ")
+        .replace('{', " { ")
+        .replace('}', " } ");
     let words: Vec<_> = spaced.split_whitespace().collect();
     let mut found = Vec::new();
     let mut open: Vec<Option<&str>> = Vec::new();
     for (index, word) in words.iter().enumerate() {
-        let before = |back| index.checked_sub(back).and_then(|at| words.get(at)).copied();
+        let before = |back| {
+            index
+                .checked_sub(back)
+                .and_then(|at| words.get(at))
+                .copied()
+        };
         let module = before(1).filter(|_| before(2) == Some("mod"));
         match *word {
             "{" => open.push(module),

@@ -7,6 +7,7 @@
 //! | [`scan`] | directory listings and the walk that digests are built from |
 //! | [`read`] | stable reads: the file did not change underneath, or the read says so |
 //! | [`watch`] | change detection over inotify |
+//! | [`rules`] | files of filter rules |
 //! | [`credentials`], [`password`] | certificate, key and password files |
 //!
 //! Nothing here decides what a change means. A path that is gone is an answer (`None`, `Gone`), not a
@@ -16,5 +17,6 @@ pub mod credentials;
 pub mod password;
 pub mod read;
 pub mod root;
+pub mod rules;
 pub mod scan;
 pub mod watch;

@@ -77,6 +77,8 @@ pub struct Mark {
     /// It was seen to be gone; absence without that is looked at twice, since a rename may be on its
     /// way to us.
     pub gone: bool,
+    /// A comparison found that nothing there is protected: it may go with all that is in it.
+    pub cleared: bool,
     /// Until when a regular file that is open waits, at least.
     pub quiet_at: Millis,
     /// How many names were seen to go with it.
@@ -340,6 +342,14 @@ impl DirtySet {
         let burst = self.bursts.get(&path.parent()?)?;
         let until = (burst.last + BURST_QUIET_MS).min(burst.first + BURST_MAX_MS);
         (burst.count >= BURST_COUNT && now < until).then_some(until)
+    }
+
+    /// A comparison found a name that is gone, and nothing at the target that would have to stay.
+    pub fn only_there(&mut self, path: WirePath, now: Millis) {
+        self.gone(path.clone(), now);
+        if let Some(mark) = self.marks.get_mut(&path) {
+            mark.cleared = true;
+        }
     }
 
     /// A scan or a comparison found the path to differ.
@@ -834,6 +844,7 @@ impl DirtySet {
                 open: newer.open,
                 born: mark.born && newer.born,
                 gone: newer.gone,
+                cleared: newer.cleared,
                 quiet_at: newer.quiet_at,
                 weight: mark.weight.max(newer.weight),
                 witnessed: mark.witnessed || newer.witnessed,
@@ -933,6 +944,7 @@ impl Mark {
             open: false,
             born: false,
             gone: false,
+            cleared: false,
             quiet_at: now,
             weight: 1,
             witnessed: false,

@@ -11,6 +11,7 @@ use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::logic::filter::Rules;
 use crate::logic::target::Target;
 
 /// Quiet time after which a file that is still open counts as settled, unless said otherwise.
@@ -114,6 +115,8 @@ pub struct Source {
     pub backend: Backend,
     /// When deletes are held.
     pub max_delete: MaxDelete,
+    /// What takes part.
+    pub rules: Rules,
     /// At least one.
     pub targets: Vec<TargetConfig>,
 }
@@ -231,6 +234,8 @@ pub struct SourceOptions {
     pub backend: Option<Backend>,
     /// `max_delete`
     pub max_delete: Option<MaxDelete>,
+    /// `filter`, `include`, `exclude`, ..., in their order
+    pub rules: Rules,
 }
 
 impl SourceOptions {
@@ -260,6 +265,7 @@ impl SourceOptions {
             hold_max: Duration::from_millis(hold_max_ms),
             backend: self.backend.unwrap_or(Backend::Auto),
             max_delete: self.max_delete.unwrap_or_default(),
+            rules: self.rules,
             targets,
         })
     }

@@ -4,6 +4,7 @@ pub mod backoff;
 pub mod brake;
 pub mod coalesce;
 pub mod config;
+pub mod filter;
 pub mod outbox;
 pub mod password;
 pub mod plan;

@@ -29,6 +29,8 @@ const BATCH_BODY_BYTES: usize = limits::BODY_BYTES_MAX / 2;
 pub enum Found {
     /// Nothing.
     Absent,
+    /// Nothing, and at the target it may only go if nothing is in it.
+    AbsentName,
     /// A directory.
     Dir(Meta),
     /// A symlink.
@@ -163,11 +165,9 @@ impl Planner {
         let path = WirePath::clone(&taken.path);
         let metadata_only = matches!(found, Found::Metadata { .. });
         let op = match found {
-            Found::Absent => {
-                let op = Op::Remove {
-                    path,
-                    recursive: true,
-                };
+            Found::Absent | Found::AbsentName => {
+                let recursive = found == Found::Absent;
+                let op = Op::Remove { path, recursive };
                 self.count(&op);
                 self.touch(&taken.path);
                 self.removes.push((op, Cause::Path(taken)));

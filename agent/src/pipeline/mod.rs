@@ -17,10 +17,12 @@ pub mod delta;
 pub mod oneshot;
 pub mod planner;
 pub mod reconcile;
+pub mod selection;
 pub mod session;
 pub mod source;
 mod status;
 pub mod stop;
+mod sweep;
 pub mod target;
 
 use std::sync::Arc;
@@ -39,6 +41,7 @@ use crate::fs::watch::Backend;
 use crate::logic::brake::{Brake, DeleteLimit};
 use crate::logic::coalesce::Settle;
 use crate::logic::config::{self, Config, TargetConfig};
+use crate::pipeline::selection::Selection;
 use crate::pipeline::session::Access;
 use crate::pipeline::source::Source;
 use crate::pipeline::stop::Stop;
@@ -85,6 +88,7 @@ fn prepare_source(source: &config::Source, started: Instant) -> Result<Mirror, F
     let root = SourceRoot::open(&source.path)
         .map_err(|error| Fatal::Source(source.path.clone(), error))?;
     let root = Arc::new(root);
+    let selection = Arc::new(Selection::new(&source.rules, root.clone())?);
     let settle = Settle {
         settle_ms: source.settle.as_millis() as u64,
         hold_max_ms: source.hold_max.as_millis() as u64,
@@ -100,7 +104,14 @@ fn prepare_source(source: &config::Source, started: Instant) -> Result<Mirror, F
     for config in &source.targets {
         let access = Arc::new(prepare_access(config)?);
         let name = config.to.to_string();
-        let target = Target::new(name, root.clone(), settle, Brake::new(limit), started);
+        let target = Target::new(
+            name,
+            root.clone(),
+            selection.clone(),
+            settle,
+            Brake::new(limit),
+            started,
+        );
         reach.push(Reach {
             target: Arc::new(target),
             access,
@@ -108,7 +119,7 @@ fn prepare_source(source: &config::Source, started: Instant) -> Result<Mirror, F
     }
     let targets = reach.iter().map(|reach| reach.target.clone()).collect();
     Ok(Mirror {
-        source: Source::new(root, targets),
+        source: Source::new(root, selection, targets),
         reach,
         backend: source.backend,
     })

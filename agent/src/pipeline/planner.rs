@@ -183,11 +183,7 @@ fn look_and_add(
             target.defer(taken, target.now() + ABSENCE_MS);
         }
         Outcome::Found(Found::Absent) if !target.delete => {
-            target.update(|state, _| {
-                state.dirty.logged(&taken.path);
-                state.dirty.arrived(&taken.path);
-                state.dirty.settle_seq(taken.mark.seq);
-            });
+            target.leave(&taken);
         }
         Outcome::Found(Found::Absent) => remove(target, batch, taken),
         Outcome::Found(found) => {
@@ -206,6 +202,16 @@ fn look_and_add(
 }
 
 fn remove(target: &Target, batch: &mut Planner, mut taken: Taken) {
+    let found = match what_may_go(target, &taken) {
+        MayGo::All => Found::Absent,
+        MayGo::Name => Found::AbsentName,
+        MayGo::Nothing => return target.leave(&taken),
+        MayGo::Unknown => {
+            let parent = taken.path.parent().unwrap_or_default();
+            target.update(|state, now| state.dirty.compare(parent, now));
+            return target.leave(&taken);
+        }
+    };
     let lost = !matches!(target.root.check_identity(), Ok(true));
     let emptied = !taken.mark.witnessed && is_emptied(target, &taken.path);
     let verdict = target.update(|state, now| {
@@ -225,7 +231,7 @@ fn remove(target: &Target, batch: &mut Planner, mut taken: Taken) {
         state.brake.check(taken.mark.weight, now)
     });
     match verdict {
-        Verdict::Go => batch.found(taken, Found::Absent),
+        Verdict::Go => batch.found(taken, found),
         Verdict::Held => {
             taken.mark.leave = Leave::Held;
             target.defer(taken, target.now() + HELD_MS);
@@ -247,12 +253,43 @@ fn is_emptied(target: &Target, path: &WirePath) -> bool {
             .is_ok_and(|entries| entries.is_none_or(|entries| entries.is_empty()))
 }
 
+/// What may be removed of a name that the source has not got.
+enum MayGo {
+    /// With all that is in it.
+    All,
+    /// Only if nothing is in it: what is protected there is not known.
+    Name,
+    /// It is protected.
+    Nothing,
+    /// That depends on what it is.
+    Unknown,
+}
+
+fn what_may_go(target: &Target, taken: &Taken) -> MayGo {
+    let rules = &target.selection;
+    if taken.mark.cleared || !rules.may_protect() {
+        return MayGo::All;
+    }
+    let protects = |is_dir| rules.protects(&taken.path, is_dir, None);
+    match (protects(false), protects(true)) {
+        (false, false) => MayGo::Name,
+        (true, true) => MayGo::Nothing,
+        _ => MayGo::Unknown,
+    }
+}
+
 fn look(target: &Target, taken: &Taken) -> Outcome {
     let entry = match target.root.stat(&taken.path) {
         Ok(Some(entry)) => entry,
         Ok(None) => return Outcome::Found(Found::Absent),
         Err(error) => return Outcome::Failed("unreadable", describe(taken, "stat", &error)),
     };
+    if !target
+        .selection
+        .includes(&taken.path, entry.kind == Kind::Dir)
+    {
+        return Outcome::Found(Found::Absent);
+    }
     let known = taken.mark.remote != Remote::Absent && !taken.mark.born;
     if taken.mark.look == Look::Meta && known {
         return Outcome::Found(Found::Metadata {

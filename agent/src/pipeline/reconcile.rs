@@ -3,6 +3,10 @@
 //! Equal digests end a comparison after one question. Where they differ it descends, directory by
 //! directory, and marks single entries; whatever changes meanwhile is marked by its own event. Marking
 //! pauses while much is dirty, so that memory does not grow with what is missing.
+//!
+//! What the filter rules exclude is left out here and left alone there. The receiver's digests do not
+//! know the rules: a directory that holds excluded names there never has an equal digest and is compared
+//! by listing, down to those names.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -18,6 +22,7 @@ use crate::fs::scan::{ScanProblem, SourceReader};
 use crate::logic::coalesce::{Comparison, Look, Millis, Remote};
 use crate::net::link::{Answer, Link, LinkError};
 use crate::pipeline::source::is_recent;
+use crate::pipeline::sweep::{is_clear, sweep};
 use crate::pipeline::target::Target;
 
 /// Directories asked about at once.
@@ -133,7 +138,7 @@ fn mark(target: &Target, path: WirePath, difference: Difference) -> Result<(), C
             Difference::Missing(here) => (Look::Content, Remote::Absent, Some(here)),
             Difference::Extra(_) if !target.delete => return,
             Difference::Extra(_) => {
-                state.dirty.gone(path, now);
+                state.dirty.only_there(path, now);
                 return;
             }
             Difference::Changed(here, there) => {
@@ -191,6 +196,9 @@ pub fn compare(
     content: bool,
     report: &mut dyn FnMut(WirePath, Difference) -> Result<(), CompareError>,
 ) -> Result<Option<String>, CompareError> {
+    if !target.selection.includes(path, true) {
+        return Ok(None);
+    }
     settle_commits(target, link)?;
     let policy = link.welcome().compare;
     let id = link.issue_id();
@@ -215,7 +223,7 @@ pub fn compare(
                 kind: Kind::Dir,
                 ..unknown()
             };
-            report(path.clone(), Difference::Extra(gone))?;
+            sweep(target, link, path, gone, report)?;
         }
         return Ok(None);
     };
@@ -307,7 +315,7 @@ fn with_reader<T>(
     content: bool,
     work: impl FnOnce(&mut SourceReader<'_>) -> T,
 ) -> T {
-    let keep = |_: &WirePath, _: bool| true;
+    let keep = |path: &WirePath, is_dir: bool| target.selection.keeps(path, is_dir);
     let mut problem = |problem: ScanProblem| {
         tracing::warn!(target = %target.name, "{problem}");
     };
@@ -326,7 +334,8 @@ struct Walk<'a> {
     content: bool,
 }
 
-type Report<'a> = &'a mut dyn FnMut(WirePath, Difference) -> Result<(), CompareError>;
+/// Takes each difference that is found.
+pub type Report<'a> = &'a mut dyn FnMut(WirePath, Difference) -> Result<(), CompareError>;
 
 impl Walk<'_> {
     /// Compares directories from the top, breadth first, with several questions under way.
@@ -360,7 +369,7 @@ impl Walk<'_> {
         open: &mut VecDeque<WirePath>,
         report: Report<'_>,
     ) -> Result<(), CompareError> {
-        let (dir, there) = self.receive(id)?;
+        let (dir, there) = receive(self.link, id)?;
         let Some(dir) = dir else {
             if let Some(entry) = stat(self.target, &path)? {
                 report(path.clone(), Difference::Missing(entry))?;
@@ -381,7 +390,9 @@ impl Walk<'_> {
                 continue;
             };
             match here.remove(&entry.name) {
-                None if readable => report(below, Difference::Extra(entry.meta))?,
+                None if readable => {
+                    sweep(self.target, self.link, &below, entry.meta, report)?;
+                }
                 None => {}
                 Some(meta) => self.compare_entry(below, meta, &entry, open, report)?,
             }
@@ -418,6 +429,10 @@ impl Walk<'_> {
             return Ok(());
         }
         let is_dir = here.kind == Kind::Dir;
+        let replaces_dir = !is_dir && there.meta.kind == Kind::Dir;
+        if replaces_dir && !is_clear(self.target, self.link, &path, &there.meta, report)? {
+            return Ok(());
+        }
         report(path.clone(), Difference::Changed(here, there.meta.clone()))?;
         if is_dir {
             self.report_all(path, report)?;
@@ -478,19 +493,23 @@ impl Walk<'_> {
     fn is_readable(&self, path: &WirePath) -> bool {
         self.target.root.open_dir(path).is_ok()
     }
+}
 
-    fn receive(&self, id: u64) -> Result<(Option<EntryMeta>, Vec<ListEntry>), CompareError> {
-        let mut dir = None;
-        let mut entries = Vec::new();
-        loop {
-            let Answer::Listing(part) = self.link.answer(id)? else {
-                return Err(CompareError::Answer);
-            };
-            dir = dir.or(part.dir);
-            entries.extend(part.entries);
-            if part.last {
-                return Ok((dir, entries));
-            }
+/// The whole answer to a question for a listing: the directory, if it is one, and its entries.
+///
+/// # Errors
+/// [`CompareError::Link`] and [`CompareError::Answer`].
+pub fn receive(link: &Link, id: u64) -> Result<(Option<EntryMeta>, Vec<ListEntry>), CompareError> {
+    let mut dir = None;
+    let mut entries = Vec::new();
+    loop {
+        let Answer::Listing(part) = link.answer(id)? else {
+            return Err(CompareError::Answer);
+        };
+        dir = dir.or(part.dir);
+        entries.extend(part.entries);
+        if part.last {
+            return Ok((dir, entries));
         }
     }
 }

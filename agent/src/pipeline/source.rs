@@ -15,6 +15,7 @@ use crate::fs::root::SourceRoot;
 use crate::fs::scan;
 use crate::fs::watch::{self as watching, Backend, RawEvent, Sink, Touch, WatchError, Watcher};
 use crate::logic::coalesce::Millis;
+use crate::pipeline::selection::Selection;
 use crate::pipeline::target::Target;
 
 /// How long an overflow, or a directory that could not be watched, waits before the rescan.
@@ -59,6 +60,8 @@ pub struct Source {
     pub root: Arc<SourceRoot>,
     /// Where it goes.
     pub targets: Vec<Arc<Target>>,
+    /// Which paths take part.
+    selection: Arc<Selection>,
     queue: Mutex<Queue>,
     wake: Condvar,
     /// Number the watcher gave to the newest barrier that was asked for.
@@ -98,12 +101,17 @@ impl Sink for Events {
 impl Source {
     /// A source whose watching has not begun.
     #[must_use]
-    pub fn new(root: Arc<SourceRoot>, targets: Vec<Arc<Target>>) -> Arc<Self> {
+    pub fn new(
+        root: Arc<SourceRoot>,
+        selection: Arc<Selection>,
+        targets: Vec<Arc<Target>>,
+    ) -> Arc<Self> {
         let mut queue = Queue::default();
         queue.chores.insert(WirePath::root(), Chore::Watch);
         Arc::new(Self {
             root,
             targets,
+            selection,
             queue: Mutex::new(queue),
             wake: Condvar::new(),
             barrier_sent: watch::Sender::new((0, 0)),
@@ -211,6 +219,7 @@ impl Source {
 
     /// Everything below a directory is to be compared again, and watched again.
     pub fn rescan(&self, path: &WirePath) {
+        self.selection.forget();
         self.lock()
             .chores
             .entry(path.clone())
@@ -236,9 +245,17 @@ impl Source {
 
     fn event(&self, event: RawEvent) {
         match event {
-            RawEvent::Touched { path, touch, dir } => self.touched(path, touch, dir),
-            RawEvent::Renamed { from, to, dir } => self.renamed(from, to, dir),
+            RawEvent::Touched { path, touch, dir } => {
+                self.rules_touched(&path, touch, dir);
+                self.selected(path, touch, dir);
+            }
+            RawEvent::Renamed { from, to, dir } => {
+                self.rules_touched(&from, Touch::MovedOut, dir);
+                self.rules_touched(&to, Touch::MovedIn, dir);
+                self.renamed_selected(from, to, dir);
+            }
             RawEvent::Overflow => self.overflow(),
+            RawEvent::DirGone { path } if !self.selection.includes(&path, true) => {}
             RawEvent::DirGone { path } => self.mark(|dirty, now| dirty.gone(path.clone(), now)),
             RawEvent::RootGone => self.root_gone(),
             RawEvent::Failed { text } => {
@@ -249,6 +266,49 @@ impl Source {
                 self.barrier_passed
                     .send_modify(|passed| *passed = number.max(*passed));
             }
+        }
+    }
+
+    /// What directories say about themselves may be different now.
+    fn rules_touched(&self, path: &WirePath, touch: Touch, dir: bool) {
+        if self.selection.is_rules_file(path) && touch != Touch::Modified {
+            self.rescan(&path.parent().unwrap_or_default());
+        } else if dir && !matches!(touch, Touch::Attrib | Touch::Modified) {
+            self.selection.forget();
+        }
+    }
+
+    /// Passes on what takes part. What does not still changes the time of the directory it is in.
+    fn selected(&self, path: WirePath, touch: Touch, dir: bool) {
+        if self.selection.includes(&path, dir) {
+            return self.touched(path, touch, dir);
+        }
+        let in_place = matches!(touch, Touch::Modified | Touch::Written | Touch::Attrib);
+        if let Some(parent) = path.parent().filter(|_| !in_place)
+            && self.selection.includes(&parent, true)
+        {
+            self.mark(|dirty, now| dirty.attrib(parent.clone(), now));
+        }
+    }
+
+    /// A rename is one only between names that take part, and away from one that may go.
+    fn renamed_selected(&self, from: WirePath, to: WirePath, dir: bool) {
+        let both = self.selection.includes(&from, dir) && self.selection.includes(&to, dir);
+        if !both || self.selection.protects(&from, dir, None) {
+            // A file that an editor puts aside is mostly back at once: absence is then looked at twice.
+            let aside = !dir && self.selection.includes(&from, dir);
+            let left = if aside {
+                Touch::Written
+            } else {
+                Touch::MovedOut
+            };
+            self.selected(to, Touch::MovedIn, dir);
+            self.selected(from, left, dir);
+            return;
+        }
+        self.renamed(from, to.clone(), dir);
+        if dir && self.selection.depends_on_place() {
+            self.rescan(&to);
         }
     }
 
@@ -444,6 +504,9 @@ impl Source {
 
     /// Watches a directory and those below: watch, list, mark.
     fn watch_below(&self, watcher: &mut dyn Watcher, path: &WirePath, chore: Chore) {
+        if !self.selection.includes(path, true) {
+            return;
+        }
         let mut open = vec![path.clone()];
         while let Some(dir) = open.pop() {
             match watcher.watch(&dir) {
@@ -465,6 +528,9 @@ impl Source {
                     continue;
                 };
                 let is_dir = meta.kind == Kind::Dir;
+                if !self.selection.keeps(&below, is_dir) {
+                    continue;
+                }
                 if chore == Chore::WatchAndMark {
                     let recent = meta.kind == Kind::File && is_recent(meta.mtime);
                     self.mark(|dirty, now| dirty.listed(below.clone(), recent, now));

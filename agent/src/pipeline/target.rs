@@ -20,6 +20,7 @@ use crate::logic::coalesce::{DirtySet, Failure, Look, Millis, Remote, Settle, Ta
 use crate::logic::outbox::{Note, Outbox, Sent};
 use crate::logic::plan::{Batch, Cause, Found};
 use crate::net::link::Link;
+use crate::pipeline::selection::Selection;
 
 /// Commits and bytes that may be on their way, whatever the receiver allows.
 const IN_FLIGHT_BYTES_MAX: usize = 32 << 20;
@@ -139,6 +140,8 @@ pub struct Target {
     pub root: Arc<SourceRoot>,
     /// Whether names gone here are removed there.
     pub delete: bool,
+    /// Which paths of the source take part.
+    pub selection: Arc<Selection>,
     settle: Settle,
     started: Instant,
     state: Mutex<State>,
@@ -154,6 +157,7 @@ impl Target {
     pub fn new(
         name: String,
         root: Arc<SourceRoot>,
+        selection: Arc<Selection>,
         settle: Settle,
         brake: Brake,
         started: Instant,
@@ -162,6 +166,7 @@ impl Target {
             name,
             root,
             delete: settle.delete,
+            selection,
             settle,
             started,
             state: Mutex::new(State {
@@ -463,6 +468,20 @@ impl Target {
         if !arrived && note.is_some_and(|note| note.staged) {
             state.staged = state.staged.saturating_sub(1);
         }
+        let cause = match cause {
+            Cause::Path(taken) if self.may_hold_protected(&taken, reject.code) => {
+                if !arrived {
+                    state.dirty.arrived(&taken.path);
+                }
+                // The comparison removes what may go, and leaves the rest.
+                state.dirty.compare(WirePath::clone(&taken.path), now);
+                state.dirty.settle_seq(taken.mark.seq);
+                drop(state);
+                self.wake_all();
+                return;
+            }
+            cause => cause,
+        };
         tracing::warn!(target = %self.name, code = %reject.code, "refused: {}", reject.text);
         match cause {
             Cause::Path(taken) => {
@@ -477,6 +496,23 @@ impl Target {
         }
         drop(state);
         self.wake_all();
+    }
+
+    /// Whether a directory could not be removed because names may be in it that the rules protect.
+    fn may_hold_protected(&self, taken: &Taken, code: RejectCode) -> bool {
+        code == RejectCode::NotEmpty
+            && taken.mark.gone
+            && !taken.mark.cleared
+            && self.selection.may_protect()
+    }
+
+    /// Nothing is to be done for a path.
+    pub fn leave(&self, taken: &Taken) {
+        self.update(|state, _| {
+            state.dirty.logged(&taken.path);
+            state.dirty.arrived(&taken.path);
+            state.dirty.settle_seq(taken.mark.seq);
+        });
     }
 
     /// A path could not be read or transferred: it waits, longer each time.

@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::wildmatch::{self, Case};
+use syncd_proto::wildmatch::{self, Case};
 
 /// What a client is called whose name is not confirmed.
 pub const UNKNOWN: &[u8] = b"UNKNOWN";

@@ -10,4 +10,3 @@ pub mod hosts;
 pub mod rsyncd_conf;
 pub mod secrets;
 pub mod users;
-pub mod wildmatch;

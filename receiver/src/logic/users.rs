@@ -5,8 +5,7 @@
 use std::fmt;
 
 use syncd_proto::path::escaped;
-
-use super::wildmatch::{self, Case};
+use syncd_proto::wildmatch::{self, Case};
 
 /// A longer user name cannot log in.
 const USER_BYTES_MAX: usize = 1_024;

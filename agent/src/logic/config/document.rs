@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
@@ -11,6 +12,7 @@ use super::{
     AccessOptions, Backend, Config, ConfigError, Log, LogFormat, LogLevel, MaxDelete, Source,
     SourceOptions, TargetConfig, WINDOW_S_MAX, check_range,
 };
+use crate::logic::filter::{Origin, Preset, Rules, Statement};
 use crate::logic::target::Target;
 
 pub(super) fn parse(text: &str, base: &Path) -> Result<Config, ConfigError> {
@@ -68,8 +70,8 @@ fn source(
         hold_max_ms: section.number("hold_max_ms")?,
         backend: choice(&mut section, "backend", &Backend::NAMES)?,
         max_delete: max_delete(&mut section)?,
+        rules: rules(&mut section, base)?,
     };
-    refuse_exclude(&mut section)?;
     let mut targets: Vec<TargetConfig> = Vec::new();
     for part in section.tables("target", "source.target")? {
         let known = earlier.iter().flat_map(|source| &source.targets);
@@ -197,15 +199,40 @@ fn max_delete(section: &mut Section<'_>) -> Result<Option<MaxDelete>, ConfigErro
     }))
 }
 
-fn refuse_exclude(section: &mut Section<'_>) -> Result<(), ConfigError> {
-    match section.take("exclude").map(|value| value.get_ref()) {
-        None => Ok(()),
-        Some(DeValue::Array(rules)) if rules.is_empty() => Ok(()),
-        Some(_) => Err(section.error_at(
-            "exclude",
-            "exclude: this version mirrors everything and cannot leave anything out; remove the rules, or mirror the directories you want as separate sources",
-        )),
-    }
+/// The filter rules: across keys in this order, within a key as written.
+fn rules(section: &mut Section<'_>, base: &Path) -> Result<Rules, ConfigError> {
+    let bytes = |text: &str| text.as_bytes().to_vec();
+    let mut rules = Rules::default().with_base(base);
+    let source: Arc<str> = "configuration".into();
+    let mut add = |key, statement: &dyn Fn(&str) -> Option<Statement>| {
+        for (line, text) in section.texts(key)? {
+            let found = statement(text)
+                .filter(|_| !text.is_empty())
+                .ok_or_else(|| {
+                    let given = text.escape_debug();
+                    let mut error =
+                        section.error_at(key, format!("{key}: \"{given}\" is not known or empty"));
+                    error.line = Some(line);
+                    error
+                })?;
+            rules.push(found, Origin::line(&source, line));
+        }
+        Ok(())
+    };
+    add("filter", &|text| Some(Statement::Filter(bytes(text))))?;
+    add("include", &|text| Some(Statement::Include(bytes(text))))?;
+    add("include_from", &|text| {
+        Some(Statement::IncludeFrom(text.into()))
+    })?;
+    add("exclude", &|text| Some(Statement::Exclude(bytes(text))))?;
+    add("exclude_from", &|text| {
+        Some(Statement::ExcludeFrom(text.into()))
+    })?;
+    add("presets", &|text| {
+        let found = Preset::NAMES.iter().find(|(name, _)| *name == text);
+        found.map(|&(_, preset)| Statement::Preset(preset))
+    })?;
+    Ok(rules)
 }
 
 fn path(
@@ -344,7 +371,9 @@ mod tests {
             ("settle_ms = 70000", "", 1, "not between 0 and 60000"),
             ("settle_ms = 50\nhold_max_ms = 10", "", 1, "below settle_ms"),
             ("backend = \"fanotify\"", "", 3, "auto, notify, inotify"),
-            ("exclude = [\"*.tmp\"]", "", 3, "cannot leave anything out"),
+            ("exclude = [1]", "", 3, "a list of them"),
+            ("exclude = [\n\"a\",\n\"\"]", "", 5, "empty"),
+            ("presets = [\"editors\"]", "", 3, "not known"),
             ("", "bwlimit = 0", 9, "send nothing"),
             ("", "connect_timeout_ms = 1", 4, "between 100 and 600000"),
             ("", "password_file = \"\"", 9, "empty"),
@@ -354,6 +383,26 @@ mod tests {
             assert!(error.starts_with(&format!("line {line}: ")), "{error}");
         }
         assert!(with("exclude = []", "").is_ok());
+    }
+
+    #[test]
+    fn rules_have_an_order_and_lines() {
+        let text = "exclude = [\"*.o\",\n \"/tmp/\"]\nfilter = \"- *.log\"\ninclude = [\"keep.o\"]\n\
+                    exclude_from = \"list\"\npresets = [\"editor-temp\"]";
+        let config = with(text, "").unwrap();
+        let mut wanted = Rules::default().with_base(Path::new("/etc/syncd"));
+        let source: Arc<str> = "configuration".into();
+        for (line, statement) in [
+            (5, Statement::Filter(b"- *.log".to_vec())),
+            (6, Statement::Include(b"keep.o".to_vec())),
+            (3, Statement::Exclude(b"*.o".to_vec())),
+            (4, Statement::Exclude(b"/tmp/".to_vec())),
+            (7, Statement::ExcludeFrom("list".into())),
+            (8, Statement::Preset(Preset::EditorTemp)),
+        ] {
+            wanted.push(statement, Origin::line(&source, line));
+        }
+        assert_eq!(config.sources[0].rules, wanted);
     }
 
     #[test]

@@ -21,11 +21,16 @@ impl<'a> Place<'a> {
     }
 
     pub(super) fn error(&self, span: Range<usize>, what: impl Into<String>) -> ConfigError {
-        let before = self.0.get(..span.start).unwrap_or(self.0);
         ConfigError {
-            line: Some(before.matches('\n').count() + 1),
+            line: Some(self.line(span)),
             what: what.into(),
         }
+    }
+
+    /// The line of an offset, from 1.
+    pub(super) fn line(&self, span: Range<usize>) -> usize {
+        let before = self.0.get(..span.start).unwrap_or(self.0);
+        before.matches('\n').count() + 1
     }
 }
 
@@ -91,6 +96,28 @@ impl<'a> Section<'a> {
 
     pub(super) fn text(&mut self, key: &'static str) -> Result<Option<&'a str>, ConfigError> {
         self.typed(key, "a \"text\"", DeValue::as_str)
+    }
+
+    /// The texts of a list, or the only one, with their lines.
+    pub(super) fn texts(
+        &mut self,
+        key: &'static str,
+    ) -> Result<Vec<(usize, &'a str)>, ConfigError> {
+        let Some(value) = self.take(key) else {
+            return Ok(Vec::new());
+        };
+        let bad = |span| {
+            let what = format!("{key}: write a \"text\" or a list of them");
+            self.place.error(span, what)
+        };
+        let text = |value: &'a Spanned<DeValue<'a>>| match value.get_ref() {
+            DeValue::String(text) => Ok((self.place.line(value.span()), text.as_ref())),
+            _ => Err(bad(value.span())),
+        };
+        match value.get_ref() {
+            DeValue::Array(list) => list.iter().map(text).collect(),
+            _ => text(value).map(|text| vec![text]),
+        }
     }
 
     pub(super) fn flag(&mut self, key: &'static str) -> Result<Option<bool>, ConfigError> {

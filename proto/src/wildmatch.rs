@@ -19,10 +19,28 @@ pub enum Case {
 /// Whether `pattern` matches the whole of `text`.
 #[must_use]
 pub fn matches(pattern: &[u8], text: &[u8], case: Case) -> bool {
-    compile(pattern).is_some_and(|steps| run(&steps, text, case))
+    Pattern::new(pattern).is_some_and(|pattern| pattern.matches(text, case))
 }
 
-#[derive(Debug)]
+/// A pattern, read once and matched often.
+#[derive(Debug, Clone)]
+pub struct Pattern(Vec<Step>);
+
+impl Pattern {
+    /// Reads it; `None` if it cannot be read, and then it matches nothing.
+    #[must_use]
+    pub fn new(pattern: &[u8]) -> Option<Self> {
+        compile(pattern).map(Self)
+    }
+
+    /// Whether it matches the whole of `text`.
+    #[must_use]
+    pub fn matches(&self, text: &[u8], case: Case) -> bool {
+        run(&self.0, text, case)
+    }
+}
+
+#[derive(Debug, Clone)]
 enum Step {
     Byte(u8),
     AnyButSlash,
@@ -30,13 +48,13 @@ enum Step {
     Star { crosses_slash: bool },
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Set {
     negated: bool,
     members: Vec<Member>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Member {
     Range(u8, u8),
     Class(fn(u8) -> bool),

@@ -1,0 +1,224 @@
+//! [`Matcher`]: what the pattern of one rule matches, with rsync's ideas of anchors and slashes.
+//!
+//! A pattern without a slash and without `**` is about the last name of a path. One with a leading slash
+//! is about the whole path, from the directory it was written for. Any other is about as many trailing
+//! names as it has itself, or, if it has a `**`, about whatever follows any slash. A trailing slash
+//! limits it to directories, and `dir/***` is the directory with all that is in it.
+
+use syncd_proto::wildmatch::{Case, Pattern};
+
+/// A pattern, compiled.
+#[derive(Debug)]
+pub(super) struct Matcher {
+    text: Text,
+    place: Place,
+    dir_only: bool,
+    /// It starts with `**`: that may match nothing before a slash.
+    any_prefix: bool,
+    /// It ends with `***`: the directory itself matches too.
+    whole_dir: bool,
+    negated: bool,
+}
+
+#[derive(Debug)]
+enum Text {
+    Literal(Vec<u8>),
+    Wild(Pattern),
+}
+
+/// Which part of a path a pattern is held against.
+#[derive(Debug, PartialEq, Eq)]
+enum Place {
+    /// The last name.
+    Name,
+    /// So many trailing names.
+    Tail(usize),
+    /// The whole path, and what follows each slash.
+    AnySlash,
+    /// The whole path.
+    Whole,
+    /// The path from this directory (without slashes around it).
+    Below(Vec<u8>),
+}
+
+impl Matcher {
+    /// Compiles a pattern that was written for the directory `base`. `None` if its wildcards cannot be
+    /// read.
+    pub(super) fn new(pattern: &[u8], base: &[u8], negated: bool) -> Option<Self> {
+        let (pattern, dir_only) = match pattern {
+            [rest @ .., b'/'] if !rest.is_empty() => (rest, true),
+            _ => (pattern, false),
+        };
+        let slashes = pattern.iter().filter(|&&byte| byte == b'/').count();
+        let wild = pattern.iter().any(|byte| b"*?[".contains(byte));
+        let crosses = pattern.windows(2).any(|pair| pair == b"**");
+        let any_prefix = pattern.starts_with(b"**");
+        let (pattern, place) = match pattern {
+            [b'/', rest @ ..] => (rest, Place::Below(base.to_vec())),
+            _ if slashes == 0 && !crosses => (pattern, Place::Name),
+            _ if any_prefix => (pattern, Place::Whole),
+            _ if crosses => (pattern, Place::AnySlash),
+            _ => (pattern, Place::Tail(slashes + 1)),
+        };
+        let text = if wild {
+            Text::Wild(Pattern::new(pattern)?)
+        } else {
+            Text::Literal(pattern.to_vec())
+        };
+        Some(Self {
+            text,
+            place,
+            dir_only,
+            any_prefix,
+            whole_dir: pattern.ends_with(b"***"),
+            negated,
+        })
+    }
+
+    /// Whether the verdict on a path can change when the directory around it gets another name.
+    pub(super) fn depends_on_place(&self) -> bool {
+        self.place != Place::Name
+    }
+
+    /// Whether the rule applies to the path, given from the root.
+    pub(super) fn matches(&self, path: &[u8], is_dir: bool) -> bool {
+        let matched = (is_dir || !self.dir_only) && self.finds(path, is_dir);
+        matched != self.negated
+    }
+
+    fn finds(&self, path: &[u8], is_dir: bool) -> bool {
+        let part = match &self.place {
+            Place::Name => tail(path, 1),
+            Place::Tail(names) => tail(path, *names),
+            Place::AnySlash | Place::Whole => Some(path),
+            Place::Below(base) if base.is_empty() => Some(path),
+            Place::Below(base) => path
+                .strip_prefix(base.as_slice())
+                .and_then(|rest| rest.strip_prefix(b"/")),
+        };
+        let Some(part) = part else {
+            return false;
+        };
+        match &self.text {
+            Text::Literal(text) => part == text,
+            Text::Wild(pattern) => self.finds_wild(pattern, part, is_dir),
+        }
+    }
+
+    fn finds_wild(&self, pattern: &Pattern, part: &[u8], is_dir: bool) -> bool {
+        let matches = |text: &[u8]| pattern.matches(text, Case::Sensitive);
+        let before = self.any_prefix && self.place == Place::Whole;
+        let after = self.whole_dir && is_dir;
+        let mut text = Vec::with_capacity(part.len() + 2);
+        text.extend(before.then_some(b'/'));
+        text.extend_from_slice(part);
+        text.extend(after.then_some(b'/'));
+        if matches(&text) {
+            return true;
+        }
+        self.place == Place::AnySlash
+            && text
+                .iter()
+                .enumerate()
+                .any(|(at, &byte)| byte == b'/' && matches(&text[at + 1..]))
+    }
+}
+
+/// The last `count` names of a path; `None` if it has fewer.
+fn tail(path: &[u8], count: usize) -> Option<&[u8]> {
+    let mut slashes = path.iter().enumerate().rev().filter(|(_, b)| **b == b'/');
+    match slashes.nth(count - 1) {
+        Some((at, _)) => Some(&path[at + 1..]),
+        None => {
+            let names = path.iter().filter(|&&byte| byte == b'/').count() + 1;
+            (names == count).then_some(path)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matches(pattern: &str, path: &str) -> bool {
+        let (path, is_dir) = match path.strip_suffix('/') {
+            Some(dir) => (dir, true),
+            None => (path, false),
+        };
+        let matcher = Matcher::new(pattern.as_bytes(), b"", false).unwrap();
+        matcher.matches(path.as_bytes(), is_dir)
+    }
+
+    #[test]
+    fn patterns_match_where_they_should() {
+        for (pattern, path) in [
+            ("*.o", "a/b.o"),
+            ("foo", "a/foo"),
+            ("foo", "foo/"),
+            ("foo/", "a/foo/"),
+            ("/foo", "foo"),
+            ("/foo/bar", "foo/bar"),
+            ("foo/bar", "foo/bar"),
+            ("foo/bar", "a/foo/bar"),
+            ("fo?/b*", "a/foo/bar"),
+            ("/foo/*", "foo/bar"),
+            ("/foo/**", "foo/a/bar"),
+            ("foo/**", "a/foo/b/c"),
+            ("foo/**/c", "a/foo/b/c"),
+            ("**/c", "c"),
+            ("**/c", "a/b/c"),
+            ("a**", "x/ab/c"),
+            ("foo/***", "foo/"),
+            ("foo/***", "a/foo/"),
+            ("foo/***", "foo/a"),
+            ("/foo/***", "foo/a/b"),
+            (r"\[x]", "[x]"),
+            (r"a\b", r"a\b"),
+        ] {
+            assert!(matches(pattern, path), "{pattern} should match {path}");
+        }
+    }
+
+    #[test]
+    fn patterns_match_nowhere_else() {
+        for (pattern, path) in [
+            ("foo/", "a/foo"),
+            ("/foo", "a/foo"),
+            ("foo/bar", "xfoo/bar"),
+            ("foo/bar", "bar"),
+            ("/foo/*", "foo/a/bar"),
+            ("fo?/b*", "foo/a/bar"),
+            ("foo/***", "foo"),
+            ("foo", "foobar"),
+            ("oo", "foo"),
+            ("**/c", "ac"),
+            (r"a\*", r"a\x"),
+            ("/", "a"),
+        ] {
+            assert!(!matches(pattern, path), "{pattern} should not match {path}");
+        }
+    }
+
+    #[test]
+    fn an_anchor_is_where_the_rule_was_written() {
+        let matcher = Matcher::new(b"/f*", b"a[1]", false).unwrap();
+        assert!(matcher.matches(b"a[1]/foo", false));
+        assert!(!matcher.matches(b"foo", false));
+        assert!(!matcher.matches(b"a1/foo", false));
+        assert!(!matcher.matches(b"a[1]/b/foo", false));
+        assert!(!matcher.matches(b"a[1]", true));
+    }
+
+    #[test]
+    fn negation_turns_everything_round() {
+        let matcher = Matcher::new(b"*/", b"", true).unwrap();
+        assert!(matcher.matches(b"file", false));
+        assert!(!matcher.matches(b"dir", true));
+    }
+
+    #[test]
+    fn an_unreadable_pattern_is_none() {
+        assert!(Matcher::new(b"a[b", b"", false).is_none());
+        assert!(Matcher::new(b"a[b]", b"", false).is_some());
+    }
+}

@@ -1,0 +1,137 @@
+//! What of a directory may be removed that only the target has: names that the filter rules protect
+//! stay, with the directories they are in; everything else goes, in as few removes as there can be.
+
+use std::sync::Arc;
+use std::vec;
+
+use syncd_proto::message::{AgentMessage, ListEntry, ListQuery};
+use syncd_proto::meta::{EntryMeta, Kind};
+use syncd_proto::path::WirePath;
+
+use crate::net::link::Link;
+use crate::pipeline::reconcile::{CompareError, Difference, Report, receive};
+use crate::pipeline::target::Target;
+
+/// A directory being gone through.
+struct Level {
+    path: WirePath,
+    meta: EntryMeta,
+    entries: vec::IntoIter<ListEntry>,
+    /// What may go, as long as it may all go together.
+    held: Vec<(WirePath, EntryMeta)>,
+    /// Nothing in it is protected, so far.
+    clear: bool,
+}
+
+/// Reports what may go of the entry at `path`, which only the target has. Returns whether that is all
+/// of it.
+///
+/// # Errors
+/// [`CompareError`]; what was reported until then stands.
+pub(super) fn sweep(
+    target: &Target,
+    link: &Arc<Link>,
+    path: &WirePath,
+    meta: EntryMeta,
+    report: Report<'_>,
+) -> Result<bool, CompareError> {
+    let is_dir = meta.kind == Kind::Dir;
+    let rules = &target.selection;
+    if rules.may_protect() && rules.protects(path, is_dir, None) {
+        return Ok(false);
+    }
+    if !is_dir || !rules.may_protect() || is_clear(target, link, path, &meta, report)? {
+        report(path.clone(), Difference::Extra(meta))?;
+        return Ok(true);
+    }
+    Ok(false)
+}
+
+/// Whether nothing in a directory of the target is protected. If something is, reports what is not.
+///
+/// # Errors
+/// [`CompareError`]; what was reported until then stands.
+pub(super) fn is_clear(
+    target: &Target,
+    link: &Arc<Link>,
+    path: &WirePath,
+    meta: &EntryMeta,
+    report: Report<'_>,
+) -> Result<bool, CompareError> {
+    if !target.selection.may_protect() {
+        return Ok(true);
+    }
+    let mut stack = vec![Level::open(link, path.clone(), meta.clone())?];
+    loop {
+        let Some(top) = stack.last_mut() else {
+            return Ok(true);
+        };
+        let Some(entry) = top.entries.next() else {
+            let Some(done) = stack.pop() else {
+                return Ok(true);
+            };
+            if !done.clear {
+                tracing::info!(target = %target.name, path = %done.path, "kept at the target: names in it are protected by the filter rules");
+            }
+            match stack.last_mut() {
+                None => return Ok(done.clear),
+                Some(above) if done.clear => above.may_go(done.path, done.meta, report)?,
+                Some(above) => above.stays(report)?,
+            }
+            continue;
+        };
+        let Some(below) = top.path.join(&entry.name) else {
+            top.stays(report)?;
+            continue;
+        };
+        let is_dir = entry.meta.kind == Kind::Dir;
+        if target.selection.protects(&below, is_dir, Some(path)) {
+            top.stays(report)?;
+        } else if is_dir {
+            stack.push(Level::open(link, below, entry.meta)?);
+        } else {
+            top.may_go(below, entry.meta, report)?;
+        }
+    }
+}
+
+impl Level {
+    fn open(link: &Arc<Link>, path: WirePath, meta: EntryMeta) -> Result<Self, CompareError> {
+        let id = link.issue_id();
+        let query = ListQuery {
+            id,
+            path: path.clone(),
+            content: false,
+        };
+        link.ask(id, &AgentMessage::ListQuery(query))?;
+        let (_, entries) = receive(link, id)?;
+        Ok(Self {
+            path,
+            meta,
+            entries: entries.into_iter(),
+            held: Vec::new(),
+            clear: true,
+        })
+    }
+
+    fn may_go(
+        &mut self,
+        path: WirePath,
+        meta: EntryMeta,
+        report: Report<'_>,
+    ) -> Result<(), CompareError> {
+        if self.clear {
+            self.held.push((path, meta));
+            return Ok(());
+        }
+        report(path, Difference::Extra(meta))
+    }
+
+    fn stays(&mut self, report: Report<'_>) -> Result<(), CompareError> {
+        self.clear = false;
+        for (path, meta) in self.held.drain(..) {
+            report(path, Difference::Extra(meta))?;
+        }
+        Ok(())
+    }
+}

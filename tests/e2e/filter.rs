@@ -1,0 +1,241 @@
+//! Filter rules: what they exclude never arrives, and what of that is at the target stays there.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use syncd_tests::{Agent, Receiver, Sandbox, wait_until};
+
+use crate::common::{LONG, code, once, patient, run, wait_content};
+
+/// A mirror whose two sides are not to be equal. Fields go in this order: the agent first.
+struct Filtered {
+    agent: Agent,
+    _receiver: Receiver,
+    sandbox: Sandbox,
+}
+
+impl Filtered {
+    #[track_caller]
+    fn start(sandbox: Sandbox, rules: &[&str]) -> Self {
+        let receiver = sandbox.receiver().start();
+        let agent = patient(sandbox.agent(&receiver));
+        let agent = rules
+            .iter()
+            .fold(agent, |agent, rule| agent.arg(*rule))
+            .start();
+        agent.wait_synced(LONG);
+        Self {
+            agent,
+            _receiver: receiver,
+            sandbox,
+        }
+    }
+
+    fn src(&self, name: &str) -> PathBuf {
+        self.sandbox.src().join(name)
+    }
+
+    fn dst(&self, name: &str) -> PathBuf {
+        self.sandbox.dst().join(name)
+    }
+
+    #[track_caller]
+    fn settle(&self) {
+        self.agent.wait_synced(LONG);
+    }
+
+    #[track_caller]
+    fn expect(&self, there: &[&str], not_there: &[&str]) {
+        for name in there {
+            assert!(exists(&self.dst(name)), "{name} is not at the target");
+        }
+        for name in not_there {
+            assert!(!exists(&self.dst(name)), "{name} is at the target");
+        }
+    }
+}
+
+fn exists(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}
+
+fn write(path: PathBuf, text: &str) {
+    fs::create_dir_all(path.parent().expect("a parent")).expect("mkdir");
+    fs::write(path, text).expect("write");
+}
+
+#[test]
+fn excluded_names_do_not_arrive_and_stay_where_they_are() {
+    let sandbox = Sandbox::new();
+    for name in ["a.c", "a.o", "keep.o", "build/x", "sub/build/y", "sub/b.o"] {
+        write(sandbox.src().join(name), "here");
+    }
+    for name in [
+        "only.o",
+        "build/there",
+        "old/gone.c",
+        "old/kept.o",
+        "stale/gone.c",
+    ] {
+        write(sandbox.dst().join(name), "there");
+    }
+    let rules = ["--include=keep.o", "--exclude=*.o", "--exclude=/build/"];
+    let mirror = Filtered::start(sandbox, &rules);
+    mirror.expect(
+        &[
+            "a.c",
+            "keep.o",
+            "sub/build/y",
+            "only.o",
+            "build/there",
+            "old/kept.o",
+        ],
+        &["a.o", "build/x", "sub/b.o", "old/gone.c", "stale"],
+    );
+    write(mirror.src("live.o"), "x");
+    write(mirror.src("build/deep/x"), "x");
+    write(mirror.src("live.c"), "x");
+    write(mirror.src("new/build/z"), "x");
+    write(mirror.src("new/z.o"), "x");
+    mirror.settle();
+    mirror.expect(
+        &["live.c", "new/build/z"],
+        &["live.o", "build/deep", "new/z.o"],
+    );
+}
+
+#[test]
+fn a_removed_directory_leaves_what_is_protected_in_it() {
+    let sandbox = Sandbox::new();
+    for name in ["d/f", "d/e/f", "d/g/f", "plain/f", "other"] {
+        write(sandbox.src().join(name), "here");
+    }
+    write(sandbox.dst().join("d/e/cache.o"), "there");
+    let mirror = Filtered::start(sandbox, &["--exclude=*.o"]);
+    mirror.expect(&["d/f", "d/e/f", "d/e/cache.o", "plain/f"], &[]);
+    fs::remove_dir_all(mirror.src("d")).expect("remove");
+    fs::remove_dir_all(mirror.src("plain")).expect("remove");
+    mirror.settle();
+    mirror.expect(&["d/e/cache.o"], &["d/f", "d/e/f", "d/g", "plain"]);
+    // Nothing is tried for ever.
+    write(mirror.src("after"), "x");
+    mirror.settle();
+    mirror.expect(&["after", "d/e/cache.o"], &[]);
+}
+
+#[test]
+fn names_that_move_between_inside_and_outside_come_and_go() {
+    let sandbox = Sandbox::new();
+    write(sandbox.src().join("a"), "a");
+    write(sandbox.src().join("in.tmp"), "b");
+    write(sandbox.src().join("dir/f"), "c");
+    write(sandbox.src().join("out.d/f"), "d");
+    let mirror = Filtered::start(sandbox, &["--exclude=*.tmp", "--filter=- *.d/"]);
+    mirror.expect(&["a", "dir/f"], &["in.tmp", "out.d"]);
+    fs::rename(mirror.src("a"), mirror.src("a.tmp")).expect("rename");
+    fs::rename(mirror.src("in.tmp"), mirror.src("b")).expect("rename");
+    fs::rename(mirror.src("dir"), mirror.src("dir.d")).expect("rename");
+    fs::rename(mirror.src("out.d"), mirror.src("out")).expect("rename");
+    mirror.settle();
+    mirror.expect(
+        &["b", "out/f"],
+        &["a", "a.tmp", "in.tmp", "dir", "dir.d", "out.d"],
+    );
+    write(mirror.src("out/g"), "e");
+    write(mirror.src("dir.d/g"), "e");
+    mirror.settle();
+    mirror.expect(&["out/g"], &["dir.d"]);
+}
+
+#[test]
+fn a_file_of_rules_counts_from_when_it_is_written() {
+    let sandbox = Sandbox::new();
+    for name in ["a/x", "a/y", "b/x"] {
+        write(sandbox.src().join(name), "1");
+    }
+    write(sandbox.src().join("a/.rsync-filter"), "- x\n");
+    let mirror = Filtered::start(sandbox, &["--filter=: .rsync-filter"]);
+    mirror.expect(&["a/y", "b/x", "a/.rsync-filter"], &["a/x"]);
+    write(mirror.src("b/.rsync-filter"), "- /new\n");
+    mirror.settle();
+    write(mirror.src("b/new"), "1");
+    fs::remove_file(mirror.src("a/.rsync-filter")).expect("remove");
+    wait_content(&mirror.dst("a/x"), b"1");
+    mirror.settle();
+    mirror.expect(&["b/x"], &["b/new", "a/.rsync-filter"]);
+    // One that cannot be used stops everything below it, and nothing else.
+    write(mirror.src("b/.rsync-filter"), "nonsense\n");
+    mirror.agent.wait_line(LONG, "it is no rule");
+    write(mirror.src("b/z"), "1");
+    fs::remove_file(mirror.src("b/x")).expect("remove");
+    write(mirror.src("c"), "1");
+    wait_content(&mirror.dst("c"), b"1");
+    mirror.settle();
+    mirror.expect(&["b/x"], &["b/z"]);
+    write(mirror.src("b/.rsync-filter"), "- nothing\n");
+    wait_content(&mirror.dst("b/z"), b"1");
+    wait_until(LONG, "b/x is gone", || !exists(&mirror.dst("b/x")));
+}
+
+#[test]
+fn times_of_directories_follow_although_their_change_is_excluded() {
+    let sandbox = Sandbox::new();
+    write(sandbox.src().join("d/f"), "1");
+    let mirror = Filtered::start(sandbox, &["--preset=editor-temp"]);
+    let time = |path: PathBuf| {
+        let meta = path.metadata().expect("metadata");
+        (meta.mtime(), meta.mtime_nsec())
+    };
+    write(mirror.src("d/f~"), "1");
+    mirror.settle();
+    wait_until(LONG, "the time of d arrives", || {
+        time(mirror.dst("d")) == time(mirror.src("d"))
+    });
+    mirror.expect(&["d/f"], &["d/f~"]);
+}
+
+#[test]
+fn one_shot_commands_know_the_rules() {
+    let sandbox = Sandbox::new();
+    write(sandbox.src().join("a.o"), "1");
+    write(sandbox.src().join("a.c"), "1");
+    write(sandbox.dst().join("b.o"), "1");
+    let receiver = sandbox.receiver().start();
+    let agent = patient(sandbox.agent(&receiver)).arg("--exclude=*.o");
+    once(&sandbox, &agent, "sync").expect(code::DONE, &["identical"]);
+    once(&sandbox, &agent, "verify").expect(code::DONE, &["identical"]);
+    assert!(exists(&sandbox.dst().join("b.o")) && !exists(&sandbox.dst().join("a.o")));
+    let everything = patient(sandbox.agent(&receiver));
+    once(&sandbox, &everything, "verify").expect(code::DIFFERENT, &["a.o", "b.o"]);
+}
+
+#[test]
+fn explain_names_the_rule_and_its_place() {
+    let sandbox = Sandbox::new();
+    write(sandbox.src().join("build/x"), "1");
+    write(sandbox.src().join("sub/.rules"), "# two\n- y\n");
+    let src = sandbox.src();
+    let explain = |path: &str, rules: &[&str]| {
+        let binaries = syncd_tests::Binaries::locate();
+        let mut command = std::process::Command::new(&binaries.agent);
+        command
+            .args(["filter", "explain", path])
+            .arg(&src)
+            .args(rules);
+        run(&sandbox, &mut command)
+    };
+    let rules = ["--filter=: .rules", "--exclude=build/"];
+    explain("build/x", &rules).expect(
+        code::DIFFERENT,
+        &[
+            "excluded: build/x",
+            "with its directory build",
+            "\"build/\" (--exclude)",
+            "never removed",
+        ],
+    );
+    explain("sub/y", &rules).expect(code::DIFFERENT, &["\"- y\" (sub/.rules line 2)"]);
+    explain("other", &rules).expect(code::DONE, &["included: other", "no rule matches"]);
+    explain("build", &["--filter=build"]).expect(code::CONFIG, &["--filter: rule \"build\"", "->"]);
+}
