@@ -2,6 +2,7 @@
 
 pub mod backoff;
 pub mod brake;
+pub mod bucket;
 pub mod coalesce;
 pub mod config;
 pub mod filter;

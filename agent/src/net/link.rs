@@ -5,6 +5,7 @@
 //! never waits for the writer, so the two ends cannot block each other.
 
 use std::collections::{HashMap, VecDeque};
+use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,6 +21,7 @@ use syncd_proto::op::{IdName, Op, TransferId};
 use tokio::io::AsyncWrite;
 use tokio::sync::Notify;
 
+use crate::logic::bucket::Bucket;
 use crate::net::framing::FrameWriter;
 
 /// Longest wait for the answer to one question.
@@ -306,17 +308,28 @@ impl Link {
         Ok(None)
     }
 
-    /// Writes what is queued until the link is closed.
+    /// Writes what is queued until the link is closed, at most so many bytes per second.
     ///
     /// # Errors
     /// Those of the connection.
     pub async fn write_all<W: AsyncWrite + Unpin>(
         &self,
         mut writer: FrameWriter<W>,
+        bytes_per_s: Option<NonZeroU64>,
     ) -> std::io::Result<()> {
+        let now = || self.started.elapsed().as_millis() as u64;
+        let mut bucket = bytes_per_s.map(|rate| Bucket::new(rate.get(), now()));
         loop {
             let next = lock(&self.outgoing).frames.pop_front();
             if let Some(frame) = next {
+                let wait = match &mut bucket {
+                    Some(bucket) => bucket.take(frame.wire_len(), now()),
+                    None => 0,
+                };
+                if wait > 0 {
+                    writer.flush().await?;
+                    tokio::time::sleep(Duration::from_millis(wait)).await;
+                }
                 self.bytes_sent
                     .fetch_add(frame.wire_len() as u64, Ordering::Relaxed);
                 writer.feed(&frame).await?;

@@ -123,7 +123,8 @@ async fn run_session(
     target.connected(link.clone());
     let sending = tokio::spawn({
         let link = link.clone();
-        async move { link.write_all(writer).await }
+        let bytes_per_s = access.config.bwlimit;
+        async move { link.write_all(writer, bytes_per_s).await }
     });
     let text = tokio::select! {
         () = stop.cancelled() => {
