@@ -581,18 +581,28 @@ impl DirtySet {
     /// it is called now is looked at as well.
     pub fn look_where_it_went(&mut self, path: &WirePath, seq: u64, now: Millis) {
         self.respawned += 1;
-        if seq <= self.moves_forgotten {
+        if seq < self.moves_forgotten {
             self.compare(WirePath::root(), now);
             return;
         }
-        let mut name = path.clone();
-        for moved in self.moves.iter().filter(|moved| moved.seq > seq) {
-            let tail = name.strip_prefix(&moved.from);
-            if let Some(next) = tail.and_then(|tail| moved.to.join_path(&tail)) {
-                name = next;
+        // Which of the moves came first for this name is not known: each may have.
+        let later = self.moves.iter().skip_while(|moved| moved.seq <= seq);
+        let later: Vec<_> = later.collect();
+        let mut names = BTreeSet::new();
+        for start in 0..later.len() {
+            let mut name = path.clone();
+            for moved in later.iter().skip(start) {
+                let tail = name.strip_prefix(&moved.from);
+                if let Some(next) = tail.and_then(|tail| moved.to.join_path(&tail)) {
+                    name = next;
+                } else if name == *path {
+                    break;
+                }
             }
+            names.insert(name);
         }
-        if name != *path {
+        names.remove(path);
+        for name in names {
             self.written(name, now);
         }
     }

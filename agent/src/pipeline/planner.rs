@@ -44,7 +44,7 @@ struct Work {
     renames: Vec<Rename>,
     ready: Vec<(Taken, Found)>,
     taken: Vec<Taken>,
-    /// Everything below this number had been seen when the work was taken.
+    /// Names are those that things had when this number was given.
     horizon: u64,
 }
 
@@ -98,8 +98,10 @@ fn next_work(target: &Target) -> Option<Work> {
 }
 
 fn take_work(state: &mut State, link: Arc<Link>, now: Millis) -> Work {
-    let horizon = state.dirty.horizon();
     let renames = state.dirty.take_renames(RENAMES_MAX);
+    // Names of renamed things are those they had before the later ones.
+    let first = renames.first().map(|rename| rename.seq);
+    let horizon = first.unwrap_or_else(|| state.dirty.horizon());
     let ready = std::mem::take(&mut state.ready);
     // While more renames wait, paths already carry names that the target does not know yet.
     let taken = if state.dirty.has_renames() {

@@ -554,16 +554,21 @@ impl Target {
 impl State {
     fn give_back_cause(&mut self, cause: Cause, arrived: bool, now: Millis) {
         match cause {
-            Cause::Path(taken) => {
+            Cause::Path(mut taken) => {
                 self.dirty.logged(&taken.path);
                 if !arrived {
                     self.dirty.arrived(&taken.path);
                 }
+                // It may be there although nobody said so: its end must not be forgotten.
+                taken.mark.born = false;
+                taken.mark.remote = Remote::Unknown;
                 self.dirty.give_back(taken, now);
             }
             Cause::Rename(rename) => self.dirty.give_back_rename(&rename, now),
             Cause::Parent(path) => {
-                self.dirty.found(path, Look::Content, Remote::Unknown, now);
+                self.dirty
+                    .found(path.clone(), Look::Content, Remote::Unknown, now);
+                self.dirty.lost_parent(path, 0, now);
             }
         }
     }
@@ -590,6 +595,7 @@ impl State {
         }
         taken.mark.look = Look::Content;
         taken.mark.remote = Remote::Unknown;
+        taken.mark.born = false;
         if code.is_stale() && taken.mark.attempts < 2 {
             taken.mark.attempts += 1;
             self.dirty.give_back(taken, now);
