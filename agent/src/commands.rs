@@ -201,6 +201,7 @@ fn print_difference(path: &WirePath, difference: &Difference) {
         Difference::Changed(here, there) => {
             format!("differs ({}): {path}\n", what_differs(here, there))
         }
+        Difference::Links { .. } => format!("differs (hard links): {path}\n"),
     };
     let _ = print(&line);
 }
@@ -212,6 +213,7 @@ fn print_plan(path: &WirePath, difference: &Difference) {
         Difference::Changed(here, there) => {
             format!("update {path} ({})\n", what_differs(here, there))
         }
+        Difference::Links { .. } => format!("update {path} (hard links)\n"),
     };
     let _ = print(&line);
 }

@@ -32,6 +32,7 @@ pub mod error;
 pub mod exchange;
 pub mod frame;
 pub mod limits;
+pub mod links;
 pub mod merkle;
 pub mod message;
 pub mod meta;

@@ -71,6 +71,10 @@ pub const SIGNATURE_RANGES_MAX: usize = 1_024;
 /// Most entries in one `Listing` frame; more follow in further frames.
 pub const LISTING_ENTRIES_MAX: usize = 4_096;
 
+/// Most names of files with several names that one comparison remembers (about 250 bytes each); above,
+/// it does not see which names belong together.
+pub const LINK_NAMES_MAX: usize = 1 << 20;
+
 /// Most directories asked for in one `DigestQuery`.
 pub const DIGEST_PATHS_MAX: usize = 1_024;
 

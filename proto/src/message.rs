@@ -364,6 +364,9 @@ pub struct ListEntry {
     pub meta: EntryMeta,
     /// Digest of everything below, for a directory.
     pub subtree: Option<Digest>,
+    /// For a file with other names in the tree of the digests it is compared by: what stands for the
+    /// first of them, see [`crate::links`].
+    pub links: Option<Digest>,
 }
 
 /// Entries of a directory, sorted by name.

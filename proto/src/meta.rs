@@ -147,6 +147,8 @@ pub struct Compare {
     pub xattrs: bool,
     /// Device numbers, and the presence of devices and other special files.
     pub specials: bool,
+    /// Which names are names of one file.
+    pub links: bool,
 }
 
 impl Compare {
@@ -157,5 +159,6 @@ impl Compare {
         mtime: true,
         xattrs: false,
         specials: true,
+        links: true,
     };
 }

@@ -3,7 +3,8 @@
 //! The walk is the same on both sides and is written once, here; what reads a directory is a
 //! [`TreeReader`], which the caller brings.
 
-use crate::digest::Digest;
+use crate::digest::{Digest, Hasher};
+use crate::links::LinkNames;
 use crate::merkle::DirHasher;
 use crate::meta::{Compare, EntryMeta, Kind};
 use crate::path::{Name, WirePath};
@@ -129,6 +130,64 @@ impl DigestTree {
         }
     }
 
+    /// The same digests with, for each directory that has files with several names in or below it, which
+    /// names those are. `links` has paths from the root of this tree.
+    #[must_use]
+    pub fn with_links(mut self, links: &LinkNames) -> Self {
+        let mut open: Vec<OpenList> = Vec::new();
+        for (path, first) in links.iter() {
+            let Some((name, parents)) = path.names().split_last() else {
+                continue;
+            };
+            while open.len() > 1 && !is_prefix(&open, parents) {
+                self.close_list(&mut open);
+            }
+            if self.open_lists(&mut open, parents)
+                && let Some(top) = open.last_mut()
+            {
+                top.hasher.update_sized(name.as_bytes());
+                top.hasher.update(&[0]).update(first.as_bytes());
+            }
+        }
+        while !open.is_empty() {
+            self.close_list(&mut open);
+        }
+        self
+    }
+
+    /// Opens the lists of a directory and of those above it; `false` if the tree has no such directory.
+    fn open_lists(&self, open: &mut Vec<OpenList>, parents: &[Name]) -> bool {
+        if open.is_empty() {
+            open.push(OpenList::new(None, self.root));
+        }
+        for name in parents.get(open.len() - 1..).unwrap_or_default() {
+            let top = open
+                .last()
+                .and_then(|top| self.nodes.get(top.node as usize));
+            let Some(node) = top.and_then(|top| self.child(top, name)) else {
+                return false;
+            };
+            open.push(OpenList::new(Some(name.clone()), node));
+        }
+        true
+    }
+
+    fn close_list(&mut self, open: &mut Vec<OpenList>) {
+        let Some(OpenList { name, node, hasher }) = open.pop() else {
+            return;
+        };
+        let list = hasher.finish();
+        if let Some(node) = self.nodes.get_mut(node as usize) {
+            let mut hasher = Hasher::for_context(LINKS_CONTEXT);
+            hasher.update(node.digest.as_bytes());
+            node.digest = hasher.update(list.as_bytes()).finish();
+        }
+        if let (Some(above), Some(name)) = (open.last_mut(), name) {
+            above.hasher.update_sized(name.as_bytes());
+            above.hasher.update(&[0xff]).update(list.as_bytes());
+        }
+    }
+
     /// Digest of the directory at `path` (taken from the root of this tree), if there is one.
     #[must_use]
     pub fn digest(&self, path: &WirePath) -> Option<Digest> {
@@ -170,17 +229,51 @@ impl DigestTree {
     fn node(&self, path: &WirePath) -> Option<&Node> {
         let mut node = self.nodes.get(self.root as usize)?;
         for name in path.names() {
-            let at = node
-                .dirs
-                .binary_search_by(|&index| {
-                    self.nodes[index as usize].name.as_ref().cmp(&Some(name))
-                })
-                .ok()?;
-            node = self.nodes.get(node.dirs[at] as usize)?;
+            node = self.nodes.get(self.child(node, name)? as usize)?;
         }
         Some(node)
     }
+
+    /// Index of the directory `name` in another.
+    fn child(&self, node: &Node, name: &Name) -> Option<u32> {
+        let at = node
+            .dirs
+            .binary_search_by(|&index| self.nodes[index as usize].name.as_ref().cmp(&Some(name)))
+            .ok()?;
+        node.dirs.get(at).copied()
+    }
 }
+
+/// The list of linked names of a directory, being hashed.
+struct OpenList {
+    name: Option<Name>,
+    node: u32,
+    hasher: Hasher,
+}
+
+impl OpenList {
+    fn new(name: Option<Name>, node: u32) -> Self {
+        Self {
+            name,
+            node,
+            hasher: Hasher::for_context(LIST_CONTEXT),
+        }
+    }
+}
+
+/// Whether the directories whose lists are open are those that `names` lead through.
+fn is_prefix(open: &[OpenList], names: &[Name]) -> bool {
+    let inner = open.get(1..).unwrap_or_default();
+    inner.len() <= names.len()
+        && inner
+            .iter()
+            .zip(names)
+            .all(|(list, name)| list.name.as_ref() == Some(name))
+}
+
+const LINKS_CONTEXT: &str = "syncd/1 links";
+
+const LIST_CONTEXT: &str = "syncd/1 link list";
 
 fn begin<R: TreeReader>(
     reader: &mut R,
@@ -230,6 +323,7 @@ mod tests {
     use std::convert::Infallible;
 
     use super::*;
+    use crate::links::LinkGroups;
     use crate::meta::Mtime;
 
     fn meta(kind: Kind, size: u64) -> EntryMeta {
@@ -332,5 +426,49 @@ mod tests {
         assert!(!tree.is_complete(&path("a")));
         assert!(!tree.is_complete(&WirePath::root()));
         assert!(tree.is_complete(&path("c")));
+    }
+
+    #[test]
+    fn which_names_are_linked_shows_in_every_directory_above_them_and_nowhere_else() {
+        let tree = || {
+            build(&[
+                ("a", None),
+                ("a/b", None),
+                ("a/b/f", Some(1)),
+                ("a/x", Some(1)),
+                ("c", None),
+                ("c/f", Some(1)),
+                ("d", None),
+                ("d/f", Some(1)),
+            ])
+        };
+        let linked = |files: &[&[&str]]| {
+            let mut groups = LinkGroups::default();
+            for (inode, names) in files.iter().enumerate() {
+                for name in *names {
+                    groups.add((1, inode as u64), &meta(Kind::File, 1), path(name));
+                }
+            }
+            tree().with_links(&groups.names(&WirePath::root()))
+        };
+        let none = linked(&[&["a/x"]]);
+        let one = linked(&[&["a/b/f", "c/f"]]);
+        let same = linked(&[&["d/f"], &["c/f", "a/b/f"]]);
+        let other = linked(&[&["a/b/f", "a/x", "c/f"]]);
+        assert_eq!(none.root_digest(), tree().root_digest());
+        for changed in [".", "a", "a/b", "c"] {
+            assert_ne!(
+                one.digest(&path(changed)),
+                none.digest(&path(changed)),
+                "{changed}"
+            );
+        }
+        assert_eq!(one.digest(&path("d")), none.digest(&path("d")));
+        for at in [".", "a", "a/b", "c", "d"] {
+            assert_eq!(one.digest(&path(at)), same.digest(&path(at)), "{at}");
+        }
+        assert_ne!(one.digest(&path("a")), other.digest(&path("a")));
+        assert_eq!(one.digest(&path("a/b")), other.digest(&path("a/b")));
+        assert_eq!(one.digest(&path("c")), other.digest(&path("c")));
     }
 }

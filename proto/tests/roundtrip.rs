@@ -274,6 +274,7 @@ fn listing(names: impl Iterator<Item = String>) -> Listing {
         name: Name::new(name.as_bytes()).unwrap(),
         meta: dir_meta(),
         subtree: None,
+        links: None,
     };
     Listing {
         id: 1,

@@ -373,6 +373,7 @@ fn receiver_frames() {
         mtime: true,
         xattrs: true,
         specials: false,
+        links: true,
     };
     let welcome = Welcome {
         version: 1,
@@ -406,17 +407,23 @@ fn receiver_frames() {
         text: text(),
     };
     let digests = vec![Some(Digest::of(b"dir")), None];
-    let listed = |name: &[u8], meta, subtree| ListEntry {
+    let listed = |name: &[u8], meta, subtree, links| ListEntry {
         name: Name::new(name).unwrap(),
         meta,
         subtree,
+        links,
     };
     let listing = Listing {
         id: 2,
         dir: Some(entry(Kind::Dir, 0)),
         entries: vec![
-            listed(b"d", entry(Kind::Dir, 0), Some(root)),
-            listed(b"f", entry(Kind::File, 300), None),
+            listed(b"d", entry(Kind::Dir, 0), Some(root), None),
+            listed(
+                b"f",
+                entry(Kind::File, 300),
+                None,
+                Some(Digest::of(b"first")),
+            ),
         ],
         last: true,
     };
@@ -568,6 +575,7 @@ fn directory_digests() {
         mtime: false,
         xattrs: false,
         specials: false,
+        links: false,
     };
     let empty = digest(Compare::ALL, &|_| {});
     let full = |hasher: &mut DirHasher| {
@@ -737,6 +745,7 @@ fn the_document_has_the_limits_of_the_code() {
         ("BLOCKS_MAX", limits::BLOCKS_MAX),
         ("SIGNATURE_RANGES_MAX", limits::SIGNATURE_RANGES_MAX as u64),
         ("LISTING_ENTRIES_MAX", limits::LISTING_ENTRIES_MAX as u64),
+        ("LINK_NAMES_MAX", limits::LINK_NAMES_MAX as u64),
         ("DIGEST_PATHS_MAX", limits::DIGEST_PATHS_MAX as u64),
         ("TEXT_BYTES_MAX", limits::TEXT_BYTES_MAX as u64),
         ("LABEL_BYTES_MAX", limits::LABEL_BYTES_MAX as u64),

@@ -1,6 +1,6 @@
 //! The process that touches one module's files.
 //!
-//! The main thread listens to the front. Each session has a few threads of its own, joined by bounded
+//! The main thread listens to the front; when that is gone, so is the process. Each session has a few threads of its own, joined by bounded
 //! queues, so that nothing waits for what it does not depend on:
 //!
 //! ```text
@@ -79,7 +79,15 @@ impl Module {
             return Ok(Arc::clone(area));
         }
         let area = Arc::new(Area::open(&self.confined.root)?);
-        recover::sweep(&area).map_err(|errno| Refusal::staging("clean up", errno))?;
+        if area.wait_until_alone() {
+            recover::sweep(&area).map_err(|errno| Refusal::staging("clean up", errno))?;
+        } else {
+            tracing::warn!(
+                "another worker uses this path: what it has staged is left alone (two modules with one path?)"
+            );
+        }
+        area.share()
+            .map_err(|errno| Refusal::staging("lock", errno))?;
         let reaped = Arc::clone(&area);
         thread::Builder::new()
             .name("reaper".to_owned())
@@ -153,7 +161,9 @@ fn listen(module: &Arc<Module>, control: &UnixStream) -> io::Result<()> {
             Ok(Some((ToWorker::Open(_) | ToWorker::Setup(_), _))) => {
                 return Err(io::Error::other("the front gave an order out of place"));
             }
-            Ok(None) => break "the receiver is going down".to_owned(),
+            // The front died. Another one may serve the module by now: what this process has not
+            // begun must not be done any more.
+            Ok(None) => return Err(io::Error::other("the front is gone")),
             Err(error) => {
                 tracing::error!(%error, "cannot read orders");
                 break "the receiver is going down".to_owned();

@@ -5,6 +5,7 @@
 mod atomic;
 mod common;
 mod fake;
+mod fidelity;
 mod filter;
 mod kill;
 mod live;

@@ -83,6 +83,8 @@ pub struct SmallFile {
     pub bytes: Vec<u8>,
     /// Digest of the content.
     pub digest: Digest,
+    /// Which file it is, if it has several names.
+    pub linked: Option<Identity>,
 }
 
 /// How sure a read must be that the file stood still.
@@ -112,7 +114,8 @@ pub fn read_small(
     let size = usize::try_from(stamp.size).map_err(|_| ReadError::TooLarge)?;
     // One byte more, so that a file that grew shows.
     let mut bytes = read_range(&fd, 0, size.saturating_add(1))?;
-    let changed = bytes.len() != size || Stamp::of(&root::statx_of(&fd)?) != stamp;
+    let after = root::statx_of(&fd)?;
+    let changed = bytes.len() != size || Stamp::of(&after) != stamp;
     if changed && stability == Stability::Required {
         return Err(ReadError::Changed);
     }
@@ -120,6 +123,7 @@ pub fn read_small(
     Ok(SmallFile {
         meta: root::meta_of(&entry),
         digest: Digest::of(&bytes),
+        linked: root::linked(&after).map(|linked| linked.file),
         entry,
         bytes,
     })
@@ -132,6 +136,21 @@ pub enum Piece {
     Data(Vec<u8>),
     /// So many zero bytes that take no room on the disk.
     Hole(u64),
+}
+
+/// What a file of any size turned out to be.
+#[derive(Debug, Clone)]
+pub struct ReadFile {
+    /// What to set on the mirror.
+    pub meta: Meta,
+    /// Its length in bytes.
+    pub len: u64,
+    /// Digest of its content.
+    pub digest: Digest,
+    /// Whether it stood still while it was read.
+    pub stable: bool,
+    /// Which file it is, if it has several names.
+    pub linked: Option<Identity>,
 }
 
 /// A file of any size, read in pieces and hashed on the way. Memory does not depend on its size.
@@ -191,6 +210,14 @@ impl LargeFile {
     #[must_use]
     pub fn entry(&self) -> &EntryMeta {
         &self.entry
+    }
+
+    /// Which file it is, if it has several names now.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    fn linked(&self) -> Result<Option<Identity>, ReadError> {
+        Ok(root::linked(&root::statx_of(&self.fd)?).map(|linked| linked.file))
     }
 
     /// How far [`Self::next_piece`] has come, in bytes.
@@ -253,11 +280,15 @@ impl LargeFile {
     ///
     /// # Errors
     /// [`ReadError::Changed`] if it has become shorter; else see [`ReadError`].
-    pub fn finish_as_read(mut self) -> Result<(Meta, u64, Digest, bool), ReadError> {
+    pub fn finish_as_read(mut self) -> Result<ReadFile, ReadError> {
         while self.next_piece(REST_BYTES)?.is_some() {}
-        let stable = self.check_unchanged().is_ok();
-        let meta = root::meta_of(&self.entry);
-        Ok((meta, self.stamp.size, self.hasher.finish(), stable))
+        Ok(ReadFile {
+            stable: self.check_unchanged().is_ok(),
+            linked: self.linked()?,
+            meta: root::meta_of(&self.entry),
+            len: self.stamp.size,
+            digest: self.hasher.finish(),
+        })
     }
 
     /// Whether the file is still the version that was opened, so that a long read can stop early.

@@ -24,6 +24,15 @@ pub struct Identity {
     pub ino: u64,
 }
 
+/// A regular file that has several names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Linked {
+    /// Which file.
+    pub file: Identity,
+    /// How many names it has, wherever they are.
+    pub names: u32,
+}
+
 /// The source directory, opened once and pinned.
 #[derive(Debug)]
 pub struct SourceRoot {
@@ -118,6 +127,17 @@ impl SourceRoot {
         present(self.with_dir(parents, |dir| stat_entry(dir, name))).map(Option::flatten)
     }
 
+    /// The same, and which file it is if that is a regular one with several names.
+    ///
+    /// # Errors
+    /// As [`Self::stat`].
+    pub fn stat_links(&self, path: &WirePath) -> io::Result<Option<(EntryMeta, Option<Linked>)>> {
+        let Some((name, parents)) = path.names().split_last() else {
+            return Ok(self.stat(path)?.map(|entry| (entry, None)));
+        };
+        present(self.with_dir(parents, |dir| stat_links(dir, name))).map(Option::flatten)
+    }
+
     /// The target of the symlink at `path`; `None` if there is no symlink there.
     ///
     /// # Errors
@@ -192,6 +212,14 @@ pub(super) fn stat_entry(
     dir: BorrowedFd<'_>,
     name: &Name,
 ) -> rustix::io::Result<Option<EntryMeta>> {
+    Ok(stat_links(dir, name)?.map(|(entry, _)| entry))
+}
+
+/// The same, and which file it is if that is a regular one with several names.
+pub(super) fn stat_links(
+    dir: BorrowedFd<'_>,
+    name: &Name,
+) -> rustix::io::Result<Option<(EntryMeta, Option<Linked>)>> {
     for _ in 0..RACES_MAX {
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_SYNC_AS_STAT;
         let stat = match rustix::fs::statx(dir, name.as_bytes(), flags, WANTED) {
@@ -200,11 +228,12 @@ pub(super) fn stat_entry(
             Err(error) => return Err(error),
         };
         if kind_of(&stat) != Some(Kind::Symlink) {
-            return Ok(entry_of(&stat, None));
+            return Ok(entry_of(&stat, None).map(|entry| (entry, linked(&stat))));
         }
         // A link that became something else between the two calls is looked at again.
         if let Some(target) = link_target(dir, name)? {
-            return Ok(entry_of(&stat, Some(Digest::of(&target))));
+            let entry = entry_of(&stat, Some(Digest::of(&target)));
+            return Ok(entry.map(|entry| (entry, None)));
         }
     }
     Err(Errno::AGAIN)
@@ -222,6 +251,15 @@ pub(super) fn identity_of(stat: &Statx) -> Identity {
         dev: rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor),
         ino: stat.stx_ino,
     }
+}
+
+/// Which file it is, if it is a regular one with several names.
+pub(super) fn linked(stat: &Statx) -> Option<Linked> {
+    let linked = stat.stx_nlink > 1 && kind_of(stat) == Some(Kind::File);
+    linked.then(|| Linked {
+        file: identity_of(stat),
+        names: stat.stx_nlink,
+    })
 }
 
 /// The entry of what was examined; `None` for a file type unknown to us.
@@ -352,6 +390,7 @@ const WANTED: StatxFlags = StatxFlags::TYPE
     .union(StatxFlags::MTIME)
     .union(StatxFlags::CTIME)
     .union(StatxFlags::INO)
+    .union(StatxFlags::NLINK)
     .union(StatxFlags::SIZE);
 
 const EPOCH: Mtime = match Mtime::new(0, 0) {

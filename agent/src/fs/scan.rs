@@ -10,12 +10,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::RawDir;
 use syncd_proto::digest::Digest;
+use syncd_proto::links::LinkGroups;
 use syncd_proto::meta::{EntryMeta, Kind};
 use syncd_proto::path::{Name, WirePath};
 use syncd_proto::tree::TreeReader;
 
 use super::read::{LargeFile, ReadError};
-use super::root::{self, SourceRoot, is_gone};
+use super::root::{self, Identity, SourceRoot, is_gone};
 
 /// The entries of the directory at `path`, in no order; `None` if there is no directory. The name the
 /// receiver keeps for itself is left out at the root.
@@ -105,6 +106,7 @@ pub struct SourceReader<'a> {
     report: &'a mut dyn FnMut(ScanProblem),
     cancel: &'a AtomicBool,
     hash_contents: bool,
+    links: LinkGroups,
 }
 
 /// A directory being walked.
@@ -131,6 +133,7 @@ impl<'a> SourceReader<'a> {
             report,
             cancel,
             hash_contents: false,
+            links: LinkGroups::default(),
         }
     }
 
@@ -139,6 +142,12 @@ impl<'a> SourceReader<'a> {
     pub fn hash_contents(mut self, yes: bool) -> Self {
         self.hash_contents = yes;
         self
+    }
+
+    /// The names it has met of files that have several.
+    #[must_use]
+    pub fn take_links(&mut self) -> LinkGroups {
+        std::mem::take(&mut self.links)
     }
 
     /// Opens the directory that a walk starts from, with its metadata; `None` if there is none.
@@ -203,11 +212,14 @@ impl<'a> SourceReader<'a> {
             self.tell(path, Unscanned::Reserved);
             return Ok(None);
         }
-        let Some(mut entry) = root::stat_entry(dir, name)? else {
+        let Some((mut entry, linked)) = root::stat_links(dir, name)? else {
             return Ok(None);
         };
         if !(self.keep)(&path, entry.kind == Kind::Dir) {
             return Ok(None);
+        }
+        if let Some(Identity { dev, ino }) = linked.map(|linked| linked.file) {
+            self.links.add((dev, ino), &entry, path.clone());
         }
         if self.hash_contents && entry.kind == Kind::File {
             entry = match self.hash(dir, name) {

@@ -72,6 +72,8 @@ pub struct Mark {
     pub look: Look,
     /// Written, and not closed since.
     pub open: bool,
+    /// An event told of new content or metadata, not only of a name.
+    pub wrote: bool,
     /// It came into being here and was never sent.
     pub born: bool,
     /// It was seen to be gone; absence without that is looked at twice, since a rename may be on its
@@ -277,11 +279,34 @@ impl DirtySet {
         self.mark(path, now, |mark, settle, _| {
             mark.look = Look::Content;
             mark.open = true;
+            mark.wrote = true;
             mark.due_if_open(settle, now)
         });
     }
 
-    /// A file was closed after writing, or a name came from elsewhere: look now.
+    /// A file was closed after writing: look now.
+    pub fn closed(&mut self, path: WirePath, now: Millis) {
+        self.mark(path, now, |mark, _, _| {
+            mark.look = Look::Content;
+            mark.open = false;
+            mark.wrote = true;
+            mark.gone = false;
+            now
+        });
+    }
+
+    /// A name is to be linked to another name of its file, which the target has.
+    pub fn relink(&mut self, path: WirePath, now: Millis) {
+        self.mark(path, now, |mark, _, fresh| {
+            mark.look = Look::Content;
+            if fresh {
+                mark.remote = Remote::Present;
+            }
+            if fresh || !mark.open { now } else { mark.due }
+        });
+    }
+
+    /// A name came from elsewhere, or nobody knows what became of it: look now.
     pub fn written(&mut self, path: WirePath, now: Millis) {
         self.mark(path, now, |mark, _, _| {
             mark.look = Look::Content;
@@ -293,7 +318,10 @@ impl DirtySet {
 
     /// Metadata changed.
     pub fn attrib(&mut self, path: WirePath, now: Millis) {
-        self.mark(path, now, |mark, settle, _| mark.due_if_open(settle, now));
+        self.mark(path, now, |mark, settle, _| {
+            mark.wrote = true;
+            mark.due_if_open(settle, now)
+        });
     }
 
     /// A name is gone, with everything below it. One that was never sent is forgotten.
@@ -527,6 +555,35 @@ impl DirtySet {
     pub fn begun(&mut self, path: &Arc<WirePath>) {
         self.sent(path);
         self.in_work.insert(path.clone(), ());
+    }
+
+    /// Whether it was taken, and is neither in the commit log nor given up.
+    #[must_use]
+    pub fn is_in_work(&self, path: &WirePath) -> bool {
+        self.in_work.contains_key(path)
+    }
+
+    /// Whether something is pending for exactly this path, or on its way.
+    #[must_use]
+    pub fn is_pending(&self, path: &WirePath) -> bool {
+        self.marks.contains_key(path) || self.in_flight.contains_key(path)
+    }
+
+    /// Whether what the target has under this name is, as far as is known, what is here: nothing is
+    /// pending for it, for a directory above it, or for a name it came from.
+    #[must_use]
+    pub fn is_settled(&self, path: &WirePath) -> bool {
+        let mut above = Some(path.clone());
+        while let Some(name) = above {
+            let mark = self.marks.get(&name);
+            if mark.is_some_and(|mark| name == *path || mark.gone) {
+                return false;
+            }
+            above = name.parent();
+        }
+        !self.in_work.contains_key(path)
+            && !self.comparisons.keys().any(|above| path.starts_with(above))
+            && self.renames.is_empty()
     }
 
     /// Notes that it is in the commit log now, or given up.
@@ -852,6 +909,7 @@ impl DirtySet {
                 due: newer.due,
                 look: mark.look.max(newer.look),
                 open: newer.open,
+                wrote: mark.wrote || newer.wrote,
                 born: mark.born && newer.born,
                 gone: newer.gone,
                 cleared: newer.cleared,
@@ -952,6 +1010,7 @@ impl Mark {
             due: now,
             look: Look::Meta,
             open: false,
+            wrote: false,
             born: false,
             gone: false,
             cleared: false,

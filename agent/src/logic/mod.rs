@@ -6,6 +6,7 @@ pub mod bucket;
 pub mod coalesce;
 pub mod config;
 pub mod filter;
+pub mod links;
 pub mod outbox;
 pub mod password;
 pub mod plan;

@@ -120,7 +120,7 @@ impl Outbox {
         let concerns = |cause: &Cause| match cause {
             Cause::Path(taken) => taken.path.starts_with(path),
             Cause::Rename(rename) => rename.to.starts_with(path) || path.starts_with(&rename.to),
-            Cause::Parent(_) => false,
+            Cause::Follows(_) => false,
         };
         !self
             .sent
@@ -151,7 +151,7 @@ mod tests {
             seq,
             bytes,
             at: 0,
-            causes: vec![Some(Cause::Parent(WirePath::root())), None],
+            causes: vec![Some(Cause::Follows(WirePath::root())), None],
             notes: Vec::new(),
         }
     }

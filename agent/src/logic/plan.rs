@@ -14,6 +14,7 @@ use syncd_proto::op::{Content, Expect, Op, TransferId};
 use syncd_proto::path::WirePath;
 
 use crate::logic::coalesce::{Rename, Taken};
+use crate::logic::links::Inode;
 
 /// Operations after which a batch is sent, whatever else is dirty.
 const BATCH_OPS: usize = 1_024;
@@ -57,6 +58,8 @@ pub enum Found {
         bytes: Vec<u8>,
         /// Digest of the content.
         digest: Digest,
+        /// Which file it is, if it has several names.
+        linked: Option<Inode>,
     },
     /// A file whose content has been staged.
     Staged {
@@ -68,6 +71,8 @@ pub enum Found {
         len: u64,
         /// Its digest.
         digest: Digest,
+        /// Which file it is, if it has several names.
+        linked: Option<Inode>,
     },
     /// Another name of a file that the target has, or gets earlier in the log.
     Link {
@@ -85,6 +90,17 @@ pub enum Found {
     },
 }
 
+impl Found {
+    /// Which file it is, if its content goes and it has several names.
+    #[must_use]
+    pub const fn linked(&self) -> Option<Inode> {
+        match self {
+            Self::Small { linked, .. } | Self::Staged { linked, .. } => *linked,
+            _ => None,
+        }
+    }
+}
+
 /// What an operation of a batch was made for: where to put the blame when it is rejected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cause {
@@ -92,8 +108,8 @@ pub enum Cause {
     Path(Taken),
     /// A rename.
     Rename(Rename),
-    /// A directory whose metadata follows a change below it.
-    Parent(WirePath),
+    /// A directory whose metadata, or a name of a file whose link, follows a change elsewhere.
+    Follows(WirePath),
 }
 
 /// A batch, ready to be signed.
@@ -185,6 +201,7 @@ impl Planner {
                 meta,
                 bytes,
                 digest,
+                ..
             } => {
                 let len = bytes.len() as u32;
                 self.inline.extend_from_slice(&bytes);
@@ -199,6 +216,7 @@ impl Planner {
                 transfer,
                 len,
                 digest,
+                ..
             } => Op::Put {
                 path,
                 meta,
@@ -221,6 +239,17 @@ impl Planner {
             self.touch(&taken.path);
         }
         self.makes.push((op, Cause::Path(taken)));
+    }
+
+    /// Adds a link that follows the content just added for `to`.
+    pub fn relink(&mut self, path: &WirePath, to: &WirePath) {
+        let op = Op::Link {
+            path: path.clone(),
+            to: to.clone(),
+        };
+        self.count(&op);
+        self.touch(path);
+        self.makes.push((op, Cause::Follows(path.clone())));
     }
 
     /// Whether the batch should be sent before more is added.
@@ -266,7 +295,7 @@ impl Planner {
                 size: 0,
                 meta,
             };
-            (op, Cause::Parent(path))
+            (op, Cause::Follows(path))
         });
         let (ops, causes) = self
             .renames
@@ -376,6 +405,7 @@ mod tests {
                     meta: meta(),
                     bytes: b"x".to_vec(),
                     digest: Digest::of(b"x"),
+                    linked: None,
                 },
                 _ => Found::Absent,
             };
@@ -426,6 +456,7 @@ mod tests {
                     meta: meta(),
                     bytes: vec![0; BATCH_INLINE_BYTES],
                     digest: Digest::empty(),
+                    linked: None,
                 },
             );
         }

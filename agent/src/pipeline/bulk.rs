@@ -4,12 +4,11 @@ use std::sync::Arc;
 
 use syncd_proto::digest::{Digest, Hasher};
 use syncd_proto::message::{AgentMessage, PatchOp, StageAbort, StageBegin, StageChunk, StageEnd};
-use syncd_proto::meta::Meta;
 use syncd_proto::op::TransferId;
 use syncd_proto::path::WirePath;
 use syncd_proto::reject::RejectCode;
 
-use crate::fs::read::{LargeFile, Piece, ReadError};
+use crate::fs::read::{LargeFile, Piece, ReadError, ReadFile};
 use crate::logic::coalesce::{Millis, Remote, Taken};
 use crate::logic::plan::Found;
 use crate::net::link::{Link, LinkError};
@@ -177,7 +176,7 @@ fn transfer(target: &Target, link: &Link, taken: &Taken) -> Result<Found, Transf
         send_whole(&channel, &taken.path, file)
     };
     let refused = link.end_transfer(channel.transfer);
-    let (meta, len, digest, stable) = match sent {
+    let read = match sent {
         Ok(sent) => sent,
         Err(error) => {
             abort(&channel);
@@ -187,16 +186,17 @@ fn transfer(target: &Target, link: &Link, taken: &Taken) -> Result<Found, Transf
     if let Some(reject) = refused {
         return Err(LinkError::Rejected(reject).into());
     }
-    if !stable && !hold_over {
+    if !read.stable && !hold_over {
         abort(&channel);
         return Err(ReadError::Changed.into());
     }
-    channel.end(len, digest)?;
+    channel.end(read.len, read.digest)?;
     Ok(Found::Staged {
-        meta,
+        meta: read.meta,
         transfer: channel.transfer,
-        len,
-        digest,
+        len: read.len,
+        digest: read.digest,
+        linked: read.linked.map(|file| (file.dev, file.ino)),
     })
 }
 
@@ -220,9 +220,6 @@ fn wants_delta(taken: &Taken) -> bool {
     taken.mark.remote != Remote::Absent && !taken.mark.born && taken.mark.attempts < 2
 }
 
-/// What was sent: metadata, length, digest, and whether the file stood still meanwhile.
-pub type Sent = (Meta, u64, Digest, bool);
-
 /// Sends a file whole; continues an interrupted transfer of the same version.
 ///
 /// # Errors
@@ -231,7 +228,7 @@ pub fn send_whole(
     channel: &Channel<'_>,
     path: &WirePath,
     mut file: LargeFile,
-) -> Result<Sent, TransferError> {
+) -> Result<ReadFile, TransferError> {
     let key = (file.size() >= RESUME_BYTES).then(|| version_key(path, &file));
     let resume_at = key
         .and_then(|key| {

@@ -13,9 +13,9 @@ use syncd_proto::message::{
 };
 use syncd_proto::path::WirePath;
 
-use crate::fs::read::{LargeFile, Piece};
+use crate::fs::read::{LargeFile, Piece, ReadFile};
 use crate::net::link::{Answer, Link, LinkError};
-use crate::pipeline::bulk::{CHUNK_BYTES, Channel, Sent, TransferError, send_whole};
+use crate::pipeline::bulk::{CHUNK_BYTES, Channel, TransferError, send_whole};
 
 /// What is searched at once, in bytes.
 const WINDOW_BYTES: usize = 8 << 20;
@@ -31,7 +31,7 @@ pub fn send(
     channel: &Channel<'_>,
     path: &WirePath,
     mut file: LargeFile,
-) -> Result<Sent, TransferError> {
+) -> Result<ReadFile, TransferError> {
     let Some((info, payload)) = signature(channel.link, path, SignatureWant::Groups)? else {
         return send_whole(channel, path, file);
     };

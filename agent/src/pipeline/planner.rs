@@ -7,9 +7,11 @@ use syncd_proto::meta::{EntryMeta, Kind, Meta};
 use syncd_proto::path::WirePath;
 
 use crate::fs::read::{self, ReadError, Stability};
+use crate::fs::root::{Identity, Linked};
 use crate::fs::scan;
 use crate::logic::brake::Verdict;
 use crate::logic::coalesce::{Leave, Look, Millis, Remote, Rename, Taken};
+use crate::logic::links::{self, Inode, Known, Version};
 use crate::logic::plan::{Found, Planner, meta_of};
 use crate::net::link::Link;
 use crate::pipeline::target::{State, Target};
@@ -23,6 +25,12 @@ const RENAMES_MAX: usize = 256;
 /// How long absence that nobody reported waits for the event that explains it, in milliseconds.
 const ABSENCE_MS: Millis = 50;
 
+/// Names linked in the batch that gives their file another content; the others follow.
+const RELINKS_MAX: usize = 256;
+
+/// How long a name waits while its file is sent under another name, in milliseconds.
+const LINK_MS: Millis = 50;
+
 /// How long removes wait for a held brake before they are looked at again, in milliseconds.
 const HELD_MS: Millis = 1_000;
 
@@ -31,7 +39,7 @@ enum Outcome {
     /// It can be sent.
     Found(Found),
     /// It is a large file: to be transferred.
-    Large,
+    Large(Option<Identity>, Version),
     /// Not now.
     Later(Millis),
     /// It cannot be read.
@@ -55,7 +63,7 @@ pub fn run(target: &Arc<Target>) {
         let (link, horizon) = (work.link, work.horizon);
         add_renames(target, &mut batch, work.renames);
         for (taken, found) in work.ready {
-            batch.found(taken, found);
+            add(target, &mut batch, taken, found);
         }
         for taken in work.taken {
             look_and_add(target, &link, &mut batch, taken, horizon);
@@ -153,6 +161,7 @@ fn add_rename(target: &Target, batch: &mut Planner, rename: Rename) {
     let both = there.is_some() && origin.is_some();
     if rename.swap {
         if both {
+            target.lock().links.exchanged(&rename.from, &rename.to);
             batch.exchange(rename);
         } else {
             target.update(|state, _| state.dirty.settle_seq(rename.seq));
@@ -169,7 +178,40 @@ fn add_rename(target: &Target, batch: &mut Planner, rename: Rename) {
             state.dirty.compare(rename.to.clone(), now);
         });
     }
+    target.lock().links.renamed(&rename.from, &rename.to);
     batch.rename(rename, there.as_ref());
+}
+
+/// Adds what was found to the batch. Where that gives a file with several names another content, they
+/// are linked to it at once.
+fn add(target: &Target, batch: &mut Planner, taken: Taken, found: Found) {
+    let path = taken.path.clone();
+    let inode = found.linked();
+    let others = links::note(&mut target.lock().links, &taken, &found);
+    batch.found(taken, found);
+    let Some(inode) = inode.filter(|_| !others.is_empty()) else {
+        return;
+    };
+    let mut later = Vec::new();
+    for (count, name) in others.into_iter().enumerate() {
+        let may_link = {
+            let state = target.lock();
+            !state.links.is_apart(inode) && !state.dirty.is_pending(&name)
+        };
+        if may_link && count < RELINKS_MAX && is_name_of(target, &name, inode) {
+            target.lock().links.linked(&name, &path);
+            batch.relink(&name, &path);
+        } else {
+            later.push(name);
+        }
+    }
+    target.update(|state, now| state.relink(later, now));
+}
+
+fn is_name_of(target: &Target, name: &WirePath, inode: Inode) -> bool {
+    let there = target.root.stat_links(name).ok().flatten();
+    let there = there.and_then(|(_, linked)| linked);
+    there.is_some_and(|linked| (linked.file.dev, linked.file.ino) == inode)
 }
 
 fn look_and_add(
@@ -195,9 +237,14 @@ fn look_and_add(
                 send(target, link, std::mem::take(batch), horizon);
                 wait_for_room(target, link);
             }
-            batch.found(taken, found);
+            add(target, batch, taken, found);
         }
-        Outcome::Large => target.update(|state, _| state.bulk.push_back(taken)),
+        Outcome::Large(linked, version) => target.update(|state, _| {
+            if let Some(Identity { dev, ino }) = linked {
+                state.links.busy(&taken.path, (dev, ino), version);
+            }
+            state.bulk.push_back(taken);
+        }),
         Outcome::Later(due) => target.defer(taken, due),
         Outcome::Failed(code, text) => target.failed(taken, code, text),
     }
@@ -233,7 +280,7 @@ fn remove(target: &Target, batch: &mut Planner, mut taken: Taken) {
         state.brake.check(taken.mark.weight, now)
     });
     match verdict {
-        Verdict::Go => batch.found(taken, found),
+        Verdict::Go => add(target, batch, taken, found),
         Verdict::Held => {
             taken.mark.leave = Leave::Held;
             target.defer(taken, target.now() + HELD_MS);
@@ -281,8 +328,8 @@ fn what_may_go(target: &Target, taken: &Taken) -> MayGo {
 }
 
 fn look(target: &Target, taken: &Taken) -> Outcome {
-    let entry = match target.root.stat(&taken.path) {
-        Ok(Some(entry)) => entry,
+    let (entry, linked) = match target.root.stat_links(&taken.path) {
+        Ok(Some(found)) => found,
         Ok(None) => return Outcome::Found(Found::Absent),
         Err(error) => return Outcome::Failed("unreadable", describe(taken, "stat", &error)),
     };
@@ -309,7 +356,11 @@ fn look(target: &Target, taken: &Taken) -> Outcome {
             }),
             Ok(None) | Err(_) => Outcome::Later(target.now() + ABSENCE_MS),
         },
-        Kind::File => look_at_file(target, taken, &entry),
+        Kind::File => linked
+            .and_then(|linked| look_at_links(target, taken, &entry, linked))
+            .unwrap_or_else(|| {
+                look_at_file(target, taken, &entry, linked.map(|linked| linked.file))
+            }),
         kind => Outcome::Found(Found::Special {
             meta: meta_of(&entry),
             kind,
@@ -318,7 +369,52 @@ fn look(target: &Target, taken: &Taken) -> Outcome {
     }
 }
 
-fn look_at_file(target: &Target, taken: &Taken, entry: &EntryMeta) -> Outcome {
+/// A file with several names: it is linked to a name that the target has, if there is one. `None` if
+/// its content is to be sent.
+fn look_at_links(
+    target: &Target,
+    taken: &Taken,
+    entry: &EntryMeta,
+    linked: Linked,
+) -> Option<Outcome> {
+    let now = target.now();
+    let inode = (linked.file.dev, linked.file.ino);
+    let version = Version::of_entry(entry);
+    let seek = target.lock().links.seek(inode, &taken.path, linked.names);
+    if seek {
+        target.wake_all();
+        return Some(Outcome::Later(now + LINK_MS));
+    }
+    let known = {
+        let state = target.lock();
+        let in_work = |path: &WirePath| state.dirty.is_in_work(path);
+        let known = state.links.known(inode, &taken.path, version, in_work);
+        match known {
+            // Somebody writes to it by another name: that one goes first, but not for ever.
+            Known::Older(names) if now < taken.mark.first + target.settle().hold_max_ms => {
+                let coming = names.iter().any(|name| state.dirty.is_pending(name));
+                if coming { Known::Busy } else { Known::Nothing }
+            }
+            other => other,
+        }
+    };
+    match known {
+        Known::Busy if !taken.mark.wrote => Some(Outcome::Later(now + LINK_MS)),
+        Known::Names(names) if !taken.mark.wrote => {
+            let to = names.iter().find(|name| is_name_of(target, name, inode))?;
+            let to = WirePath::clone(to);
+            Some(Outcome::Found(Found::Link { to }))
+        }
+        Known::Nothing | Known::Older(_) | Known::Busy | Known::Names(_) => None,
+    }
+}
+
+fn look_at_file(
+    target: &Target,
+    taken: &Taken,
+    entry: &EntryMeta,
+    linked: Option<Identity>,
+) -> Outcome {
     let now = target.now();
     let settle = target.settle();
     let held_until = taken.mark.first + settle.hold_max_ms;
@@ -326,7 +422,7 @@ fn look_at_file(target: &Target, taken: &Taken, entry: &EntryMeta) -> Outcome {
         return Outcome::Later(taken.mark.quiet_at);
     }
     if entry.size > INLINE_FILE_BYTES_MAX {
-        return Outcome::Large;
+        return Outcome::Large(linked, Version::of_entry(entry));
     }
     let stability = if now >= held_until {
         Stability::Waived
@@ -338,8 +434,9 @@ fn look_at_file(target: &Target, taken: &Taken, entry: &EntryMeta) -> Outcome {
             meta: file.meta,
             bytes: file.bytes,
             digest: file.digest,
+            linked: file.linked.map(|file| (file.dev, file.ino)),
         }),
-        Err(ReadError::TooLarge) => Outcome::Large,
+        Err(ReadError::TooLarge) => Outcome::Large(linked, Version::of_entry(entry)),
         Err(ReadError::Changed) => {
             Outcome::Later((now + settle.settle_ms).min(held_until.max(now + 10)))
         }

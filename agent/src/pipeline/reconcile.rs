@@ -8,10 +8,11 @@
 //! know the rules: a directory that holds excluded names there never has an equal digest and is compared
 //! by listing, down to those names.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use syncd_proto::links::{LinkGroups, LinkNames};
 use syncd_proto::merkle;
 use syncd_proto::message::{AgentMessage, DigestQuery, ListEntry, ListQuery};
 use syncd_proto::meta::{Compare, EntryMeta, Kind, Mtime};
@@ -20,6 +21,7 @@ use syncd_proto::tree::{DigestTree, TreeReader};
 
 use crate::fs::scan::{ScanProblem, SourceReader};
 use crate::logic::coalesce::{Comparison, Look, Millis, Remote};
+use crate::logic::links::Inode;
 use crate::net::link::{Answer, Link, LinkError};
 use crate::pipeline::source::is_recent;
 use crate::pipeline::sweep::{is_clear, sweep};
@@ -33,6 +35,9 @@ const DIRTY_HIGH: usize = 20_000;
 
 /// How long a comparison that failed waits, in milliseconds.
 const RETRY_MS: Millis = 1_000;
+
+/// How long it is between two searches for the names of linked files, in milliseconds.
+const SEEK_MS: Millis = 250;
 
 /// Why a comparison ended early.
 #[derive(Debug)]
@@ -75,10 +80,20 @@ pub enum Difference {
     Extra(EntryMeta),
     /// Both have it, and it is not the same: the source's, then the target's.
     Changed(EntryMeta, EntryMeta),
+    /// It is not the same names that are names of this file.
+    Links {
+        /// What it is at the source.
+        entry: EntryMeta,
+        /// Which file it is there, if it has several names.
+        inode: Option<Inode>,
+        /// At the target, and as at the source otherwise, it has no other name.
+        alone: bool,
+    },
 }
 
 /// Runs until the target stops.
 pub fn run(target: &Arc<Target>) {
+    let mut seek_at = 0;
     loop {
         let (path, comparison, link) = {
             let mut state = target.lock();
@@ -87,6 +102,13 @@ pub fn run(target: &Arc<Target>) {
                     return;
                 }
                 let now = target.now();
+                if state.links.is_seeking() && seek_at <= now {
+                    drop(state);
+                    seek(target);
+                    seek_at = target.now() + SEEK_MS;
+                    state = target.lock();
+                    continue;
+                }
                 let link = state.link.clone().filter(|link| !link.is_closed());
                 if let Some(link) = link
                     && let Some((path, comparison)) = state.dirty.take_comparison(now)
@@ -95,11 +117,36 @@ pub fn run(target: &Arc<Target>) {
                     break (path, comparison, link);
                 }
                 let due = state.dirty.next_comparison_due().filter(|due| *due > now);
+                let seek = state.links.is_seeking().then_some(seek_at);
+                let due = due.into_iter().chain(seek).min();
                 state = target.wait(state, due);
             }
         };
         finish(target, path, comparison, &link);
     }
+}
+
+/// Looks through the source for the other names of files with several: what is not pending there, the
+/// target has.
+fn seek(target: &Target) {
+    let sought = target.lock().links.take_sought();
+    let found = build(target, &WirePath::root(), Compare::ALL, false);
+    let groups = found.map(|(_, groups)| groups).unwrap_or_default();
+    for (inode, group) in groups
+        .iter()
+        .filter(|(inode, _)| sought.contains_key(inode))
+    {
+        let now = target.now();
+        let mut state = target.lock();
+        let pending = group
+            .paths
+            .iter()
+            .filter(|path| !state.dirty.is_settled(path));
+        let pending = pending.cloned().collect();
+        let others = state.links.compared(inode, group, &pending);
+        state.relink(others, now);
+    }
+    target.update(|state, _| state.links.sought(sought));
 }
 
 fn finish(target: &Arc<Target>, path: Arc<WirePath>, comparison: Comparison, link: &Arc<Link>) {
@@ -111,6 +158,9 @@ fn finish(target: &Arc<Target>, path: Arc<WirePath>, comparison: Comparison, lin
             Ok(equal) => {
                 state.counts.comparisons += 1;
                 state.dirty.settle_seq(comparison.seq);
+                if path.is_root() {
+                    state.links.ready();
+                }
                 state.first_sync_done |= state.dirty.outstanding() == 0;
                 if let (Some(root), true) = (equal, path.is_root()) {
                     state.identical = Some((root, std::time::SystemTime::now()));
@@ -139,6 +189,17 @@ fn mark(target: &Target, path: WirePath, difference: Difference) -> Result<(), C
             Difference::Extra(_) if !target.delete => return,
             Difference::Extra(_) => {
                 state.dirty.only_there(path, now);
+                return;
+            }
+            Difference::Links {
+                entry,
+                inode,
+                alone,
+            } => {
+                let lone = inode.filter(|_| alone);
+                if !lone.is_some_and(|inode| state.links.adopt(&path, inode, &entry)) {
+                    state.dirty.relink(path, now);
+                }
                 return;
             }
             Difference::Changed(here, there) => {
@@ -179,7 +240,14 @@ fn wait_until_less_dirty(target: &Target) -> Result<(), CompareError> {
         if state.link.as_ref().is_none_or(|link| link.is_closed()) {
             return Err(CompareError::Link(LinkError::Closed));
         }
-        state = target.wait(state, None);
+        if state.links.is_seeking() {
+            // What makes it dirty may be waiting for this.
+            drop(state);
+            seek(target);
+            state = target.lock();
+        } else {
+            state = target.wait(state, None);
+        }
     }
     Ok(())
 }
@@ -209,7 +277,20 @@ pub fn compare(
     };
     // Both sides walk at the same time.
     link.ask(id, &AgentMessage::DigestQuery(question))?;
-    let here = build(target, path, policy, content)?;
+    let (here, groups) = build(target, path, policy, content)?;
+    let policy = Compare {
+        links: policy.links && !groups.is_full(),
+        ..policy
+    };
+    let inodes = inodes(&groups);
+    let mut differing = HashSet::new();
+    let mut report = |path: WirePath, difference: Difference| {
+        if inodes.contains_key(&path) {
+            differing.insert(path.clone());
+        }
+        report(path, difference)
+    };
+    let report = &mut report;
     let Answer::Digests(answer) = link.answer(id)? else {
         return Err(CompareError::Answer);
     };
@@ -231,8 +312,15 @@ pub fn compare(
         let entries = here.entries();
         target.update(|state, now| state.brake.entries_seen(entries, now));
     }
+    let names = if policy.links {
+        groups.names(path)
+    } else {
+        LinkNames::default()
+    };
+    let here = here.with_links(&names);
     let complete = here.is_complete(&WirePath::root());
     if there == Some(here.root_digest()) && complete {
+        learn(target, policy, &groups, &differing);
         return Ok(Some(here.root_digest().to_string()));
     }
     let mut walk = Walk {
@@ -240,6 +328,8 @@ pub fn compare(
         link,
         base: path.clone(),
         here,
+        names,
+        inodes: &inodes,
         policy,
         content,
     };
@@ -251,7 +341,29 @@ pub fn compare(
     } else {
         walk.descend(report)?;
     }
+    learn(target, policy, &groups, &differing);
     Ok(None)
+}
+
+/// The names of linked files, with the file.
+fn inodes(groups: &LinkGroups) -> HashMap<WirePath, Inode> {
+    let names = groups
+        .iter()
+        .flat_map(|(inode, group)| group.paths.iter().map(move |path| (path.clone(), inode)));
+    names.collect()
+}
+
+/// Notes which names of linked files the target has as they are here.
+fn learn(target: &Target, policy: Compare, groups: &LinkGroups, differing: &HashSet<WirePath>) {
+    if !policy.links {
+        return;
+    }
+    for (inode, group) in groups.iter() {
+        let mut state = target.lock();
+        let others = state.links.compared(inode, group, differing);
+        state.relink(others, target.now());
+    }
+    target.wake_all();
 }
 
 /// Waits until the receiver has applied what was sent: its answer must not be about an older state.
@@ -298,15 +410,15 @@ fn build(
     path: &WirePath,
     policy: Compare,
     content: bool,
-) -> Result<Option<DigestTree>, CompareError> {
+) -> Result<(Option<DigestTree>, LinkGroups), CompareError> {
     with_reader(target, content, |reader| {
         let started = reader.start(path).map_err(CompareError::Source)?;
         let Some((dir, meta)) = started.filter(|(_, meta)| meta.kind == Kind::Dir) else {
-            return Ok(None);
+            return Ok((None, LinkGroups::default()));
         };
-        DigestTree::build(reader, dir, path, &meta, policy)
-            .map(Some)
-            .map_err(|_| CompareError::Stopped)
+        let tree = DigestTree::build(reader, dir, path, &meta, policy)
+            .map_err(|_| CompareError::Stopped)?;
+        Ok((Some(tree), reader.take_links()))
     })
 }
 
@@ -330,6 +442,9 @@ struct Walk<'a> {
     link: &'a Arc<Link>,
     base: WirePath,
     here: DigestTree,
+    /// Names here that share a file with others, as paths from `base`.
+    names: LinkNames,
+    inodes: &'a HashMap<WirePath, Inode>,
     policy: Compare,
     content: bool,
 }
@@ -423,9 +538,19 @@ impl Walk<'_> {
             }
             return Ok(());
         }
-        if !merkle::is_compared(self.policy, here.kind)
-            || merkle::same_entry(self.policy, &here, &there.meta)
-        {
+        if !merkle::is_compared(self.policy, here.kind) {
+            return Ok(());
+        }
+        let same = merkle::same_entry(self.policy, &here, &there.meta);
+        if self.links_differ(&path, &here, there) {
+            let links = Difference::Links {
+                entry: here.clone(),
+                inode: self.inodes.get(&path).copied(),
+                alone: same && there.links.is_none(),
+            };
+            report(path.clone(), links)?;
+        }
+        if same {
             return Ok(());
         }
         let is_dir = here.kind == Kind::Dir;
@@ -438,6 +563,14 @@ impl Walk<'_> {
             self.report_all(path, report)?;
         }
         Ok(())
+    }
+
+    fn links_differ(&self, path: &WirePath, here: &EntryMeta, there: &ListEntry) -> bool {
+        let tail = path.strip_prefix(&self.base).unwrap_or_default();
+        self.policy.links
+            && here.kind == Kind::File
+            && there.meta.kind == Kind::File
+            && self.names.first_of(&tail) != there.links
     }
 
     fn report_missing(

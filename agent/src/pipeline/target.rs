@@ -17,6 +17,7 @@ use crate::fs::root::SourceRoot;
 use crate::logic::backoff::Backoff;
 use crate::logic::brake::Brake;
 use crate::logic::coalesce::{DirtySet, Failure, Look, Millis, Remote, Settle, Taken};
+use crate::logic::links::LinkMap;
 use crate::logic::outbox::{Note, Outbox, Sent};
 use crate::logic::plan::{Batch, Cause, Found};
 use crate::net::link::Link;
@@ -100,6 +101,8 @@ pub struct State {
     pub dirty: DirtySet,
     /// What is on its way.
     pub outbox: Outbox,
+    /// Names of files with several names, as the target has them.
+    pub links: LinkMap,
     /// Large files waiting for a transfer.
     pub bulk: VecDeque<Taken>,
     /// Files that occupy a place in the receiver's staging: from the beginning of their transfer until
@@ -172,6 +175,7 @@ impl Target {
             state: Mutex::new(State {
                 dirty: DirtySet::new(settle),
                 outbox: Outbox::new(1, IN_FLIGHT_BYTES_MAX),
+                links: LinkMap::default(),
                 bulk: VecDeque::new(),
                 staged: 0,
                 ready: Vec::new(),
@@ -331,6 +335,7 @@ impl Target {
             }
             state.phase = phase;
             state.staged = 0;
+            state.links.clear();
             let (lost, applied) = state.outbox.drain();
             for (index, sent) in lost.into_iter().enumerate() {
                 for cause in sent.causes.into_iter().flatten() {
@@ -379,6 +384,9 @@ impl Target {
             Err(text) => {
                 if current {
                     tracing::error!(target = %self.name, "batch not sent: {text}");
+                    // It was told of names that the target does not get now.
+                    state.links.clear();
+                    state.dirty.compare(WirePath::root(), now + 100);
                 }
                 for cause in batch.causes {
                     state.give_back_cause(cause, false, now + 100);
@@ -428,7 +436,7 @@ impl Target {
                 Some(Cause::Rename(rename)) => {
                     (rename.seq, rename.first, Arc::new(rename.to.clone()))
                 }
-                Some(Cause::Parent(_)) => continue,
+                Some(Cause::Follows(_)) => continue,
                 None => {
                     whole = false;
                     continue;
@@ -490,9 +498,27 @@ impl Target {
                 }
                 let State { dirty, .. } = &mut *state;
                 dirty.look_where_it_went(&taken.path, taken.mark.seq, now);
-                state.path_failed(taken, reject.code, &reject.text, now);
+                if note.is_some_and(|note| note.verb == LINK) {
+                    state.link_failed(taken, reject.code, &reject.text, now);
+                } else {
+                    let others = state.links.put_refused(&taken.path);
+                    state.relink(others, now);
+                    state.path_failed(taken, reject.code, &reject.text, now);
+                }
             }
-            other => state.give_back_cause(other, arrived, now),
+            other => {
+                match &other {
+                    Cause::Rename(rename) => {
+                        state.links.forget_below(&rename.from);
+                        state.links.forget_below(&rename.to);
+                    }
+                    Cause::Follows(path) => {
+                        state.link_refused(path, reject.code, now);
+                    }
+                    Cause::Path(_) => {}
+                }
+                state.give_back_cause(other, arrived, now);
+            }
         }
         drop(state);
         self.wake_all();
@@ -565,11 +591,36 @@ impl State {
                 self.dirty.give_back(taken, now);
             }
             Cause::Rename(rename) => self.dirty.give_back_rename(&rename, now),
-            Cause::Parent(path) => {
+            Cause::Follows(path) => {
                 self.dirty
                     .found(path.clone(), Look::Content, Remote::Unknown, now);
                 self.dirty.lost_parent(path, 0, now);
             }
+        }
+    }
+
+    /// Names that have to be linked to another name of their file.
+    pub fn relink(&mut self, names: Vec<Arc<WirePath>>, now: Millis) {
+        for name in names {
+            self.dirty.relink(WirePath::clone(&name), now);
+        }
+    }
+
+    /// A link was refused: where another name of the file is not what it should be, all are looked at
+    /// again; where there can be no link, every name gets the content.
+    fn link_refused(&mut self, path: &WirePath, code: RejectCode, now: Millis) {
+        let passing = code.is_stale() || code.pauses_transfers();
+        let others = self.links.link_refused(path, passing);
+        self.relink(others, now);
+    }
+
+    fn link_failed(&mut self, mut taken: Taken, code: RejectCode, text: &str, now: Millis) {
+        self.link_refused(&taken.path, code, now);
+        if code == RejectCode::NoParent || code.pauses_transfers() {
+            self.path_failed(taken, code, text, now);
+        } else {
+            taken.mark.attempts += 1;
+            self.dirty.give_back(taken, now);
         }
     }
 
@@ -621,11 +672,15 @@ impl State {
     }
 }
 
+/// The word for an operation that links.
+const LINK: &str = "link";
+
 fn note(op: &Op) -> Note {
     let verb = match op {
         Op::SetMeta {
             kind: Kind::Dir, ..
         } => "directory metadata",
+        Op::Link { .. } => LINK,
         Op::SetMeta { .. } => "metadata",
         other => other.verb(),
     };

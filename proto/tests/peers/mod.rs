@@ -334,6 +334,7 @@ fn list(tree: &Tree, query: &ListQuery) -> Listing {
             name: path.file_name()?.clone(),
             meta,
             subtree: None,
+            links: None,
         })
     });
     let known = query.path.is_root() || tree.get(&query.path) == Some(&None);

@@ -386,15 +386,16 @@ fn code() -> impl Strategy<Value = RejectCode> {
 }
 
 fn compare() -> impl Strategy<Value = Compare> {
-    (any::<[bool; 4]>(), 0..=0o7777u16).prop_map(|([owner, mtime, xattrs, specials], mode_mask)| {
-        Compare {
+    (any::<[bool; 5]>(), 0..=0o7777u16).prop_map(
+        |([owner, mtime, xattrs, specials, links], mode_mask)| Compare {
             owner,
             mode_mask,
             mtime,
             xattrs,
             specials,
-        }
-    })
+            links,
+        },
+    )
 }
 
 fn welcome() -> impl Strategy<Value = Welcome> {
@@ -449,6 +450,7 @@ fn listing() -> impl Strategy<Value = Listing> {
             let entries = entries.into_iter();
             let entries = entries.map(|(name, (meta, subtree))| ListEntry {
                 name,
+                links: subtree.filter(|_| meta.kind == Kind::File),
                 meta,
                 subtree,
             });

@@ -123,6 +123,7 @@ fn welcome(open: &SessionOpen) -> Welcome {
             mtime: true,
             xattrs: false,
             specials: false,
+            links: false,
         },
         durability: Durability::Batch,
         window_bytes: 0,

@@ -13,8 +13,10 @@ use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use syncd_proto::RESERVED_NAME;
@@ -65,6 +67,30 @@ impl Area {
             to_delete: Mutex::new(true),
             wake: Condvar::new(),
         })
+    }
+
+    /// Waits a while for other processes to leave the area: a worker whose front was killed may be about
+    /// to end. Whether they have.
+    #[must_use]
+    pub fn wait_until_alone(&self) -> bool {
+        let deadline = Instant::now() + ALONE_WAIT;
+        loop {
+            match rustix::fs::flock(&self.stage, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return true,
+                Err(Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                    thread::sleep(ALONE_POLL);
+                }
+                Err(_) => return false,
+            }
+        }
+    }
+
+    /// From now on until this process ends others are told that they are not alone.
+    ///
+    /// # Errors
+    /// Those of `flock`.
+    pub fn share(&self) -> rustix::io::Result<()> {
+        rustix::fs::flock(&self.stage, FlockOperation::LockShared)
     }
 
     /// The name of this copy of the module, if it has one yet; changes nothing.
@@ -300,6 +326,10 @@ fn remove_if_there(dir: &OwnedFd, name: &str) -> rustix::io::Result<()> {
         Err(error) => Err(error),
     }
 }
+
+/// How long a new worker waits for one before it to leave, and how often it looks.
+const ALONE_WAIT: Duration = Duration::from_secs(3);
+const ALONE_POLL: Duration = Duration::from_millis(5);
 
 const INSTANCE: &str = "instance";
 

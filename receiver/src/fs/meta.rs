@@ -51,6 +51,7 @@ impl Powers {
             mtime: true,
             xattrs: false,
             specials: self.mknod,
+            links: true,
         }
     }
 }

@@ -9,12 +9,13 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use syncd_proto::digest::{Digest, Hasher};
+use syncd_proto::links::{LinkGroups, LinkNames};
 use syncd_proto::message::{DigestQuery, Digests, ListEntry, ListQuery, Listing};
 use syncd_proto::meta::{Compare, EntryMeta, Kind};
 use syncd_proto::path::{Name, WirePath};
 use syncd_proto::tree::{DigestTree, TreeReader};
 
-use super::meta::{entry_of, kind_of, link_target, statx_at, statx_fd};
+use super::meta::{Identity, entry_of, identity_of, kind_of, link_target, statx_at, statx_fd};
 use super::recover::names;
 use super::root::{LISTABLE, READABLE, Root};
 
@@ -36,6 +37,7 @@ struct Built {
     /// Commits applied when it was built.
     applied: u64,
     tree: DigestTree,
+    links: LinkNames,
 }
 
 impl Trees {
@@ -92,10 +94,7 @@ impl Trees {
         if !self.built.as_ref().is_some_and(covered) {
             self.build(root, &query.path, query.content, applied, stop)?;
         }
-        let mut reader = Reader {
-            content: query.content,
-            stop,
-        };
+        let mut reader = Reader::new(query.content, stop);
         let opened = open_with_meta(root, &query.path);
         let found = match &opened {
             Some((dir, _)) => reader.entries(dir, &query.path)?,
@@ -125,12 +124,20 @@ impl Trees {
     }
 
     fn list_entry(&self, query: &ListQuery, (name, meta): &(Name, EntryMeta)) -> ListEntry {
-        let path = query.path.join(name).filter(|_| meta.kind == Kind::Dir);
+        let path = query.path.join(name);
+        let dir = path.as_ref().filter(|_| meta.kind == Kind::Dir);
+        let file = path.as_ref().filter(|_| meta.kind == Kind::File);
         ListEntry {
             name: name.clone(),
             meta: meta.clone(),
-            subtree: path.and_then(|path| self.known(&path, query.content)),
+            subtree: dir.and_then(|path| self.known(path, query.content)),
+            links: file.and_then(|path| self.first_link(path)),
         }
+    }
+
+    fn first_link(&self, path: &WirePath) -> Option<Digest> {
+        let built = self.built.as_ref()?;
+        built.links.first_of(&path.strip_prefix(&built.at)?)
     }
 
     fn known(&self, path: &WirePath, content: bool) -> Option<Digest> {
@@ -156,13 +163,19 @@ impl Trees {
         let Some((dir, meta)) = open_with_meta(root, path) else {
             return Ok(());
         };
-        let mut reader = Reader { content, stop };
+        let mut reader = Reader::new(content, stop);
         let tree = DigestTree::build(&mut reader, dir, path, &meta, self.compare)?;
+        let links = if self.compare.links {
+            reader.links.names(path)
+        } else {
+            LinkNames::default()
+        };
         self.built = Some(Built {
             at: path.clone(),
             content,
             applied,
-            tree,
+            tree: tree.with_links(&links),
+            links,
         });
         Ok(())
     }
@@ -188,6 +201,7 @@ fn open_with_meta(root: &Root, path: &WirePath) -> Option<(OwnedFd, EntryMeta)> 
 struct Reader<'a> {
     content: bool,
     stop: &'a AtomicBool,
+    links: LinkGroups,
 }
 
 impl TreeReader for Reader<'_> {
@@ -197,7 +211,7 @@ impl TreeReader for Reader<'_> {
     fn entries(
         &mut self,
         dir: &OwnedFd,
-        _path: &WirePath,
+        path: &WirePath,
     ) -> Result<Option<Vec<(Name, EntryMeta)>>, Stopped> {
         let Ok(names) = names(dir) else {
             return Ok(None);
@@ -210,7 +224,7 @@ impl TreeReader for Reader<'_> {
             let Some(name) = Name::new(&name).filter(|name| !name.is_reserved()) else {
                 continue;
             };
-            match self.entry(dir, &name) {
+            match self.entry(dir, path, &name) {
                 Ok(Some(meta)) => entries.push((name, meta)),
                 Ok(None) => {}
                 Err(Errno::CANCELED) => return Err(Stopped),
@@ -231,8 +245,21 @@ impl TreeReader for Reader<'_> {
     }
 }
 
-impl Reader<'_> {
-    fn entry(&self, dir: &OwnedFd, name: &Name) -> rustix::io::Result<Option<EntryMeta>> {
+impl<'a> Reader<'a> {
+    fn new(content: bool, stop: &'a AtomicBool) -> Self {
+        Self {
+            content,
+            stop,
+            links: LinkGroups::default(),
+        }
+    }
+
+    fn entry(
+        &mut self,
+        dir: &OwnedFd,
+        parent: &WirePath,
+        name: &Name,
+    ) -> rustix::io::Result<Option<EntryMeta>> {
         let Some(stat) = statx_at(dir, name.as_bytes())? else {
             return Ok(None);
         };
@@ -244,7 +271,15 @@ impl Reader<'_> {
             Some(Kind::File) if self.content => self.file_digest(dir.as_fd(), name)?,
             _ => None,
         };
-        Ok(entry_of(&stat, content))
+        let entry = entry_of(&stat, content);
+        if let Some(entry) = entry.as_ref().filter(|entry| entry.kind == Kind::File)
+            && stat.stx_nlink > 1
+            && let Some(path) = parent.join(name)
+        {
+            let Identity { dev, ino } = identity_of(&stat);
+            self.links.add((dev, ino), entry, path);
+        }
+        Ok(entry)
     }
 
     /// `None` if it cannot be read: it is not known to be equal then.
@@ -350,6 +385,40 @@ mod tests {
             Some(Digest::of(b"content"))
         );
         assert_eq!(listing.entries[1].subtree, Some(below));
+    }
+
+    #[test]
+    fn names_of_one_file_are_told_apart_from_copies() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a", "b"] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        fs::write(dir.path().join("a/f"), "x").unwrap();
+        fs::write(dir.path().join("b/g"), "x").unwrap();
+        fs::hard_link(dir.path().join("a/f"), dir.path().join("b/f")).unwrap();
+        let root = root(dir.path());
+        let mut trees = Trees::new(Compare::ALL);
+        let linked = digest(&mut trees, &root, ".", false);
+        let mut found = Vec::new();
+        for at in ["a", "b"] {
+            let query = ListQuery {
+                id: 9,
+                path: path(at),
+                content: false,
+            };
+            let sent = trees.list(&root, &query, 0, &GO, |listing| {
+                found.extend(listing.entries.into_iter().map(|entry| entry.links));
+                true
+            });
+            sent.unwrap();
+        }
+        assert!(found[0].is_some() && found[0] == found[1], "{found:?}");
+        assert_eq!(found[2], None, "b/g has no other name");
+        let mut blind = Trees::new(Compare {
+            links: false,
+            ..Compare::ALL
+        });
+        assert_ne!(digest(&mut blind, &root, ".", false), linked);
     }
 
     #[test]

@@ -1,0 +1,583 @@
+//! [`LinkMap`]: which names of files with several names one target has, and has as one file.
+//!
+//! A cache of what was sent and compared in this session; what it says of a name is checked against the
+//! source before it is used. Pure.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use syncd_proto::limits::LINK_NAMES_MAX;
+use syncd_proto::links::LinkGroup;
+use syncd_proto::meta::{EntryMeta, Kind, Meta, Mtime};
+use syncd_proto::path::WirePath;
+
+use crate::logic::coalesce::Taken;
+use crate::logic::plan::Found;
+
+/// Device and inode at the source.
+pub type Inode = (u64, u64);
+
+/// What a file looked like when it was sent or found equal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Version {
+    size: u64,
+    mode: u16,
+    owner: (u32, u32),
+    mtime: Mtime,
+}
+
+impl Version {
+    const NONE: Self = Self {
+        size: 0,
+        mode: 0,
+        owner: (0, 0),
+        mtime: match Mtime::new(0, 0) {
+            Some(epoch) => epoch,
+            None => unreachable!(),
+        },
+    };
+
+    /// As an operation sets it.
+    #[must_use]
+    pub const fn of(meta: &Meta, size: u64) -> Self {
+        Self {
+            size,
+            mode: meta.mode,
+            owner: (meta.uid, meta.gid),
+            mtime: meta.mtime,
+        }
+    }
+
+    /// As a scan sees it.
+    #[must_use]
+    pub const fn of_entry(entry: &EntryMeta) -> Self {
+        Self {
+            size: entry.size,
+            mode: entry.mode,
+            owner: (entry.uid, entry.gid),
+            mtime: entry.mtime,
+        }
+    }
+}
+
+/// What is known of a file, for another name of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Known {
+    /// Nothing: its content has to be sent.
+    Nothing,
+    /// It is being transferred under another name.
+    Busy,
+    /// The target has an older version under these names.
+    Older(Vec<Arc<WirePath>>),
+    /// The target has it, or gets it earlier in the log, under these names.
+    Names(Vec<Arc<WirePath>>),
+}
+
+#[derive(Debug)]
+struct Group {
+    version: Version,
+    names: BTreeSet<Arc<WirePath>>,
+    busy: Option<Arc<WirePath>>,
+    /// The target cannot link them: each name gets the content.
+    apart: bool,
+}
+
+/// Names of files with several names, as one target has them.
+#[derive(Debug, Default)]
+pub struct LinkMap {
+    groups: HashMap<Inode, Group>,
+    by_path: BTreeMap<Arc<WirePath>, Inode>,
+    /// A comparison of everything has ended in this session: what is not pending is at the target.
+    ready: bool,
+    /// Files whose other names are to be looked for, with how many there are.
+    sought: HashMap<Inode, u32>,
+    /// Those whose names were looked for when there were so many.
+    searched: HashMap<Inode, u32>,
+}
+
+impl LinkMap {
+    /// Whether the other names of a file have to be looked for at the source first: of its `count` names
+    /// not all are known. It was a file with one name when it was sent, or has names elsewhere.
+    pub fn seek(&mut self, inode: Inode, path: &WirePath, count: u32) -> bool {
+        let names = self.groups.get(&inode).map(|group| &group.names);
+        let known = names.map_or(0, BTreeSet::len);
+        let itself = usize::from(names.is_none_or(|names| !names.contains(path)));
+        let seek = self.ready
+            && known + itself < count as usize
+            && self.searched.get(&inode) != Some(&count)
+            && self.by_path.len() < LINK_NAMES_MAX
+            && self.searched.len() < LINK_NAMES_MAX;
+        if seek {
+            self.sought.insert(inode, count);
+        }
+        seek
+    }
+
+    /// Whether names are to be looked for.
+    #[must_use]
+    pub fn is_seeking(&self) -> bool {
+        !self.sought.is_empty()
+    }
+
+    /// The files whose names are to be looked for now.
+    pub fn take_sought(&mut self) -> HashMap<Inode, u32> {
+        std::mem::take(&mut self.sought)
+    }
+
+    /// They were looked for, and [`Self::compared`] was told of what was found.
+    pub fn sought(&mut self, files: HashMap<Inode, u32>) {
+        self.searched.extend(files);
+    }
+
+    /// A comparison of everything has ended.
+    pub fn ready(&mut self) {
+        self.ready = true;
+    }
+
+    /// What is known of a file for its name `path`; at most a few names are told. `in_work` says whether
+    /// a transfer that began has neither ended nor failed.
+    #[must_use]
+    pub fn known(
+        &self,
+        inode: Inode,
+        path: &WirePath,
+        version: Version,
+        in_work: impl Fn(&WirePath) -> bool,
+    ) -> Known {
+        let Some(group) = self.groups.get(&inode) else {
+            return Known::Nothing;
+        };
+        let busy = group.busy.as_ref().filter(|busy| ***busy != *path);
+        if busy.is_some_and(|busy| in_work(busy)) {
+            return Known::Busy;
+        }
+        let others = group.names.iter().filter(|name| ***name != *path);
+        let others: Vec<_> = others.take(TOLD_MAX).cloned().collect();
+        if group.apart || others.is_empty() {
+            Known::Nothing
+        } else if group.version == version {
+            Known::Names(others)
+        } else {
+            Known::Older(others)
+        }
+    }
+
+    /// Whether the target cannot link the names of a file.
+    #[must_use]
+    pub fn is_apart(&self, inode: Inode) -> bool {
+        self.groups.get(&inode).is_some_and(|group| group.apart)
+    }
+
+    /// A file with several names is going to be transferred under this one.
+    pub fn busy(&mut self, path: &Arc<WirePath>, inode: Inode, version: Version) {
+        self.group(inode, version).busy = Some(path.clone());
+    }
+
+    /// Its content is in the log under this name, which thereby is a file of its own at the target.
+    /// Returns the names that have to be linked to it; `wrote`: because the content changed.
+    pub fn put(
+        &mut self,
+        path: &Arc<WirePath>,
+        inode: Inode,
+        version: Version,
+        wrote: bool,
+    ) -> Vec<Arc<WirePath>> {
+        self.forget(path);
+        let group = self.group(inode, version);
+        group.busy = None;
+        group.version = version;
+        let others = if group.apart {
+            let others = group.names.iter().filter(|_| wrote);
+            others.cloned().collect()
+        } else {
+            let others: Vec<_> = std::mem::take(&mut group.names).into_iter().collect();
+            for name in &others {
+                self.by_path.remove(name);
+            }
+            others
+        };
+        self.insert(path, inode);
+        others
+    }
+
+    /// A link to `to` is in the log under this name.
+    pub fn linked(&mut self, path: &Arc<WirePath>, to: &WirePath) {
+        self.forget(path);
+        if let Some(&inode) = self.by_path.get(to) {
+            self.insert(path, inode);
+        }
+    }
+
+    /// Its metadata is in the log.
+    pub fn set_meta(&mut self, path: &WirePath, version: Version) {
+        let inode = self.by_path.get(path);
+        if let Some(group) = inode.and_then(|inode| self.groups.get_mut(inode)) {
+            group.version = version;
+        }
+    }
+
+    /// The target refused to link a name; `stale`: because what it has is not what was expected.
+    /// Returns the names that have to be looked at again.
+    pub fn link_refused(&mut self, path: &WirePath, stale: bool) -> Vec<Arc<WirePath>> {
+        if stale {
+            return self.put_refused(path);
+        }
+        let inode = self.by_path.get(path).copied();
+        self.forget(path);
+        if let Some(group) = inode.and_then(|inode| self.groups.get_mut(&inode)) {
+            group.apart = true;
+        }
+        Vec::new()
+    }
+
+    /// The target refused content: returns the names that were to be linked to it.
+    pub fn put_refused(&mut self, path: &WirePath) -> Vec<Arc<WirePath>> {
+        let Some(inode) = self.by_path.get(path).copied() else {
+            return Vec::new();
+        };
+        let Some(group) = self.groups.remove(&inode) else {
+            return Vec::new();
+        };
+        for name in &group.names {
+            self.by_path.remove(name);
+        }
+        let others = group.names.into_iter().filter(|name| **name != *path);
+        others.collect()
+    }
+
+    /// A comparison saw these names of a file; `differing` holds those that the target does not have as
+    /// they are. Returns the names that have to be linked to others.
+    pub fn compared(
+        &mut self,
+        inode: Inode,
+        group: &LinkGroup,
+        differing: &HashSet<WirePath>,
+    ) -> Vec<Arc<WirePath>> {
+        let equal = group.paths.iter().filter(|path| !differing.contains(*path));
+        let equal = equal.map(|path| Arc::new(path.clone()));
+        if let Some(known) = self.groups.get(&inode).filter(|known| !known.apart) {
+            return equal.filter(|path| !known.names.contains(path)).collect();
+        }
+        let version = Version::of_entry(&group.entry);
+        for path in equal {
+            self.forget(&path);
+            self.group(inode, version);
+            self.insert(&path, inode);
+        }
+        Vec::new()
+    }
+
+    /// The target has this version of a file under a name of its own: others may be linked to it.
+    /// `false` if there is one such name already.
+    pub fn adopt(&mut self, path: &WirePath, inode: Inode, entry: &EntryMeta) -> bool {
+        let free = self
+            .groups
+            .get(&inode)
+            .is_none_or(|group| group.names.is_empty() && group.busy.is_none() && !group.apart);
+        if free && entry.kind == Kind::File {
+            self.forget(path);
+            self.group(inode, Version::of_entry(entry));
+            self.insert(&Arc::new(path.clone()), inode);
+        }
+        free
+    }
+
+    /// Something else stands at a name, or nothing.
+    pub fn forget(&mut self, path: &WirePath) {
+        let Some(inode) = self.by_path.remove(path) else {
+            return;
+        };
+        if let Some(group) = self.groups.get_mut(&inode) {
+            group.names.remove(path);
+            if group.names.is_empty() && group.busy.is_none() {
+                self.groups.remove(&inode);
+            }
+        }
+    }
+
+    /// The same of everything at and below a name.
+    pub fn forget_below(&mut self, path: &WirePath) {
+        self.extract(path);
+    }
+
+    /// A rename is in the log.
+    pub fn renamed(&mut self, from: &WirePath, to: &WirePath) {
+        let moved = self.extract(from);
+        self.forget_below(to);
+        self.add_below(to, moved);
+    }
+
+    /// A swap is in the log.
+    pub fn exchanged(&mut self, a: &WirePath, b: &WirePath) {
+        let (from_a, from_b) = (self.extract(a), self.extract(b));
+        self.add_below(b, from_a);
+        self.add_below(a, from_b);
+    }
+
+    /// Nothing is known any more.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    fn group(&mut self, inode: Inode, version: Version) -> &mut Group {
+        self.groups.entry(inode).or_insert_with(|| Group {
+            version,
+            names: BTreeSet::new(),
+            busy: None,
+            apart: false,
+        })
+    }
+
+    fn insert(&mut self, path: &Arc<WirePath>, inode: Inode) {
+        if self.by_path.len() >= LINK_NAMES_MAX {
+            return;
+        }
+        if let Some(group) = self.groups.get_mut(&inode) {
+            group.names.insert(path.clone());
+            self.by_path.insert(path.clone(), inode);
+        }
+    }
+
+    /// Takes out the names at and below a path, as tails from there. Their files stay.
+    fn extract(&mut self, path: &WirePath) -> Vec<(WirePath, Inode, Version)> {
+        let range = (Bound::Included(path), Bound::Unbounded);
+        let below: Vec<_> = self
+            .by_path
+            .range::<WirePath, _>(range)
+            .take_while(|(other, _)| other.starts_with(path))
+            .map(|(other, inode)| (other.clone(), *inode))
+            .collect();
+        let moved = below.into_iter().filter_map(|(other, inode)| {
+            let version = self.groups.get(&inode)?.version;
+            self.forget(&other);
+            Some((other.strip_prefix(path)?, inode, version))
+        });
+        moved.collect()
+    }
+
+    fn add_below(&mut self, path: &WirePath, moved: Vec<(WirePath, Inode, Version)>) {
+        for (tail, inode, version) in moved {
+            if let Some(path) = path.join_path(&tail) {
+                self.group(inode, version);
+                self.insert(&Arc::new(path), inode);
+            }
+        }
+    }
+}
+
+/// Notes what `found`, about to be in the log, does to the names of linked files; returns those that
+/// have to be linked anew.
+pub fn note(links: &mut LinkMap, taken: &Taken, found: &Found) -> Vec<Arc<WirePath>> {
+    let (linked, version) = match found {
+        Found::Small {
+            linked,
+            meta,
+            bytes,
+            ..
+        } => (linked, Version::of(meta, bytes.len() as u64)),
+        Found::Staged {
+            linked, meta, len, ..
+        } => (linked, Version::of(meta, *len)),
+        Found::Link { to } => {
+            links.linked(&taken.path, to);
+            return Vec::new();
+        }
+        Found::Metadata { size, meta, .. } => {
+            links.set_meta(&taken.path, Version::of(meta, *size));
+            return Vec::new();
+        }
+        Found::Dir(_) => {
+            links.forget(&taken.path);
+            return Vec::new();
+        }
+        Found::AbsentName => {
+            links.forget(&taken.path);
+            return Vec::new();
+        }
+        Found::Absent | Found::Symlink { .. } | Found::Special { .. } => (&None, Version::NONE),
+    };
+    match linked {
+        Some(inode) => links.put(&taken.path, *inode, version, taken.mark.wrote),
+        None => {
+            links.forget_below(&taken.path);
+            Vec::new()
+        }
+    }
+}
+
+/// Most names told of one file: the first that is still right at the source is used.
+const TOLD_MAX: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const I: Inode = (1, 7);
+
+    fn path(text: &str) -> Arc<WirePath> {
+        Arc::new(WirePath::from_relative(text.as_ref()).unwrap())
+    }
+
+    fn entry(size: u64) -> EntryMeta {
+        EntryMeta {
+            kind: Kind::File,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            mtime: Mtime::default(),
+            size,
+            rdev: (0, 0),
+            content: None,
+            xattrs: None,
+        }
+    }
+
+    fn version(size: u64) -> Version {
+        Version::of_entry(&entry(size))
+    }
+
+    fn compared(map: &mut LinkMap, names: &[&str], differing: &[&str]) -> Vec<Arc<WirePath>> {
+        let group = LinkGroup {
+            entry: entry(1),
+            paths: names
+                .iter()
+                .map(|name| WirePath::clone(&path(name)))
+                .collect(),
+        };
+        let differing = differing.iter().map(|name| WirePath::clone(&path(name)));
+        map.compared(I, &group, &differing.collect())
+    }
+
+    #[test]
+    fn another_name_is_linked_to_the_one_that_was_put() {
+        let mut map = LinkMap::default();
+        assert_eq!(
+            map.known(I, &path("b"), version(1), |_| true),
+            Known::Nothing
+        );
+        assert!(map.put(&path("a"), I, version(1), true).is_empty());
+        assert_eq!(
+            map.known(I, &path("a"), version(1), |_| true),
+            Known::Nothing,
+            "itself"
+        );
+        let names = Known::Names(vec![path("a")]);
+        assert_eq!(map.known(I, &path("b"), version(1), |_| true), names);
+        let older = Known::Older(vec![path("a")]);
+        assert_eq!(map.known(I, &path("b"), version(2), |_| true), older);
+    }
+
+    #[test]
+    fn a_transfer_under_another_name_is_waited_for_while_it_lasts() {
+        let mut map = LinkMap::default();
+        map.busy(&path("a"), I, version(1));
+        assert_eq!(map.known(I, &path("b"), version(1), |_| true), Known::Busy);
+        assert_eq!(
+            map.known(I, &path("a"), version(1), |_| true),
+            Known::Nothing
+        );
+        assert_eq!(
+            map.known(I, &path("b"), version(1), |_| false),
+            Known::Nothing
+        );
+        map.put(&path("a"), I, version(1), true);
+        let names = Known::Names(vec![path("a")]);
+        assert_eq!(map.known(I, &path("b"), version(1), |_| true), names);
+    }
+
+    #[test]
+    fn a_write_to_one_name_asks_for_all_the_others() {
+        let mut map = LinkMap::default();
+        assert!(compared(&mut map, &["a", "b", "c"], &[]).is_empty());
+        assert_eq!(
+            map.put(&path("b"), I, version(2), true),
+            [path("a"), path("c")]
+        );
+        map.linked(&path("a"), &path("b"));
+        map.linked(&path("c"), &path("b"));
+        assert_eq!(map.put(&path("c"), I, version(3), true).len(), 2);
+    }
+
+    #[test]
+    fn names_found_equal_after_one_was_put_are_linked_to_it() {
+        let mut map = LinkMap::default();
+        map.put(&path("b"), I, version(1), false);
+        assert_eq!(
+            compared(&mut map, &["a", "b", "c"], &["b", "c"]),
+            [path("a")]
+        );
+    }
+
+    #[test]
+    fn names_move_with_their_directory_and_go_with_it() {
+        let mut map = LinkMap::default();
+        compared(&mut map, &["d/a", "d/e/b", "x"], &[]);
+        map.renamed(&path("d"), &path("n"));
+        let known = map.known(I, &path("x"), version(1), |_| true);
+        assert_eq!(known, Known::Names(vec![path("n/a"), path("n/e/b")]));
+        map.exchanged(&path("n"), &path("m"));
+        map.forget_below(&path("m/e"));
+        let known = map.known(I, &path("x"), version(1), |_| true);
+        assert_eq!(known, Known::Names(vec![path("m/a")]));
+        map.forget_below(&path("m"));
+        map.forget(&path("x"));
+        assert!(map.groups.is_empty() && map.by_path.is_empty());
+    }
+
+    #[test]
+    fn where_links_are_refused_every_name_gets_the_content_once() {
+        let mut map = LinkMap::default();
+        map.put(&path("a"), I, version(1), true);
+        map.linked(&path("b"), &path("a"));
+        assert!(map.link_refused(&path("b"), false).is_empty());
+        assert_eq!(
+            map.known(I, &path("b"), version(1), |_| true),
+            Known::Nothing
+        );
+        assert!(map.put(&path("b"), I, version(1), false).is_empty());
+        assert_eq!(
+            map.put(&path("a"), I, version(2), true),
+            [path("a"), path("b")][1..]
+        );
+        assert!(map.put(&path("b"), I, version(2), false).is_empty());
+    }
+
+    #[test]
+    fn what_was_to_be_linked_to_a_refused_file_is_looked_at_again() {
+        let mut map = LinkMap::default();
+        map.put(&path("a"), I, version(1), true);
+        map.linked(&path("b"), &path("a"));
+        assert_eq!(map.put_refused(&path("a")), [path("b")]);
+        assert_eq!(
+            map.known(I, &path("b"), version(1), |_| true),
+            Known::Nothing
+        );
+    }
+
+    #[test]
+    fn unknown_names_are_looked_for_once_for_each_number_of_them() {
+        let mut map = LinkMap::default();
+        assert!(!map.seek(I, &path("b"), 2), "the comparison will tell");
+        map.ready();
+        assert!(map.seek(I, &path("b"), 2) && map.is_seeking());
+        let sought = map.take_sought();
+        assert!(!map.is_seeking());
+        compared(&mut map, &["a", "b"], &["b"]);
+        map.sought(sought);
+        assert!(!map.seek(I, &path("b"), 2), "a and b");
+        assert!(!map.seek(I, &path("a"), 2), "was looked for");
+        assert!(map.seek(I, &path("b"), 3), "one more");
+    }
+
+    #[test]
+    fn only_one_lone_copy_is_taken_for_the_file() {
+        let mut map = LinkMap::default();
+        assert!(map.adopt(&path("a"), I, &entry(1)));
+        assert!(!map.adopt(&path("b"), I, &entry(1)));
+        assert_eq!(
+            map.known(I, &path("b"), version(1), |_| true),
+            Known::Names(vec![path("a")])
+        );
+    }
+}

@@ -1,0 +1,375 @@
+//! What a mirror holds besides content: which names are one file, attributes, odd times, modes and sizes.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::Write;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
+use std::path::Path;
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps};
+use syncd_tests::require::Need;
+use syncd_tests::{Sandbox, require};
+
+use crate::common::{Mirror, code, noise, once, patient};
+
+/// Bytes of a file that travels by itself, not inside a commit.
+const LARGE: usize = 700_000;
+
+fn link(mirror: &Mirror, from: &str, to: &str) {
+    fs::hard_link(mirror.src(from), mirror.src(to)).expect("ln");
+}
+
+#[track_caller]
+fn assert_links(path: &Path, count: u64) {
+    let found = fs::symlink_metadata(path).expect("stat").nlink();
+    assert_eq!(found, count, "names of {}", path.display());
+}
+
+fn append(path: &Path, text: &str) {
+    let mut file = OpenOptions::new().append(true).open(path).expect("open");
+    file.write_all(text.as_bytes()).expect("write");
+}
+
+#[test]
+fn a_new_name_of_a_file_costs_no_content() {
+    let mirror = Mirror::start();
+    fs::write(mirror.src("big"), noise(LARGE, 1)).expect("write");
+    fs::write(mirror.src("small"), "small").expect("write");
+    mirror.settle();
+    let sent = mirror.bytes_sent();
+    fs::create_dir(mirror.src("d")).expect("mkdir");
+    link(&mirror, "big", "big2");
+    link(&mirror, "big", "d/big3");
+    link(&mirror, "small", "small2");
+    mirror.settle();
+    let cost = mirror.bytes_sent() - sent;
+    assert!(cost < 10_000, "{cost} bytes for three names");
+    assert_links(&mirror.dst("big"), 3);
+}
+
+#[test]
+fn a_tree_of_links_is_copied_as_one() {
+    let sandbox = Sandbox::new();
+    let src = sandbox.src();
+    for number in 0..60 {
+        let dir = src.join(format!("d{}", number % 7));
+        fs::create_dir_all(&dir).expect("mkdir");
+        let size = if number % 10 == 0 {
+            LARGE
+        } else {
+            100 + number
+        };
+        let file = dir.join(format!("f{number}"));
+        fs::write(&file, noise(size, number as u64)).expect("write");
+        for other in 0..number % 4 {
+            let dir = src.join(format!("e{other}"));
+            fs::create_dir_all(&dir).expect("mkdir");
+            fs::hard_link(&file, dir.join(format!("l{number}"))).expect("ln");
+        }
+    }
+    let mirror = Mirror::of(sandbox);
+    let cost = mirror.bytes_sent();
+    assert!(
+        cost < 6 * LARGE as u64 * 5 / 4,
+        "{cost} bytes: more than one copy of each"
+    );
+}
+
+#[test]
+fn a_write_to_one_name_reaches_all() {
+    let mirror = Mirror::start();
+    fs::write(mirror.src("a"), "one").expect("write");
+    link(&mirror, "a", "b");
+    link(&mirror, "a", "c");
+    fs::write(mirror.src("x"), noise(LARGE, 2)).expect("write");
+    link(&mirror, "x", "y");
+    mirror.settle();
+    append(&mirror.src("b"), " and two");
+    append(&mirror.src("y"), "more");
+    mirror.settle();
+    assert_eq!(fs::read(mirror.dst("c")).expect("read"), b"one and two");
+    assert_links(&mirror.dst("a"), 3);
+    fs::set_permissions(mirror.src("c"), Permissions::from_mode(0o600)).expect("chmod");
+    mirror.settle();
+    assert_links(&mirror.dst("x"), 2);
+}
+
+#[test]
+fn a_name_that_is_replaced_leaves_the_others() {
+    let mirror = Mirror::start();
+    fs::write(mirror.src("a"), "shared").expect("write");
+    for name in ["b", "c", "d"] {
+        link(&mirror, "a", name);
+    }
+    mirror.settle();
+    fs::write(mirror.src("tmp"), "its own").expect("write");
+    fs::rename(mirror.src("tmp"), mirror.src("b")).expect("mv");
+    mirror.settle();
+    assert_links(&mirror.dst("b"), 1);
+    fs::remove_file(mirror.src("c")).expect("rm");
+    fs::rename(mirror.src("d"), mirror.src("e")).expect("mv");
+    mirror.settle();
+    assert_links(&mirror.dst("a"), 2);
+    // A name of the file that was made elsewhere and moved over another one.
+    link(&mirror, "a", "new");
+    fs::rename(mirror.src("new"), mirror.src("b")).expect("mv");
+    mirror.settle();
+    assert_links(&mirror.dst("a"), 3);
+}
+
+#[test]
+fn links_survive_a_rename_of_their_directory() {
+    let mirror = Mirror::start();
+    fs::create_dir(mirror.src("d")).expect("mkdir");
+    fs::write(mirror.src("d/a"), "one").expect("write");
+    link(&mirror, "d/a", "b");
+    mirror.settle();
+    fs::rename(mirror.src("d"), mirror.src("moved")).expect("mv");
+    append(&mirror.src("b"), " two");
+    mirror.settle();
+    append(&mirror.src("moved/a"), " three");
+    mirror.settle();
+    assert_eq!(fs::read(mirror.dst("b")).expect("read"), b"one two three");
+}
+
+/// A change of the mirror that nobody else may make, with the times that would hide it.
+fn behind_its_back(mirror: &Mirror, change: impl FnOnce(&Mirror)) {
+    let before = fs::metadata(mirror.dst("")).expect("stat");
+    change(mirror);
+    let times = File::open(mirror.dst("")).expect("open");
+    times
+        .set_modified(before.modified().expect("time"))
+        .expect("utimens");
+}
+
+#[test]
+fn a_comparison_finds_and_mends_names_that_fell_apart_or_together() {
+    let mirror = Mirror::start();
+    fs::write(mirror.src("a"), noise(LARGE, 3)).expect("write");
+    link(&mirror, "a", "b");
+    link(&mirror, "a", "c");
+    for name in ["p", "q"] {
+        fs::write(mirror.src(name), "equal").expect("write");
+    }
+    let time = fs::metadata(mirror.src("p"))
+        .expect("stat")
+        .modified()
+        .expect("time");
+    File::open(mirror.src("q"))
+        .expect("open")
+        .set_modified(time)
+        .expect("utimens");
+    mirror.settle();
+    behind_its_back(&mirror, |mirror| {
+        let copy = mirror.dst("copy");
+        let time = fs::metadata(mirror.dst("b"))
+            .expect("stat")
+            .modified()
+            .expect("time");
+        fs::copy(mirror.dst("b"), &copy).expect("cp");
+        File::open(&copy)
+            .expect("open")
+            .set_modified(time)
+            .expect("utimens");
+        fs::rename(&copy, mirror.dst("b")).expect("mv");
+        fs::remove_file(mirror.dst("q")).expect("rm");
+        fs::hard_link(mirror.dst("p"), mirror.dst("q")).expect("ln");
+    });
+    let sandbox = &mirror.sandbox;
+    let agent = patient(sandbox.agent(&mirror.receiver));
+    let verified = once(sandbox, &agent, "verify");
+    verified.expect(
+        code::DIFFERENT,
+        &["differs (hard links): b", "differs (hard links): q"],
+    );
+    mirror.agent.control().rescan(".").expect("rescan");
+    mirror.settle();
+    assert_links(&mirror.dst("a"), 3);
+    assert_links(&mirror.dst("p"), 1);
+    once(sandbox, &agent, "verify").expect(code::DONE, &["identical"]);
+}
+
+#[test]
+fn copies_that_should_be_one_file_are_linked_without_their_content() {
+    let sandbox = Sandbox::new();
+    for name in ["a", "b", "c"] {
+        for root in [sandbox.src(), sandbox.dst()] {
+            let path = root.join(name);
+            if name == "a" || root == sandbox.dst() {
+                fs::write(&path, noise(LARGE, 4)).expect("write");
+            } else {
+                fs::hard_link(root.join("a"), &path).expect("ln");
+            }
+            let file = File::open(&path).expect("open");
+            file.set_modified(std::time::UNIX_EPOCH).expect("utimens");
+        }
+    }
+    let mirror = Mirror::of(sandbox);
+    assert_links(&mirror.dst("a"), 3);
+    let cost = mirror.bytes_sent();
+    assert!(cost < 20_000, "{cost} bytes");
+}
+
+#[test]
+fn links_that_changed_while_nobody_watched() {
+    let mirror = Mirror::start();
+    fs::write(mirror.src("a"), "one").expect("write");
+    link(&mirror, "a", "b");
+    link(&mirror, "a", "c");
+    mirror.settle();
+    let Mirror {
+        agent,
+        receiver,
+        sandbox,
+    } = mirror;
+    drop(agent);
+    append(&sandbox.src().join("c"), " two");
+    fs::remove_file(sandbox.src().join("b")).expect("rm");
+    fs::write(sandbox.src().join("b"), "alone").expect("write");
+    fs::hard_link(sandbox.src().join("b"), sandbox.src().join("d")).expect("ln");
+    drop(receiver);
+    let mirror = Mirror::of(sandbox);
+    assert_links(&mirror.dst("a"), 2);
+    assert_links(&mirror.dst("d"), 2);
+}
+
+#[test]
+fn a_sparse_file_above_4_gib_stays_sparse() {
+    let mirror = Mirror::start();
+    let size = (4 << 30) + 12_345;
+    let file = File::create(mirror.src("sparse")).expect("create");
+    file.set_len(size).expect("truncate");
+    for at in [0, 1 << 30, (4 << 30) + 1] {
+        file.write_all_at(&noise(10_000, at), at).expect("write");
+    }
+    drop(file);
+    mirror.agent.wait_synced(crate::common::LONG);
+    let [here, there] = ["src", "dst"].map(|side| {
+        let root = if side == "src" {
+            mirror.sandbox.src()
+        } else {
+            mirror.sandbox.dst()
+        };
+        fs::metadata(root.join("sparse")).expect("stat")
+    });
+    assert_eq!(there.size(), size);
+    assert_eq!(
+        (here.mtime(), here.mtime_nsec()),
+        (there.mtime(), there.mtime_nsec())
+    );
+    let (here, there) = (here.blocks(), there.blocks());
+    assert!(there <= here * 5 / 4 + 16, "{there} blocks for {here}");
+    let copy = File::open(mirror.dst("sparse")).expect("open");
+    for at in [0, 1 << 30, (4 << 30) + 1] {
+        let mut found = vec![0; 10_000];
+        copy.read_exact_at(&mut found, at).expect("read");
+        assert_eq!(found, noise(10_000, at));
+    }
+}
+
+/// Sets a time before 1970 or after 2038 just as well.
+fn set_time(path: &Path, seconds: i64, nanoseconds: i64) {
+    let time = Timespec {
+        tv_sec: seconds,
+        tv_nsec: nanoseconds,
+    };
+    let times = Timestamps {
+        last_access: time,
+        last_modification: time,
+    };
+    rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).expect("utimensat");
+}
+
+#[test]
+fn odd_times_of_everything_as_they_are_set() {
+    let mirror = Mirror::start();
+    for name in ["f", "d/f"] {
+        fs::create_dir_all(mirror.src("d")).expect("mkdir");
+        fs::write(mirror.src(name), name).expect("write");
+    }
+    std::os::unix::fs::symlink("f", mirror.src("l")).expect("symlink");
+    mirror.settle();
+    // What ext4 holds: from 1901 to 2446.
+    for (seconds, nanoseconds) in [
+        (-1, 999_999_999),
+        (-2_000_000_000, 1),
+        (15_000_000_000, 7),
+        (0, 0),
+    ] {
+        for name in ["f", "d/f", "d", "l", ""] {
+            set_time(&mirror.src(name), seconds, nanoseconds);
+        }
+        mirror.settle();
+        let found = fs::metadata(mirror.dst("d/f")).expect("stat");
+        assert_eq!((found.mtime(), found.mtime_nsec()), (seconds, nanoseconds));
+    }
+}
+
+#[test]
+fn special_bits_survive_a_change_of_owner() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mirror = Mirror::start();
+    fs::create_dir(mirror.src("d")).expect("mkdir");
+    for name in ["f", "large"] {
+        let size = if name == "f" { 10 } else { LARGE };
+        fs::write(mirror.src(name), noise(size, 9)).expect("write");
+    }
+    mirror.settle();
+    for (name, mode) in [("f", 0o6755), ("large", 0o4711), ("d", 0o3770)] {
+        chown(mirror.src(name), Some(1234), Some(4321)).expect("chown");
+        fs::set_permissions(mirror.src(name), Permissions::from_mode(mode)).expect("chmod");
+    }
+    mirror.settle();
+    let found = fs::metadata(mirror.dst("f")).expect("stat");
+    assert_eq!(
+        (found.mode() & 0o7777, found.uid(), found.gid()),
+        (0o6755, 1234, 4321)
+    );
+    // A write clears them at the source; they are set again afterwards, as an installation does.
+    append(&mirror.src("large"), "more");
+    fs::set_permissions(mirror.src("large"), Permissions::from_mode(0o4711)).expect("chmod");
+    mirror.settle();
+    assert_eq!(
+        fs::metadata(mirror.dst("large")).expect("stat").mode() & 0o7777,
+        0o4711
+    );
+}
+
+#[test]
+fn special_files_as_they_come_and_go() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mirror = Mirror::start();
+    let mode = Mode::from_raw_mode(0o640);
+    for (name, kind, device) in [
+        ("fifo", FileType::Fifo, 0),
+        ("socket", FileType::Socket, 0),
+        ("null", FileType::CharacterDevice, rustix::fs::makedev(1, 3)),
+        ("loop", FileType::BlockDevice, rustix::fs::makedev(7, 200)),
+    ] {
+        rustix::fs::mknodat(CWD, mirror.src(name), kind, mode, device).expect("mknod");
+    }
+    mirror.settle();
+    fs::set_permissions(mirror.src("fifo"), Permissions::from_mode(0o600)).expect("chmod");
+    chown(mirror.src("null"), Some(7), None).expect("chown");
+    fs::remove_file(mirror.src("socket")).expect("rm");
+    fs::write(mirror.src("socket"), "a file now").expect("write");
+    mirror.settle();
+}
+
+#[test]
+fn the_longest_names_and_paths() {
+    let mirror = Mirror::start();
+    let name = "n".repeat(255);
+    let mut dir = rustix::fs::open(mirror.src(""), OFlags::DIRECTORY, Mode::empty()).expect("open");
+    for _ in 0..24 {
+        rustix::fs::mkdirat(&dir, &name, Mode::RWXU).expect("mkdir");
+        dir = rustix::fs::openat(&dir, &name, OFlags::DIRECTORY, Mode::empty()).expect("open");
+    }
+    let flags = OFlags::CREATE | OFlags::WRONLY;
+    let file = rustix::fs::openat(&dir, &name, flags, Mode::RUSR).expect("create");
+    File::from(file).write_all(b"at the bottom").expect("write");
+    mirror.settle();
+}
