@@ -303,7 +303,7 @@ fn a_delta_copies_from_its_basis_and_only_from_the_version_meant() {
     let refused = agent.rejected();
     assert_eq!(refused, (Rejected::Transfer(2), RejectCode::NoBasis));
     let rejects = agent.commit(vec![bare(staged("big", 2, &new))]);
-    assert_eq!(codes(&rejects), [RejectCode::BadContent]);
+    assert_eq!(codes(&rejects), [RejectCode::NoBasis]);
     bench.stays_clean();
 }
 
