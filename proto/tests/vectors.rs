@@ -3,6 +3,11 @@
 //! `SYNCD_VECTORS=write cargo test -p syncd-proto --test vectors` writes them anew; once released they
 //! never change. The table of frame types in docs/PROTOCOL.md is checked here too.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "golden files are read from, and on demand written to, the disk"
+)]
+
 #[allow(dead_code, reason = "shared with pair.rs")]
 mod golden;
 
