@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use syncd_tests::sandbox::MODULE;
+use syncd_tests::wait::try_wait_for;
 use syncd_tests::{Agent, Receiver};
 
 use super::super::place::Place;
@@ -73,7 +74,24 @@ impl Peer for Syncd {
     }
 
     fn settle(&mut self, _: &Place) -> Result<(), String> {
-        self.wait(None)
+        self.wait(None)?;
+        let agent = self.agent.as_ref().ok_or("no agent was started")?;
+        // What the first comparison finds is known only after it.
+        try_wait_for(PATIENCE, || {
+            let answer = agent
+                .control()
+                .status()
+                .map_err(|error| error.to_string())?;
+            let target = &answer["status"]["sources"][0]["targets"][0];
+            let done =
+                target["first_sync"].is_null() && target["dirty"] == 0 && target["in_flight"] == 0;
+            let quiet = answer["verdict"] == "in_sync";
+            if done && quiet {
+                Ok(())
+            } else {
+                Err(answer.to_string())
+            }
+        })
     }
 
     fn stop(&mut self) {
