@@ -214,7 +214,7 @@ pub(crate) fn log_lag(run: &mut Run<'_>, size: u64, seconds: u64) -> Result<Outc
         run.place.mirror().join("app.log"),
     );
     let mut file = make(File::options().append(true).open(&path))?;
-    let content = Rng::new(5).bytes(APPEND_BYTES);
+    let mut rng = Rng::new(5);
     let (start, mut written) = (Instant::now(), Vec::<(Instant, u64)>::new());
     let (mut arrived, mut lags, mut total) = (0, Vec::new(), size);
     let end = start + Duration::from_secs(seconds);
@@ -222,7 +222,8 @@ pub(crate) fn log_lag(run: &mut Run<'_>, size: u64, seconds: u64) -> Result<Outc
     loop {
         let now = Instant::now();
         if now < end && now >= next {
-            make(file.write_all(&content))?;
+            // Never the same twice, or a delta would find it in the file.
+            make(file.write_all(&rng.bytes(APPEND_BYTES)))?;
             total += APPEND_BYTES as u64;
             written.push((now, total));
             next += APPEND_EVERY;
