@@ -1,5 +1,5 @@
-//! A network namespace and a mount namespace of our own: the loopback counter then counts nobody else, and mounts go
-//! with the process, however it ends.
+//! Namespaces of our own for network, mounts and processes: the loopback counter then counts nobody else, and daemons
+//! and mounts go with this process, however it ends.
 
 use std::env;
 use std::os::unix::process::CommandExt;
@@ -19,7 +19,15 @@ pub(crate) fn enter() -> Result<(), String> {
     }
     let own = env::current_exe().map_err(|error| format!("own path: {error}"))?;
     let error = Command::new("unshare")
-        .args(["--net", "--mount", "sh", "-c", SCRIPT])
+        .args([
+            "--net",
+            "--mount",
+            "--pid",
+            "--mount-proc",
+            "--fork",
+            "--kill-child",
+        ])
+        .args(["sh", "-c", SCRIPT])
         .arg(own)
         .args(env::args_os().skip(1))
         .env(INSIDE, "1")
