@@ -1,0 +1,92 @@
+//! The trees and changes of the scenarios: random content, so that nothing compresses.
+
+use std::fs::{self, File};
+use std::io::{self, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use syncd_tests::workload::Rng;
+
+/// The size of every small file.
+pub(crate) const SMALL: usize = 4096;
+const CHUNK: usize = 1 << 20;
+
+/// The path of the file of this number in a tree of directories with `per_dir` files each.
+pub(crate) fn path_of(root: &Path, index: usize, per_dir: usize) -> PathBuf {
+    root.join(format!("d{:05}", index / per_dir))
+        .join(format!("f{index:06}"))
+}
+
+/// Makes `count` files of 4 KiB.
+pub(crate) fn tree(root: &Path, count: usize, per_dir: usize, seed: u64) -> io::Result<()> {
+    let mut rng = Rng::new(seed);
+    fs::create_dir_all(root)?;
+    for index in 0..count {
+        let path = path_of(root, index, per_dir);
+        if index % per_dir == 0 {
+            fs::create_dir(root.join(format!("d{:05}", index / per_dir)))?;
+        }
+        fs::write(path, rng.bytes(SMALL))?;
+    }
+    Ok(())
+}
+
+/// Replaces files by a new one and a rename, as editors and deployments do.
+pub(crate) fn replace(root: &Path, count: usize, per_dir: usize, seed: u64) -> io::Result<()> {
+    let mut rng = Rng::new(seed);
+    for index in 0..count {
+        let path = path_of(root, index, per_dir);
+        let new = path.with_extension("new");
+        fs::write(&new, rng.bytes(SMALL))?;
+        fs::rename(&new, &path)?;
+    }
+    Ok(())
+}
+
+/// One large file.
+pub(crate) fn large(path: &Path, size: u64, seed: u64) -> io::Result<()> {
+    let mut rng = Rng::new(seed);
+    let mut file = File::create(path)?;
+    let mut left = size;
+    while left > 0 {
+        let part = left.min(CHUNK as u64);
+        file.write_all(&rng.bytes(part as usize))?;
+        left -= part;
+    }
+    Ok(())
+}
+
+/// Overwrites blocks of 4 KiB in place.
+pub(crate) fn blocks(path: &Path, count: usize, seed: u64) -> io::Result<()> {
+    let mut rng = Rng::new(seed);
+    let mut file = File::options().write(true).open(path)?;
+    let total = file.metadata()?.len() / SMALL as u64;
+    for _ in 0..count {
+        file.seek(SeekFrom::Start(rng.below(total) * SMALL as u64))?;
+        file.write_all(&rng.bytes(SMALL))?;
+    }
+    Ok(())
+}
+
+/// Writes a copy with one byte in front.
+pub(crate) fn shifted(from: &Path, to: &Path) -> io::Result<()> {
+    let mut target = File::create(to)?;
+    target.write_all(b"+")?;
+    io::copy(&mut File::open(from)?, &mut target)?;
+    Ok(())
+}
+
+/// Appends that many random bytes.
+pub(crate) fn append(path: &Path, size: usize, seed: u64) -> io::Result<()> {
+    let mut file = File::options().append(true).open(path)?;
+    file.write_all(&Rng::new(seed).bytes(size))
+}
+
+/// How many entries there are below `root`, at most two levels deep.
+pub(crate) fn count(root: &Path) -> usize {
+    let list = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten();
+    let inner = |entry: fs::DirEntry| match entry.file_type() {
+        Ok(kind) if kind.is_dir() => list(&entry.path()).count(),
+        _ => 1,
+    };
+    list(root).map(inner).sum()
+}

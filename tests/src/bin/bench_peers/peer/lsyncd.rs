@@ -1,0 +1,105 @@
+//! lsyncd with `default.rsync` to the same rsync daemon.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use syncd_tests::Process;
+use syncd_tests::sandbox::{MODULE, USER};
+use syncd_tests::wait::try_wait_for;
+
+use super::super::place::Place;
+use super::rsync::Daemon;
+use super::{Goal, PATIENCE, Peer, wait_log};
+
+const STARTED: &str = "finished";
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// lsyncd as a peer.
+pub(super) struct Lsyncd {
+    daemon: Daemon,
+    port: u16,
+    delay: u32,
+    starts: usize,
+    process: Option<Process>,
+}
+
+impl Lsyncd {
+    pub(super) fn new(place: &Place, port: u16, delay: u32) -> Result<Self, String> {
+        Ok(Self {
+            daemon: Daemon::start(place, port, false)?,
+            port,
+            delay,
+            starts: 0,
+            process: None,
+        })
+    }
+
+    fn running(&self) -> Result<&Process, String> {
+        self.process
+            .as_ref()
+            .ok_or("lsyncd was not started".to_owned())
+    }
+}
+
+impl Peer for Lsyncd {
+    fn start(&mut self, place: &Place) -> Result<(), String> {
+        let dir = place.sandbox.path();
+        let conf = dir.join("lsyncd.lua");
+        let text = format!(
+            "settings {{ nodaemon = true, insist = true, maxProcesses = 4 }}\nsync {{ default.rsync, source = '{}',\n\
+             target = 'rsync://{USER}@127.0.0.1:{}/{MODULE}/', delay = {},\n\
+             rsync = {{ archive = true, compress = false, password_file = '{}' }} }}\n",
+            place.source().display(),
+            self.port,
+            self.delay,
+            place.sandbox.password_file().display()
+        );
+        std::fs::write(&conf, text).map_err(|error| error.to_string())?;
+        self.starts += 1;
+        let log = dir.join(format!("lsyncd-{}.log", self.starts));
+        let mut command = Command::new("lsyncd");
+        command.arg("-nodaemon").arg(conf);
+        let process = Process::spawn("lsyncd", &mut command, &log);
+        self.process = Some(process.map_err(|error| error.to_string())?);
+        Ok(())
+    }
+
+    fn settle(&mut self, _: &Place) -> Result<(), String> {
+        wait_log(self.running()?, STARTED)
+    }
+
+    fn stop(&mut self) {
+        if let Some(process) = self.process.take() {
+            process.terminate(STOP_TIMEOUT);
+        }
+    }
+
+    fn kick(&mut self, _: &Place) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn is_idle(&mut self) -> bool {
+        false
+    }
+
+    fn finish(&mut self, place: &Place, goal: Goal<'_>) -> Result<(), String> {
+        let mirror = place.mirror();
+        try_wait_for(PATIENCE, || match goal(&mirror) {
+            true => Ok(()),
+            false => Err("lsyncd did not get there".to_owned()),
+        })
+    }
+
+    fn durable(&mut self, _: &Place, _: &Path) -> Result<bool, String> {
+        Ok(false)
+    }
+
+    fn receivers(&self) -> Vec<u32> {
+        vec![self.daemon.pid()]
+    }
+
+    fn crash_receiver(&mut self, _: &Place) -> Result<(), String> {
+        self.daemon.crash()
+    }
+}

@@ -1,0 +1,130 @@
+//! Both programs of syncd, with mutual TLS, `auth users` and the durability of the variant.
+
+use std::path::Path;
+use std::time::Duration;
+
+use syncd_tests::sandbox::MODULE;
+use syncd_tests::wait::try_wait_for;
+use syncd_tests::{Agent, Receiver};
+
+use super::super::place::Place;
+use super::rsync::crash;
+use super::{Goal, PATIENCE, Peer};
+
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+/// As in production; the harness would log everything.
+const LOG: (&str, &str) = ("RUST_LOG", "info");
+
+/// syncd as a peer.
+pub(super) struct Syncd {
+    receiver: Receiver,
+    agent: Option<Agent>,
+}
+
+impl Syncd {
+    pub(super) fn new(place: &mut Place, port: u16, durability: &str) -> Result<Self, String> {
+        place
+            .sandbox
+            .conf()
+            .module(MODULE)
+            .set("durability", durability);
+        Ok(Self {
+            receiver: receiver(place, port),
+            agent: None,
+        })
+    }
+
+    fn wait(&self, path: Option<&Path>) -> Result<(), String> {
+        let agent = self.agent.as_ref().ok_or("no agent was started")?;
+        let path = path
+            .map(Path::to_str)
+            .map(|path| path.ok_or("not UTF-8"))
+            .transpose()?;
+        let answer = agent
+            .control()
+            .wait(path, PATIENCE)
+            .map_err(|error| error.to_string())?;
+        match answer["verdict"].as_str() {
+            Some("in_sync") | None => Ok(()),
+            Some(_) => Err(format!("agent: {answer}; {}", agent.tail())),
+        }
+    }
+}
+
+fn receiver(place: &Place, port: u16) -> Receiver {
+    place
+        .sandbox
+        .receiver()
+        .port(port)
+        .env(LOG.0, LOG.1)
+        .start()
+}
+
+impl Peer for Syncd {
+    fn start(&mut self, place: &Place) -> Result<(), String> {
+        let agent = place.sandbox.agent(&self.receiver).source(place.source());
+        self.agent = Some(
+            agent
+                .env(LOG.0, LOG.1)
+                .arg("--max-delete")
+                .arg("unlimited")
+                .start(),
+        );
+        Ok(())
+    }
+
+    fn settle(&mut self, _: &Place) -> Result<(), String> {
+        self.wait(None)?;
+        let agent = self.agent.as_ref().ok_or("no agent was started")?;
+        // What the first comparison finds is known only after it.
+        try_wait_for(PATIENCE, || {
+            let answer = agent
+                .control()
+                .status()
+                .map_err(|error| error.to_string())?;
+            let target = &answer["status"]["sources"][0]["targets"][0];
+            let done =
+                target["first_sync"].is_null() && target["dirty"] == 0 && target["in_flight"] == 0;
+            let quiet = answer["verdict"] == "in_sync";
+            if done && quiet {
+                Ok(())
+            } else {
+                Err(answer.to_string())
+            }
+        })
+    }
+
+    fn stop(&mut self) {
+        if let Some(agent) = self.agent.take() {
+            agent.terminate(STOP_TIMEOUT);
+        }
+    }
+
+    fn kick(&mut self, _: &Place) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn is_idle(&mut self) -> bool {
+        false
+    }
+
+    fn finish(&mut self, _: &Place, _: Goal<'_>) -> Result<(), String> {
+        self.wait(None)
+    }
+
+    fn durable(&mut self, _: &Place, path: &Path) -> Result<bool, String> {
+        self.wait(Some(path)).map(|()| true)
+    }
+
+    fn receivers(&self) -> Vec<u32> {
+        vec![self.receiver.pid()]
+    }
+
+    fn crash_receiver(&mut self, place: &Place) -> Result<(), String> {
+        let port = self.receiver.port();
+        crash(self.receiver.pid());
+        self.receiver.kill9();
+        self.receiver = receiver(place, port);
+        Ok(())
+    }
+}
