@@ -72,7 +72,7 @@ fn write_version(path: &Path, byte: u8, size: usize) -> io::Result<()> {
 }
 
 fn mode_of(byte: u8) -> u32 {
-    if byte % 2 == 0 { 0o640 } else { 0o604 }
+    if byte.is_multiple_of(2) { 0o640 } else { 0o604 }
 }
 
 /// The content is one byte `size` times, and where `modes` are part of the version, the mode is that byte's.

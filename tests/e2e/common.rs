@@ -270,14 +270,33 @@ impl Spy {
     /// Ends, and panics if a path was visible that the source never had.
     #[track_caller]
     pub(crate) fn expect_only(self, known: &BTreeSet<Vec<u8>>) {
-        self.stop.store(true, Ordering::Relaxed);
-        let seen = self.thread.join().expect("the spy");
-        let strange: Vec<_> = seen.difference(known).map(|path| escape(path)).collect();
-        assert!(
-            strange.is_empty(),
-            "visible in the module, never in the source: {strange:?}"
-        );
+        expect_none_strange(&self.end(), known);
     }
+
+    /// Ends, and panics if a name was visible, in whatever directory, that the source never had.
+    #[track_caller]
+    pub(crate) fn expect_only_names_of(self, known: &BTreeSet<Vec<u8>>) {
+        expect_none_strange(&last_names(&self.end()), &last_names(known));
+    }
+
+    fn end(self) -> BTreeSet<Vec<u8>> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().expect("the spy")
+    }
+}
+
+#[track_caller]
+fn expect_none_strange(seen: &BTreeSet<Vec<u8>>, known: &BTreeSet<Vec<u8>>) {
+    let strange: Vec<_> = seen.difference(known).map(|path| escape(path)).collect();
+    assert!(
+        strange.is_empty(),
+        "visible in the module, never in the source: {strange:?}"
+    );
+}
+
+fn last_names(paths: &BTreeSet<Vec<u8>>) -> BTreeSet<Vec<u8>> {
+    let last = |path: &Vec<u8>| path.rsplit(|byte| *byte == b'/').next().map(<[u8]>::to_vec);
+    paths.iter().filter_map(last).collect()
 }
 
 /// Adds every path below `root`, which may change meanwhile; the staging area is not looked at.

@@ -2,10 +2,12 @@
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::Write;
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 
-use syncd_tests::Sandbox;
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps};
+use syncd_tests::require::Need;
+use syncd_tests::{Sandbox, require};
 
 use crate::common::{Mirror, code, noise, once, patient};
 
@@ -262,4 +264,112 @@ fn a_sparse_file_above_4_gib_stays_sparse() {
         copy.read_exact_at(&mut found, at).expect("read");
         assert_eq!(found, noise(10_000, at));
     }
+}
+
+/// Sets a time before 1970 or after 2038 just as well.
+fn set_time(path: &Path, seconds: i64, nanoseconds: i64) {
+    let time = Timespec {
+        tv_sec: seconds,
+        tv_nsec: nanoseconds,
+    };
+    let times = Timestamps {
+        last_access: time,
+        last_modification: time,
+    };
+    rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).expect("utimensat");
+}
+
+#[test]
+fn odd_times_of_everything_as_they_are_set() {
+    let mirror = Mirror::start();
+    for name in ["f", "d/f"] {
+        fs::create_dir_all(mirror.src("d")).expect("mkdir");
+        fs::write(mirror.src(name), name).expect("write");
+    }
+    std::os::unix::fs::symlink("f", mirror.src("l")).expect("symlink");
+    mirror.settle();
+    // What ext4 holds: from 1901 to 2446.
+    for (seconds, nanoseconds) in [
+        (-1, 999_999_999),
+        (-2_000_000_000, 1),
+        (15_000_000_000, 7),
+        (0, 0),
+    ] {
+        for name in ["f", "d/f", "d", "l", ""] {
+            set_time(&mirror.src(name), seconds, nanoseconds);
+        }
+        mirror.settle();
+        let found = fs::metadata(mirror.dst("d/f")).expect("stat");
+        assert_eq!((found.mtime(), found.mtime_nsec()), (seconds, nanoseconds));
+    }
+}
+
+#[test]
+fn special_bits_survive_a_change_of_owner() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mirror = Mirror::start();
+    fs::create_dir(mirror.src("d")).expect("mkdir");
+    for name in ["f", "large"] {
+        let size = if name == "f" { 10 } else { LARGE };
+        fs::write(mirror.src(name), noise(size, 9)).expect("write");
+    }
+    mirror.settle();
+    for (name, mode) in [("f", 0o6755), ("large", 0o4711), ("d", 0o3770)] {
+        chown(mirror.src(name), Some(1234), Some(4321)).expect("chown");
+        fs::set_permissions(mirror.src(name), Permissions::from_mode(mode)).expect("chmod");
+    }
+    mirror.settle();
+    let found = fs::metadata(mirror.dst("f")).expect("stat");
+    assert_eq!(
+        (found.mode() & 0o7777, found.uid(), found.gid()),
+        (0o6755, 1234, 4321)
+    );
+    // A write clears them at the source; they are set again afterwards, as an installation does.
+    append(&mirror.src("large"), "more");
+    fs::set_permissions(mirror.src("large"), Permissions::from_mode(0o4711)).expect("chmod");
+    mirror.settle();
+    assert_eq!(
+        fs::metadata(mirror.dst("large")).expect("stat").mode() & 0o7777,
+        0o4711
+    );
+}
+
+#[test]
+fn special_files_as_they_come_and_go() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mirror = Mirror::start();
+    let mode = Mode::from_raw_mode(0o640);
+    for (name, kind, device) in [
+        ("fifo", FileType::Fifo, 0),
+        ("socket", FileType::Socket, 0),
+        ("null", FileType::CharacterDevice, rustix::fs::makedev(1, 3)),
+        ("loop", FileType::BlockDevice, rustix::fs::makedev(7, 200)),
+    ] {
+        rustix::fs::mknodat(CWD, mirror.src(name), kind, mode, device).expect("mknod");
+    }
+    mirror.settle();
+    fs::set_permissions(mirror.src("fifo"), Permissions::from_mode(0o600)).expect("chmod");
+    chown(mirror.src("null"), Some(7), None).expect("chown");
+    fs::remove_file(mirror.src("socket")).expect("rm");
+    fs::write(mirror.src("socket"), "a file now").expect("write");
+    mirror.settle();
+}
+
+#[test]
+fn the_longest_names_and_paths() {
+    let mirror = Mirror::start();
+    let name = "n".repeat(255);
+    let mut dir = rustix::fs::open(mirror.src(""), OFlags::DIRECTORY, Mode::empty()).expect("open");
+    for _ in 0..24 {
+        rustix::fs::mkdirat(&dir, &name, Mode::RWXU).expect("mkdir");
+        dir = rustix::fs::openat(&dir, &name, OFlags::DIRECTORY, Mode::empty()).expect("open");
+    }
+    let flags = OFlags::CREATE | OFlags::WRONLY;
+    let file = rustix::fs::openat(&dir, &name, flags, Mode::RUSR).expect("create");
+    File::from(file).write_all(b"at the bottom").expect("write");
+    mirror.settle();
 }
