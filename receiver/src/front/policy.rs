@@ -3,7 +3,7 @@
 //!
 //! The decisions are in `logic/`; here they get their resolver, accounts and files. Look-ups block.
 
-use syncd_proto::limits::MODULES_MAX;
+use syncd_proto::limits::{LABEL_BYTES_MAX, MODULES_MAX, TEXT_BYTES_MAX};
 use syncd_proto::message::{ModuleLine, Modules, Purpose};
 use syncd_proto::reject::RejectCode;
 
@@ -73,7 +73,8 @@ pub fn visible(generation: &Generation, asked: &Asked) -> Modules {
         .config
         .modules
         .iter()
-        .filter(|module| module.list.value)
+        // A longer name cannot be asked for either.
+        .filter(|module| module.list.value && module.name.value.len() <= LABEL_BYTES_MAX)
         .filter(|module| {
             // Slots of its own: looking does not count as a connection.
             let slots = Slots::default();
@@ -126,9 +127,11 @@ fn may_know_of(admission: Admission) -> bool {
 
 fn line(generation: &Generation, module: &Module) -> ModuleLine {
     let comment = expand(module.comment.as_ref(), &generation.config.variables);
+    let mut comment = comment.unwrap_or_default();
+    comment.truncate(TEXT_BYTES_MAX);
     ModuleLine {
         name: module.name.value.clone(),
-        comment: comment.unwrap_or_default(),
+        comment,
     }
 }
 
