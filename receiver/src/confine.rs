@@ -22,6 +22,7 @@ use crate::fs::meta::Powers;
 use crate::fs::refusal::describe;
 use crate::fs::root::{HANDLE, Root};
 use crate::fs::trusted;
+use crate::logic::munge;
 use crate::relay::{Chroot, ModuleSetup, RunAs};
 
 /// A confined process, and what it can do.
@@ -37,6 +38,8 @@ pub struct Confined {
     pub accounts: Option<Arc<Accounts>>,
     /// The mask the process was started with: what `incoming chmod` leaves out where it names nobody.
     pub umask: u32,
+    /// Whether targets of symlinks are munged.
+    pub munges: bool,
     /// What could not be applied, for the log.
     pub notes: Vec<String>,
 }
@@ -58,6 +61,11 @@ pub fn confine(setup: &ModuleSetup) -> Result<Confined, ConfineError> {
     let accounts = (!setup.numeric_ids).then(|| Arc::new(Accounts::load()));
     let mut notes = Vec::new();
     let (dir, chrooted) = enter(setup, &mut notes)?;
+    let is_root_directory = chrooted && !has_dot(&setup.path);
+    let munges = munge::applies(setup.munge_symlinks, is_root_directory);
+    if munges {
+        no_munged_directory()?;
+    }
     if let Some(run_as) = &setup.run_as {
         become_user(run_as)?;
     }
@@ -74,6 +82,7 @@ pub fn confine(setup: &ModuleSetup) -> Result<Confined, ConfineError> {
         powers,
         accounts,
         umask,
+        munges,
         notes,
     })
 }
@@ -102,6 +111,17 @@ fn enter(setup: &ModuleSetup, notes: &mut Vec<String>) -> Result<(OwnedFd, bool)
             Ok((open_trusted(&setup.path)?, false))
         }
         Err(errno) => Err(no_chroot(errno)),
+    }
+}
+
+/// Where the directory of munged targets exists, they would lead somewhere after all.
+fn no_munged_directory() -> Result<(), ConfineError> {
+    match rustix::fs::stat(munge::PREFIX) {
+        Err(_) => Ok(()),
+        Ok(_) => Err(failed(
+            "daemon security issue -- contact admin",
+            "symlink munging is unsafe when /rsyncd-munged exists",
+        )),
     }
 }
 
@@ -239,6 +259,7 @@ mod tests {
             shared_writers: false,
             keep_dirlinks: false,
             numeric_ids: true,
+            munge_symlinks: Some(false),
             incoming_chmod: None,
             timeout_s: 0,
         };

@@ -185,6 +185,7 @@ pub fn setup(generation: &Generation, grant: &Grant) -> Result<ModuleSetup, Unav
         shared_writers: module.shared_writers.value,
         keep_dirlinks: module.keep_dirlinks.value,
         numeric_ids: module.numeric_ids.value.unwrap_or(chroot != Chroot::Off),
+        munge_symlinks: module.munge_symlinks.value,
         incoming_chmod: chmod,
         timeout_s: module.timeout_s.value,
     })

@@ -21,6 +21,7 @@ use super::refusal::Refusal;
 use super::root::{LISTABLE, Root};
 use super::stage::Staged;
 use super::touched::Touched;
+use crate::logic::munge;
 
 mod replace;
 mod rights;
@@ -153,7 +154,11 @@ impl Applier<'_> {
     }
 
     fn make_symlink(&self, temp: &Temp, target: &[u8], meta: &Meta) -> rustix::io::Result<()> {
-        rustix::fs::symlinkat(target, temp.dir(), temp.name())?;
+        if self.keeper.munges {
+            rustix::fs::symlinkat(munge::munged(target), temp.dir(), temp.name())?;
+        } else {
+            rustix::fs::symlinkat(target, temp.dir(), temp.name())?;
+        }
         self.keeper
             .set_link(temp.dir(), temp.name().as_bytes(), meta)
     }

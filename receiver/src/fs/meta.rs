@@ -67,6 +67,8 @@ pub struct Keeper {
     pub chmod: Option<Chmod>,
     /// What it leaves out where it names nobody.
     pub umask: u32,
+    /// Whether targets of symlinks are munged.
+    pub munges: bool,
 }
 
 impl Keeper {
@@ -295,6 +297,7 @@ mod tests {
             ids: IdMap::new(None),
             chmod: None,
             umask: 0,
+            munges: false,
         }
     }
 

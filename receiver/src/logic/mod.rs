@@ -7,6 +7,7 @@
 pub mod authorize;
 pub mod chmod;
 pub mod hosts;
+pub mod munge;
 pub mod rsyncd_conf;
 pub mod secrets;
 pub mod users;

@@ -119,6 +119,7 @@ impl Bench {
             shared_writers: false,
             keep_dirlinks: false,
             numeric_ids: true,
+            munge_symlinks: Some(false),
             incoming_chmod: None,
             timeout_s: 0,
         };

@@ -119,7 +119,7 @@ parameters! {
     Uid, "uid", Module, TEXT, Honoured, GUARD, "";
     Gid, "gid", Module, TEXT, Honoured, GUARD, "";
     UseChroot, "use chroot", Module, Kind::Choice, Honoured, GUARD, "";
-    MungeSymlinks, "munge symlinks", Module, Kind::Choice, Warned, GUARD, "not honoured: targets are stored as they are, and never followed";
+    MungeSymlinks, "munge symlinks", Module, Kind::Choice, Honoured, GUARD, "`no` stores targets as they are, with or without chroot";
     InsecureLinks, "insecure links", Module, NO, Warned, PLAIN, "not honoured: no symlink leads out of a module";
     NumericIds, "numeric ids", Module, Kind::Choice, Honoured, PLAIN, "";
     NameConverter, "name converter", Module, TEXT, Refused, PLAIN, "not supported; owners would differ";
