@@ -266,15 +266,6 @@ const OURS: &[(Standing, &str, &[&str])] = &[
             "order-pre-before-refuse",
         ],
     ),
-    (
-        Standing::Differs,
-        "`refuse options` names options of rsync and is warned about",
-        &[
-            "refuse-delete-star",
-            "refuse-delete",
-            "refuse-delete-implied",
-        ],
-    ),
 ];
 
 const NOT_HERE: &[(&str, &[&str])] = &[

@@ -512,6 +512,9 @@ impl Opened {
                 return Met::told("dropped", met.message);
             };
             match self.session.handle(&frame).expect("an answer") {
+                ReceiverMessage::Reject(reject) if reject.code == RejectCode::DeleteHeld => {
+                    met = Met::told("option-refused", reject.text);
+                }
                 ReceiverMessage::Reject(reject) => {
                     met = Met::told(
                         "transfer-failed",

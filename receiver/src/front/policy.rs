@@ -16,6 +16,7 @@ use crate::logic::authorize::{
 };
 use crate::logic::chmod::Chmod;
 use crate::logic::hosts::PeerAddr;
+use crate::logic::refusals;
 use crate::logic::rsyncd_conf::{Located, Module, Text, Variables};
 use crate::logic::secrets::Secrets;
 use crate::logic::users::{Accounts, CertIdentity};
@@ -186,6 +187,8 @@ pub fn setup(generation: &Generation, grant: &Grant) -> Result<ModuleSetup, Unav
         keep_dirlinks: module.keep_dirlinks.value,
         numeric_ids: module.numeric_ids.value.unwrap_or(chroot != Chroot::Off),
         munge_symlinks: module.munge_symlinks.value,
+        refuses_deletes: text(module.refuse_options.as_ref())
+            .is_some_and(|words| refusals::refuses_deletes(&words)),
         incoming_chmod: chmod,
         timeout_s: module.timeout_s.value,
     })

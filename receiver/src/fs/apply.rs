@@ -106,6 +106,10 @@ impl Applier<'_> {
             (Op::Link { to, .. }, _) => self.link(op, to),
             (Op::Rename { from, to, expect }, _) => self.rename(op, from, to, expect.as_ref()),
             (Op::Exchange { a, b }, _) => self.exchange(op, a, b),
+            (Op::Remove { path, .. }, _) if self.keeper.refuses_deletes => {
+                let text = format!("cannot remove {path}: `refuse options` refuses deletes");
+                Err(Refusal::new(RejectCode::DeleteHeld, text))
+            }
             (Op::Remove { path, recursive }, _) => self.remove(op, path, *recursive),
             (
                 Op::SetMeta {

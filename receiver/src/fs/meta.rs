@@ -69,6 +69,8 @@ pub struct Keeper {
     pub umask: u32,
     /// Whether targets of symlinks are munged.
     pub munges: bool,
+    /// Whether nothing may be removed.
+    pub refuses_deletes: bool,
 }
 
 impl Keeper {
@@ -298,6 +300,7 @@ mod tests {
             chmod: None,
             umask: 0,
             munges: false,
+            refuses_deletes: false,
         }
     }
 

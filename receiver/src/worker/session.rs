@@ -241,6 +241,7 @@ fn committer(
         chmod: module.chmod.clone(),
         umask: confined.umask,
         munges: confined.munges,
+        refuses_deletes: module.setup.refuses_deletes,
     };
     Committer::new(
         Arc::clone(root),

@@ -120,6 +120,7 @@ impl Bench {
             keep_dirlinks: false,
             numeric_ids: true,
             munge_symlinks: Some(false),
+            refuses_deletes: false,
             incoming_chmod: None,
             timeout_s: 0,
         };

@@ -86,6 +86,7 @@ fn setup(path: &str) -> ModuleSetup {
         keep_dirlinks: false,
         numeric_ids: true,
         munge_symlinks: Some(false),
+        refuses_deletes: false,
         incoming_chmod: None,
         timeout_s: 0,
     }

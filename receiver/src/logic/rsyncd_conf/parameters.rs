@@ -131,7 +131,7 @@ parameters! {
     Filter, "filter", Module, TEXT, Refused, GUARD, "not supported; what it protects could be written or deleted";
     ExcludeFrom, "exclude from", Module, TEXT, Refused, GUARD, "not supported; what it protects could be written or deleted";
     IncludeFrom, "include from", Module, TEXT, Refused, PLAIN, "not supported";
-    RefuseOptions, "refuse options", Module, TEXT, Warned, GUARD, "names options of rsync, which do not exist here; for deletes see `max delete`";
+    RefuseOptions, "refuse options", Module, TEXT, Warned, GUARD, "`delete` and its forms refuse removals; other options of rsync do not exist here";
     TempDir, "temp dir", Module, TEXT, Warned, PLAIN, "not honoured: content is staged in `.syncd` within the module, so that renames are atomic";
     IgnoreErrors, "ignore errors", Module, NO, Warned, PLAIN, "not honoured: after errors nothing is deleted";
     IgnoreNonreadable, "ignore nonreadable", Module, NO, Accepted, PLAIN, "nothing is sent out";
