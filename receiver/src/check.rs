@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fmt::{self, Write};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -10,7 +11,6 @@ use serde_json::{Value, json};
 use syncd_proto::message::Durability;
 use syncd_proto::path::escaped;
 
-use crate::error::exit;
 use crate::front::accounts::Me;
 use crate::front::{credentials, reload};
 use crate::fs::config;
@@ -18,12 +18,16 @@ use crate::logic::rsyncd_conf::{
     Config, Diagnostic, Located, Module, Parameter, Severity, Standing, Text, Written,
 };
 
-/// Some module is not served, but the others are.
-const DEGRADED: u8 = 2;
+/// All is served, but something opens more than was meant.
+const DANGEROUS: u8 = 1;
+
+/// Some module is not served, or none.
+const REFUSED: u8 = 2;
 
 /// Looks at a configuration, its modules and its TLS files, and prints what there is to say.
 ///
-/// Exit codes: 0 all is served; 2 some module is not; 78 the receiver would not start.
+/// Exit codes: 0 all is well; 1 there are dangers; 2 some module is not served, or the receiver would not
+/// start.
 #[must_use]
 pub fn run(path: &Path, as_json: bool) -> ExitCode {
     let report = Report::of(path);
@@ -57,6 +61,7 @@ impl Report {
                 }
                 let missing = loaded.config.modules.iter().filter_map(missing_path);
                 diagnostics.extend(missing);
+                diagnostics.extend(loaded.config.modules.iter().filter_map(open_secrets));
                 Self {
                     diagnostics,
                     written: loaded.written,
@@ -69,8 +74,8 @@ impl Report {
     fn exit_code(&self) -> ExitCode {
         let worst = self.diagnostics.iter().map(|remark| remark.severity).max();
         match worst {
-            Some(Severity::Error) => ExitCode::from(exit::CONFIG),
-            Some(Severity::Refused) => ExitCode::from(DEGRADED),
+            Some(Severity::Error | Severity::Refused) => ExitCode::from(REFUSED),
+            Some(Severity::Danger) => ExitCode::from(DANGEROUS),
             _ => ExitCode::SUCCESS,
         }
     }
@@ -147,6 +152,31 @@ fn missing_path(module: &Module) -> Option<Diagnostic> {
         path.position.as_ref(),
         message,
     ))
+}
+
+/// A secrets file that everybody may read or change.
+fn open_secrets(module: &Module) -> Option<Diagnostic> {
+    let file = module.secrets_file.as_ref()?;
+    let written = file.value.as_written();
+    if written.contains(&b'%') {
+        return None;
+    }
+    let mode = std::fs::metadata(OsStr::from_bytes(written)).ok()?.mode();
+    if mode & 0o006 == 0 {
+        return None;
+    }
+    let follows = if module.strict_modes.value {
+        "nobody can log in"
+    } else {
+        "and `strict modes = no` lets that pass"
+    };
+    let message = format!(
+        "`secrets file` {}: others may read or write it (mode {:04o}): {follows}",
+        escaped(written),
+        mode & 0o7777
+    );
+    let remark = Diagnostic::new(Severity::Danger, file.position.as_ref(), message);
+    Some(remark.fix("chmod 600 it"))
 }
 
 /// What becomes of a parameter.

@@ -22,7 +22,7 @@ const BLOCKING_THREADS_MAX: usize = 64;
     name = "syncd-recv",
     version,
     about = "Applies what syncd-agent sends, atomically, under the rules of an rsyncd.conf",
-    after_help = "Exit codes: 0 done, 64 wrong arguments, 69 cannot listen, 71 system error, 78 wrong configuration."
+    after_help = "Exit codes: 0 done, 64 wrong arguments, 69 cannot listen, 71 system error, 78 wrong configuration; check: 0 all is well, 1 dangers, 2 something is not served."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -58,7 +58,7 @@ struct Run {
 #[derive(Debug, Args)]
 struct Check {
     /// The rsyncd.conf to look at.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", default_value = "/etc/rsyncd.conf")]
     config: PathBuf,
     /// One JSON document instead of lines.
     #[arg(long)]

@@ -9,7 +9,7 @@ mod sandbox;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{Gid, Mode, Uid};
@@ -21,6 +21,8 @@ use crate::fs::ids::Accounts;
 use crate::fs::meta::Powers;
 use crate::fs::refusal::describe;
 use crate::fs::root::{HANDLE, Root};
+use crate::fs::trusted;
+use crate::logic::munge;
 use crate::relay::{Chroot, ModuleSetup, RunAs};
 
 /// A confined process, and what it can do.
@@ -36,6 +38,8 @@ pub struct Confined {
     pub accounts: Option<Arc<Accounts>>,
     /// The mask the process was started with: what `incoming chmod` leaves out where it names nobody.
     pub umask: u32,
+    /// Whether targets of symlinks are munged.
+    pub munges: bool,
     /// What could not be applied, for the log.
     pub notes: Vec<String>,
 }
@@ -57,6 +61,11 @@ pub fn confine(setup: &ModuleSetup) -> Result<Confined, ConfineError> {
     let accounts = (!setup.numeric_ids).then(|| Arc::new(Accounts::load()));
     let mut notes = Vec::new();
     let (dir, chrooted) = enter(setup, &mut notes)?;
+    let is_root_directory = chrooted && !has_dot(&setup.path);
+    let munges = munge::applies(setup.munge_symlinks, is_root_directory);
+    if munges {
+        no_munged_directory()?;
+    }
     if let Some(run_as) = &setup.run_as {
         become_user(run_as)?;
     }
@@ -73,6 +82,7 @@ pub fn confine(setup: &ModuleSetup) -> Result<Confined, ConfineError> {
         powers,
         accounts,
         umask,
+        munges,
         notes,
     })
 }
@@ -80,35 +90,51 @@ pub fn confine(setup: &ModuleSetup) -> Result<Confined, ConfineError> {
 /// Opens the module's directory, and makes it (or what stands before `/./` in its path) the root
 /// directory where that is wanted.
 fn enter(setup: &ModuleSetup, notes: &mut Vec<String>) -> Result<(OwnedFd, bool), ConfineError> {
-    let (outer, inner) = split_at_dot(&setup.path);
-    let wanted = setup.chroot != Chroot::Off;
-    let first = if wanted { outer } else { &setup.path };
-    let shown = syncd_proto::path::escaped(&setup.path);
-    let open = |path: &[u8]| {
-        rustix::fs::open(path, HANDLE, Mode::empty())
-            .map_err(|errno| failed("chdir failed", &format!("{shown}: {}", describe(errno))))
-    };
-    let dir = open(first)?;
-    if !wanted {
-        return Ok((dir, false));
+    if setup.chroot == Chroot::Off {
+        return Ok((open_trusted(&setup.path)?, false));
     }
-    rustix::process::fchdir(&dir)
-        .map_err(|errno| failed("chdir failed", &format!("{shown}: {}", describe(errno))))?;
+    let (outer, inner) = split_at_dot(&setup.path);
+    let shown = syncd_proto::path::escaped(&setup.path);
+    let no_chroot = |errno| failed("chroot failed", &format!("{shown}: {}", describe(errno)));
+    // Where the directory is to be the root, any symlink on the way leads into it and not out.
+    let dir = rustix::fs::open(outer, HANDLE, Mode::empty()).map_err(no_chroot)?;
+    rustix::process::fchdir(&dir).map_err(no_chroot)?;
     match rustix::process::chroot(".") {
         Ok(()) => {
             let inside = rustix::process::chdir("/");
             inside.map_err(|errno| failed("chdir failed", &describe(errno)))?;
-            Ok((open(inner)?, true))
+            Ok((open_trusted(inner)?, true))
         }
-        Err(Errno::PERM) if setup.chroot == Chroot::Tried => {
+        // A path with `/./` asks for it as `yes` does.
+        Err(Errno::PERM) if setup.chroot == Chroot::Tried && !has_dot(&setup.path) => {
             notes.push("chroot is not permitted here; going on without".to_owned());
-            Ok((open(&setup.path)?, false))
+            Ok((open_trusted(&setup.path)?, false))
         }
-        Err(errno) => Err(failed(
-            "chroot failed",
-            &format!("{shown}: {}", describe(errno)),
+        Err(errno) => Err(no_chroot(errno)),
+    }
+}
+
+/// Where the directory of munged targets exists, they would lead somewhere after all.
+fn no_munged_directory() -> Result<(), ConfineError> {
+    match rustix::fs::stat(munge::PREFIX) {
+        Err(_) => Ok(()),
+        Ok(_) => Err(failed(
+            "daemon security issue -- contact admin",
+            "symlink munging is unsafe when /rsyncd-munged exists",
         )),
     }
+}
+
+/// A directory on whose way nobody but root and this user has put a symlink.
+fn open_trusted(path: &[u8]) -> Result<OwnedFd, ConfineError> {
+    trusted::open_directory(Path::new(OsStr::from_bytes(path))).map_err(|error| {
+        let shown = syncd_proto::path::escaped(path);
+        failed("chdir failed", &format!("{shown}: {error}"))
+    })
+}
+
+fn has_dot(path: &[u8]) -> bool {
+    path.windows(3).any(|window| window == b"/./")
 }
 
 /// rsync's `/./` in a path: the root directory before it, the module after it.
@@ -233,6 +259,8 @@ mod tests {
             shared_writers: false,
             keep_dirlinks: false,
             numeric_ids: true,
+            munge_symlinks: Some(false),
+            refuses_deletes: false,
             incoming_chmod: None,
             timeout_s: 0,
         };

@@ -56,6 +56,10 @@ pub struct ModuleSetup {
     pub keep_dirlinks: bool,
     /// Whether ids are kept as numbers; otherwise names declared by the agent are looked up.
     pub numeric_ids: bool,
+    /// `munge symlinks`; unset depends on whether the chroot took.
+    pub munge_symlinks: Option<bool>,
+    /// Whether `refuse options` names the deletes.
+    pub refuses_deletes: bool,
     /// `incoming chmod` as written, checked at load.
     pub incoming_chmod: Option<Vec<u8>>,
     /// Seconds without a sign of life after which a session ends; 0 is the default of 60.

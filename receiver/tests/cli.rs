@@ -63,9 +63,9 @@ fn wrong_arguments_are_a_usage_error() {
 
 #[test]
 fn a_configuration_that_is_not_there_is_named() {
-    for command in ["run", "check"] {
+    for (command, code) in [("run", 78), ("check", 2)] {
         let output = recv(&[command, "--config", "/no/such/rsyncd.conf"]);
-        assert_eq!(output.status.code(), Some(78), "{command}");
+        assert_eq!(output.status.code(), Some(code), "{command}");
         let said = text(&output.stdout) + &text(&output.stderr);
         assert!(said.contains("/no/such/rsyncd.conf"), "{said}");
     }

@@ -80,6 +80,7 @@ impl Sandbox {
             .set("path", self.dst().display())
             .set("read only", "no")
             .set("use chroot", "no")
+            .set("munge symlinks", "no")
             .set("uid", rustix::process::geteuid().as_raw())
             .set("gid", rustix::process::getegid().as_raw())
             .set("hosts allow", "127.0.0.1 ::1")

@@ -3,7 +3,7 @@
 //!
 //! The decisions are in `logic/`; here they get their resolver, accounts and files. Look-ups block.
 
-use syncd_proto::limits::MODULES_MAX;
+use syncd_proto::limits::{LABEL_BYTES_MAX, MODULES_MAX, TEXT_BYTES_MAX};
 use syncd_proto::message::{ModuleLine, Modules, Purpose};
 use syncd_proto::reject::RejectCode;
 
@@ -16,6 +16,7 @@ use crate::logic::authorize::{
 };
 use crate::logic::chmod::Chmod;
 use crate::logic::hosts::PeerAddr;
+use crate::logic::refusals;
 use crate::logic::rsyncd_conf::{Located, Module, Text, Variables};
 use crate::logic::secrets::Secrets;
 use crate::logic::users::{Accounts, CertIdentity};
@@ -73,7 +74,8 @@ pub fn visible(generation: &Generation, asked: &Asked) -> Modules {
         .config
         .modules
         .iter()
-        .filter(|module| module.list.value)
+        // A longer name cannot be asked for either.
+        .filter(|module| module.list.value && module.name.value.len() <= LABEL_BYTES_MAX)
         .filter(|module| {
             // Slots of its own: looking does not count as a connection.
             let slots = Slots::default();
@@ -126,9 +128,11 @@ fn may_know_of(admission: Admission) -> bool {
 
 fn line(generation: &Generation, module: &Module) -> ModuleLine {
     let comment = expand(module.comment.as_ref(), &generation.config.variables);
+    let mut comment = comment.unwrap_or_default();
+    comment.truncate(TEXT_BYTES_MAX);
     ModuleLine {
         name: module.name.value.clone(),
-        comment: comment.unwrap_or_default(),
+        comment,
     }
 }
 
@@ -182,6 +186,9 @@ pub fn setup(generation: &Generation, grant: &Grant) -> Result<ModuleSetup, Unav
         shared_writers: module.shared_writers.value,
         keep_dirlinks: module.keep_dirlinks.value,
         numeric_ids: module.numeric_ids.value.unwrap_or(chroot != Chroot::Off),
+        munge_symlinks: module.munge_symlinks.value,
+        refuses_deletes: text(module.refuse_options.as_ref())
+            .is_some_and(|words| refusals::refuses_deletes(&words)),
         incoming_chmod: chmod,
         timeout_s: module.timeout_s.value,
     })

@@ -21,6 +21,7 @@ use super::refusal::Refusal;
 use super::root::{LISTABLE, Root};
 use super::stage::Staged;
 use super::touched::Touched;
+use crate::logic::munge;
 
 mod replace;
 mod rights;
@@ -105,6 +106,10 @@ impl Applier<'_> {
             (Op::Link { to, .. }, _) => self.link(op, to),
             (Op::Rename { from, to, expect }, _) => self.rename(op, from, to, expect.as_ref()),
             (Op::Exchange { a, b }, _) => self.exchange(op, a, b),
+            (Op::Remove { path, .. }, _) if self.keeper.refuses_deletes => {
+                let text = format!("cannot remove {path}: `refuse options` refuses deletes");
+                Err(Refusal::new(RejectCode::DeleteHeld, text))
+            }
             (Op::Remove { path, recursive }, _) => self.remove(op, path, *recursive),
             (
                 Op::SetMeta {
@@ -153,7 +158,11 @@ impl Applier<'_> {
     }
 
     fn make_symlink(&self, temp: &Temp, target: &[u8], meta: &Meta) -> rustix::io::Result<()> {
-        rustix::fs::symlinkat(target, temp.dir(), temp.name())?;
+        if self.keeper.munges {
+            rustix::fs::symlinkat(munge::munged(target), temp.dir(), temp.name())?;
+        } else {
+            rustix::fs::symlinkat(target, temp.dir(), temp.name())?;
+        }
         self.keeper
             .set_link(temp.dir(), temp.name().as_bytes(), meta)
     }

@@ -67,6 +67,10 @@ pub struct Keeper {
     pub chmod: Option<Chmod>,
     /// What it leaves out where it names nobody.
     pub umask: u32,
+    /// Whether targets of symlinks are munged.
+    pub munges: bool,
+    /// Whether nothing may be removed.
+    pub refuses_deletes: bool,
 }
 
 impl Keeper {
@@ -295,6 +299,8 @@ mod tests {
             ids: IdMap::new(None),
             chmod: None,
             umask: 0,
+            munges: false,
+            refuses_deletes: false,
         }
     }
 

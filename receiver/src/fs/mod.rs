@@ -28,4 +28,4 @@ pub mod signature;
 pub mod stage;
 pub mod touched;
 pub mod tree;
-mod trusted;
+pub mod trusted;

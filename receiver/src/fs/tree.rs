@@ -18,6 +18,7 @@ use syncd_proto::tree::{DigestTree, TreeReader};
 use super::meta::{Identity, entry_of, identity_of, kind_of, link_target, statx_at, statx_fd};
 use super::recover::names;
 use super::root::{LISTABLE, READABLE, Root};
+use crate::logic::munge;
 
 /// The session ends: nobody wants the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +28,7 @@ pub struct Stopped;
 #[derive(Debug)]
 pub struct Trees {
     compare: Compare,
+    munges: bool,
     built: Option<Built>,
 }
 
@@ -41,11 +43,12 @@ struct Built {
 }
 
 impl Trees {
-    /// Trees compared by this.
+    /// Trees compared by this; `munges` if targets of symlinks are stored munged.
     #[must_use]
-    pub fn new(compare: Compare) -> Self {
+    pub fn new(compare: Compare, munges: bool) -> Self {
         Self {
             compare,
+            munges,
             built: None,
         }
     }
@@ -94,7 +97,7 @@ impl Trees {
         if !self.built.as_ref().is_some_and(covered) {
             self.build(root, &query.path, query.content, applied, stop)?;
         }
-        let mut reader = Reader::new(query.content, stop);
+        let mut reader = Reader::new(query.content, self.munges, stop);
         let opened = open_with_meta(root, &query.path);
         let found = match &opened {
             Some((dir, _)) => reader.entries(dir, &query.path)?,
@@ -163,7 +166,7 @@ impl Trees {
         let Some((dir, meta)) = open_with_meta(root, path) else {
             return Ok(());
         };
-        let mut reader = Reader::new(content, stop);
+        let mut reader = Reader::new(content, self.munges, stop);
         let tree = DigestTree::build(&mut reader, dir, path, &meta, self.compare)?;
         let links = if self.compare.links {
             reader.links.names(path)
@@ -200,6 +203,7 @@ fn open_with_meta(root: &Root, path: &WirePath) -> Option<(OwnedFd, EntryMeta)> 
 #[derive(Debug)]
 struct Reader<'a> {
     content: bool,
+    munges: bool,
     stop: &'a AtomicBool,
     links: LinkGroups,
 }
@@ -246,9 +250,10 @@ impl TreeReader for Reader<'_> {
 }
 
 impl<'a> Reader<'a> {
-    fn new(content: bool, stop: &'a AtomicBool) -> Self {
+    fn new(content: bool, munges: bool, stop: &'a AtomicBool) -> Self {
         Self {
             content,
+            munges,
             stop,
             links: LinkGroups::default(),
         }
@@ -265,6 +270,7 @@ impl<'a> Reader<'a> {
         };
         let content = match kind_of(&stat) {
             Some(Kind::Symlink) => match link_target(dir, name.as_bytes())? {
+                Some(target) if self.munges => Some(Digest::of(munge::unmunged(&target))),
                 Some(target) => Some(Digest::of(&target)),
                 None => return Ok(None),
             },
@@ -345,7 +351,7 @@ mod tests {
         fs::create_dir(dir.path().join(".syncd")).unwrap();
         let time = fs::metadata(dir.path()).unwrap().modified().unwrap();
         let root = root(dir.path());
-        let mut trees = Trees::new(Compare::ALL);
+        let mut trees = Trees::new(Compare::ALL, false);
         let with = digest(&mut trees, &root, ".", false);
         fs::remove_dir(dir.path().join(".syncd")).unwrap();
         fs::File::open(dir.path())
@@ -357,13 +363,37 @@ mod tests {
     }
 
     #[test]
+    fn munged_targets_are_compared_as_the_agent_knows_them() {
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/rsyncd-munged/../t", dir.path().join("l")).unwrap();
+        let root = root(dir.path());
+        let content = |munges: bool| {
+            let query = ListQuery {
+                id: 1,
+                path: WirePath::root(),
+                content: false,
+            };
+            let mut found = None;
+            let mut trees = Trees::new(Compare::ALL, munges);
+            let sent = trees.list(&root, &query, 0, &GO, |listing| {
+                found = listing.entries[0].meta.content;
+                true
+            });
+            sent.unwrap();
+            found
+        };
+        assert_eq!(content(true), Some(Digest::of(b"../t")));
+        assert_eq!(content(false), Some(Digest::of(b"/rsyncd-munged/../t")));
+    }
+
+    #[test]
     fn a_listing_carries_the_digests_of_its_directories() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("d")).unwrap();
         fs::write(dir.path().join("d/f"), "x").unwrap();
         fs::write(dir.path().join("a"), "content").unwrap();
         let root = root(dir.path());
-        let mut trees = Trees::new(Compare::ALL);
+        let mut trees = Trees::new(Compare::ALL, false);
         let below = digest(&mut trees, &root, "d", true).unwrap();
         let query = ListQuery {
             id: 9,
@@ -433,7 +463,7 @@ mod tests {
             content: false,
         };
         let mut sizes = Vec::new();
-        let mut trees = Trees::new(Compare::ALL);
+        let mut trees = Trees::new(Compare::ALL, false);
         let sent = trees.list(&root(dir.path()), &query, 0, &GO, |listing| {
             sizes.push((listing.entries.len(), listing.last));
             true
@@ -447,7 +477,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("f"), "").unwrap();
         let root = root(dir.path());
-        let mut trees = Trees::new(Compare::ALL);
+        let mut trees = Trees::new(Compare::ALL, false);
         assert_eq!(digest(&mut trees, &root, "none", false), None);
         assert_eq!(digest(&mut trees, &root, "f", false), None);
         let query = DigestQuery {

@@ -21,7 +21,7 @@ const COMPONENTS_MAX: usize = 1_024;
 
 /// Why a file was not opened or read.
 #[derive(Debug)]
-pub(super) enum TrustError {
+pub enum TrustError {
     /// The system says no.
     Io(io::Error),
     /// A symlink on the way belongs to somebody else.
@@ -116,6 +116,22 @@ impl Opened {
 
 /// Opens `path`; relative paths start at the working directory.
 pub(super) fn open(path: &Path) -> Result<Opened, TrustError> {
+    let (parent, name, stat) = walk(path)?;
+    open_last(&parent, &name, &stat)
+}
+
+/// A handle of the directory `path`, reached in the same way.
+///
+/// # Errors
+/// [`TrustError`], also if it is no directory.
+pub fn open_directory(path: &Path) -> Result<OwnedFd, TrustError> {
+    let (parent, name, _) = walk(path)?;
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(&parent, &name, flags, Mode::empty())?)
+}
+
+/// Goes as far as the last component: the directory it is in, its name, and what stood there. It is no symlink.
+fn walk(path: &Path) -> Result<(OwnedFd, OsString, Stat), TrustError> {
     let euid = rustix::process::geteuid().as_raw();
     let mut way = Way::new(path)?;
     while let Some(name) = way.ahead.pop_front() {
@@ -135,13 +151,14 @@ pub(super) fn open(path: &Path) -> Result<Opened, TrustError> {
             }
             way.follow(&found)?;
         } else if way.ahead.is_empty() {
-            return open_last(&way.here, &name, &stat);
+            return Ok((way.here, name, stat));
         } else {
             way.here = found;
         }
     }
     // Nothing but a root or `.` was named.
-    open_last(&way.here, OsStr::new("."), &rustix::fs::fstat(&way.here)?)
+    let stat = rustix::fs::fstat(&way.here)?;
+    Ok((way.here, OsString::from("."), stat))
 }
 
 /// What was looked at is what is opened, or nothing.

@@ -136,6 +136,9 @@ pub fn trap(word: &[u8]) -> Option<&'static str> {
     let text = word.split(|byte| *byte == b'/').next().unwrap_or(word);
     let numeric = looks_numeric(text) && !text.is_empty();
     let dots = text.iter().filter(|byte| **byte == b'.').count();
+    if matches!(word, b"0.0.0.0" | b"0.0.0.0/32") {
+        return Some("is one address, which nobody has: everybody is `*`");
+    }
     if word.starts_with(b"#") {
         return Some("is no comment: it and the words after it are patterns");
     }

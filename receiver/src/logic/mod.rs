@@ -7,6 +7,8 @@
 pub mod authorize;
 pub mod chmod;
 pub mod hosts;
+pub mod munge;
+pub mod refusals;
 pub mod rsyncd_conf;
 pub mod secrets;
 pub mod users;

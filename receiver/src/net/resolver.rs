@@ -65,6 +65,9 @@ fn forward(name: &[u8]) -> Vec<IpAddr> {
     let Ok(name) = std::str::from_utf8(name) else {
         return Vec::new();
     };
+    if is_number(name) {
+        return Vec::new();
+    }
     let Ok(found) = (name, 0).to_socket_addrs() else {
         return Vec::new();
     };
@@ -72,6 +75,16 @@ fn forward(name: &[u8]) -> Vec<IpAddr> {
         .take(ADDRESSES_MAX)
         .map(|address| address.ip().to_canonical())
         .collect()
+}
+
+/// A name that ends in a number is no name; the C library would take it for an address in some old form
+/// (`0x7f.1`).
+fn is_number(name: &str) -> bool {
+    let last = name.trim_end_matches('.').rsplit('.').next();
+    let last = last.unwrap_or_default().to_ascii_lowercase();
+    let hex = last.strip_prefix("0x");
+    hex.is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        || !last.is_empty() && last.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 #[cfg(test)]
@@ -87,6 +100,15 @@ mod tests {
         assert!(system.forward(b"localhost").contains(&local));
         assert!(system.forward(b"no such name.invalid").is_empty());
         assert!(system.forward(b"\xff\0").is_empty());
+        for number in [
+            "0x7f.0.0.1",
+            "0x7f000001",
+            "127.1",
+            "127.0.0.1.",
+            "0x7F.0x1",
+        ] {
+            assert!(system.forward(number.as_bytes()).is_empty(), "{number}");
+        }
     }
 
     #[test]

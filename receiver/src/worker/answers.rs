@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
 
 use syncd_proto::message::{Rejected, Signature};
-use syncd_proto::meta::Compare;
 
 use super::outbox::Outbox;
 use super::reader::Question;
@@ -17,12 +16,11 @@ use crate::fs::tree::{Stopped, Trees};
 /// Answers until there are no more questions, or nobody wants answers.
 pub(super) fn run(
     root: &Arc<Root>,
-    compare: Compare,
+    mut trees: Trees,
     queue: &Receiver<Question>,
     shared: &Shared<'_>,
     outbox: &Outbox,
 ) {
-    let mut trees = Trees::new(compare);
     while let Ok(question) = queue.recv() {
         if answer(root, &mut trees, &question, shared, outbox).is_err() {
             return;

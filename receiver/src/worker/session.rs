@@ -32,6 +32,7 @@ use crate::fs::meta::Keeper;
 use crate::fs::recover;
 use crate::fs::refusal::{Refusal, describe, shortened};
 use crate::fs::root::Root;
+use crate::fs::tree::Trees;
 use crate::relay::{FromWorker, SessionOpen};
 
 /// Serves one session from welcome to end.
@@ -199,10 +200,10 @@ fn converse<'scope>(
             commits::run(committer, durability, &commit_jobs, shared, &outbox)
         })?);
     }
-    let compare = compare(module);
+    let trees = Trees::new(compare(module), module.confined.munges);
     let (root, answer_box) = (Arc::clone(&ready.root), outbox.clone());
     let answering = spawn("answers").spawn_scoped(scope, move || {
-        answers::run(&root, compare, &questions, shared, &answer_box);
+        answers::run(&root, trees, &questions, shared, &answer_box);
     })?;
     let queues = Queues {
         commits: commit_queue,
@@ -239,6 +240,8 @@ fn committer(
         ids: IdMap::new(confined.accounts.clone()),
         chmod: module.chmod.clone(),
         umask: confined.umask,
+        munges: confined.munges,
+        refuses_deletes: module.setup.refuses_deletes,
     };
     Committer::new(
         Arc::clone(root),

@@ -119,6 +119,8 @@ impl Bench {
             shared_writers: false,
             keep_dirlinks: false,
             numeric_ids: true,
+            munge_symlinks: Some(false),
+            refuses_deletes: false,
             incoming_chmod: None,
             timeout_s: 0,
         };

@@ -119,7 +119,7 @@ parameters! {
     Uid, "uid", Module, TEXT, Honoured, GUARD, "";
     Gid, "gid", Module, TEXT, Honoured, GUARD, "";
     UseChroot, "use chroot", Module, Kind::Choice, Honoured, GUARD, "";
-    MungeSymlinks, "munge symlinks", Module, Kind::Choice, Warned, GUARD, "not honoured: targets are stored as they are, and never followed";
+    MungeSymlinks, "munge symlinks", Module, Kind::Choice, Honoured, GUARD, "`no` stores targets as they are, with or without chroot";
     InsecureLinks, "insecure links", Module, NO, Warned, PLAIN, "not honoured: no symlink leads out of a module";
     NumericIds, "numeric ids", Module, Kind::Choice, Honoured, PLAIN, "";
     NameConverter, "name converter", Module, TEXT, Refused, PLAIN, "not supported; owners would differ";
@@ -131,7 +131,7 @@ parameters! {
     Filter, "filter", Module, TEXT, Refused, GUARD, "not supported; what it protects could be written or deleted";
     ExcludeFrom, "exclude from", Module, TEXT, Refused, GUARD, "not supported; what it protects could be written or deleted";
     IncludeFrom, "include from", Module, TEXT, Refused, PLAIN, "not supported";
-    RefuseOptions, "refuse options", Module, TEXT, Warned, GUARD, "names options of rsync, which do not exist here; for deletes see `max delete`";
+    RefuseOptions, "refuse options", Module, TEXT, Warned, GUARD, "`delete` and its forms refuse removals; other options of rsync do not exist here";
     TempDir, "temp dir", Module, TEXT, Warned, PLAIN, "not honoured: content is staged in `.syncd` within the module, so that renames are atomic";
     IgnoreErrors, "ignore errors", Module, NO, Warned, PLAIN, "not honoured: after errors nothing is deleted";
     IgnoreNonreadable, "ignore nonreadable", Module, NO, Accepted, PLAIN, "nothing is sent out";
@@ -157,7 +157,7 @@ parameters! {
     ClientCerts, "client certs", Module, TEXT, Honoured, GUARD, "";
     AllowAnyCertificate, "allow any certificate", Module, NO, Honoured, GUARD, "";
     Durability, "durability", Module, TEXT, Honoured, GUARD, "";
-    MaxDelete, "max delete", Module, TEXT, Honoured, GUARD, "";
+    MaxDelete, "max delete", Module, TEXT, Warned, GUARD, "no effect yet: only the agent's own brake holds deletes";
     SharedWriters, "shared writers", Module, NO, Honoured, GUARD, "";
     KeepDirlinks, "keep dirlinks", Module, NO, Honoured, GUARD, "";
     Trash, "trash", Module, NO, Refused, GUARD, "not supported yet; what is deleted would be gone";

@@ -9,7 +9,7 @@ use super::diagnostic::{Diagnostic, Located, Severity};
 use super::model::{Config, Module, Text, expanded};
 use super::parameters::{Key, Kind, PARAMETERS, Parameter, Scope, Standing};
 use super::parse::{Section, Sections};
-use super::remarks::add;
+use super::remarks::{add, severity_of};
 use super::values::{Value, Values};
 use crate::logic::{chmod, hosts, users};
 
@@ -44,6 +44,8 @@ pub(super) fn review(
         remarks.extend(certificate_rules(module, variables));
         remarks.extend(unreadable_chmod(module, variables));
         remarks.extend(not_durable(module));
+        remarks.extend(too_much_power(module));
+        remarks.extend(any_certificate(module));
         module.refusals = remarks
             .iter()
             .filter(|remark| remark.severity == Severity::Refused)
@@ -59,7 +61,7 @@ fn standings(section: &Section, remarks: &mut Vec<Diagnostic>) {
     for parameter in PARAMETERS.iter().filter(|row| row.scope == Scope::Module) {
         let severity = match parameter.standing {
             Standing::Refused => Severity::Refused,
-            _ => Severity::Warning,
+            _ => severity_of(parameter),
         };
         remarks.extend(effect(parameter, &section.values, severity));
     }
@@ -103,8 +105,8 @@ fn comments(section: &Section) -> Vec<Diagnostic> {
         let comment = text.windows(2).any(|two| matches!(two, b" #" | b" ;"));
         comment.then(|| {
             let message = format!("`{}` is \"{}\"", key.parameter().name, escaped(text));
-            Diagnostic::new(Severity::Warning, written.position.as_ref(), message)
-                .fix("write comments on lines of their own")
+            Diagnostic::new(Severity::Danger, written.position.as_ref(), message)
+                .fix("what follows a value is part of it: write comments on lines of their own")
         })
     })
     .collect()
@@ -175,15 +177,67 @@ fn traps(module: &Module) -> Vec<Diagnostic> {
             ));
         }
     }
-    if is_set(module.hosts_allow.as_ref()) && is_set(module.hosts_deny.as_ref()) {
-        let at = module
-            .hosts_deny
-            .as_ref()
-            .and_then(|list| list.position.as_ref());
-        let message = "with both `hosts allow` and `hosts deny`, a host on neither list is let in";
-        remarks.push(Diagnostic::new(Severity::Note, at, message).fix("add `hosts deny = *`"));
+    remarks.extend(neither_list(module));
+    remarks
+}
+
+/// Both lists are written, and the second does not hold everybody else.
+fn neither_list(module: &Module) -> Option<Diagnostic> {
+    let allow = module.hosts_allow.as_ref()?;
+    let deny = module.hosts_deny.as_ref()?;
+    let ends = hosts::words(deny.value.as_written()).any(|word| word == b"*");
+    if ends || hosts::words(allow.value.as_written()).next().is_none() {
+        return None;
+    }
+    let message = "with both `hosts allow` and `hosts deny`, a host on neither list is let in";
+    let remark = Diagnostic::new(Severity::Danger, deny.position.as_ref(), message);
+    Some(remark.fix("remove `hosts deny`, or write `hosts deny = *`"))
+}
+
+/// The whole machine, or root without walls.
+fn too_much_power(module: &Module) -> Vec<Diagnostic> {
+    let mut remarks = Vec::new();
+    let written = |text: &Option<Located<Text>>| {
+        text.as_ref()
+            .map(|text| text.value.as_written().to_vec())
+            .unwrap_or_default()
+    };
+    let path = written(&module.path);
+    let parts = path.split(|byte| *byte == b'/');
+    if path.starts_with(b"/") && parts.into_iter().all(|part| matches!(part, b"" | b".")) {
+        let at = module.path.as_ref().and_then(|path| path.position.as_ref());
+        let message = "`path = /`: the module is the whole machine";
+        remarks.push(
+            Diagnostic::new(Severity::Danger, at, message).fix("name the directory that is meant"),
+        );
+    }
+    let uid = written(&module.uid);
+    let is_root = uid == b"root" || !uid.is_empty() && uid.iter().all(|byte| *byte == b'0');
+    if is_root && module.use_chroot.value == Some(false) {
+        let at = module.uid.as_ref().and_then(|uid| uid.position.as_ref());
+        let message =
+            "`uid = root` with `use chroot = no`: who may write here works as root, without walls";
+        remarks.push(
+            Diagnostic::new(Severity::Danger, at, message)
+                .fix("take another `uid`, or remove `use chroot = no`"),
+        );
     }
     remarks
+}
+
+/// Anybody with any certificate may write, and that was asked for.
+fn any_certificate(module: &Module) -> Option<Diagnostic> {
+    let open = !module.read_only.value
+        && !is_set(module.auth_users.as_ref())
+        && !is_set(module.client_certs.as_ref())
+        && module.allow_any_certificate.value;
+    open.then(|| {
+        let at = module.allow_any_certificate.position.as_ref();
+        let name = escaped(&module.name.value);
+        let message =
+            format!("[{name}] is writable by everybody who has a certificate of the authority");
+        Diagnostic::new(Severity::Danger, at, message).fix("add `auth users` or `client certs`")
+    })
 }
 
 fn certificate_rules(module: &Module, variables: &super::Variables) -> Option<Diagnostic> {
