@@ -1,6 +1,6 @@
 //! `refuse options`, as far as it means something here: rsync's ways to delete.
 
-use super::wildmatch::{self, Case};
+use syncd_proto::wildmatch::{self, Case};
 
 /// rsync's names for deleting what is not at the sender.
 const DELETES: [&[u8]; 8] = [
