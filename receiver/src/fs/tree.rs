@@ -427,7 +427,7 @@ mod tests {
         fs::write(dir.path().join("b/g"), "x").unwrap();
         fs::hard_link(dir.path().join("a/f"), dir.path().join("b/f")).unwrap();
         let root = root(dir.path());
-        let mut trees = Trees::new(Compare::ALL);
+        let mut trees = Trees::new(Compare::ALL, false);
         let linked = digest(&mut trees, &root, ".", false);
         let mut found = Vec::new();
         for at in ["a", "b"] {
@@ -444,10 +444,11 @@ mod tests {
         }
         assert!(found[0].is_some() && found[0] == found[1], "{found:?}");
         assert_eq!(found[2], None, "b/g has no other name");
-        let mut blind = Trees::new(Compare {
+        let without_links = Compare {
             links: false,
             ..Compare::ALL
-        });
+        };
+        let mut blind = Trees::new(without_links, false);
         assert_ne!(digest(&mut blind, &root, ".", false), linked);
     }
 
