@@ -65,8 +65,11 @@ pub struct RunArgs {
     /// Directory to mirror; what is in it goes to the destination
     #[arg(value_name = "SRC")]
     pub source: Option<PathBuf>,
-    /// Where to: [USER@]HOST::MODULE[/DIR] or syncd://[USER@]HOST[:PORT]/MODULE[/DIR]
-    #[arg(value_name = "DEST")]
+    /// The destination.
+    #[arg(
+        help = "Where to: [USER@]HOST::MODULE[/DIR] or syncd://[USER@]HOST[:PORT]/MODULE[/DIR]",
+        value_name = "DEST"
+    )]
     pub dest: Option<OsString>,
     /// How to mirror.
     #[command(flatten)]
@@ -96,8 +99,11 @@ pub struct OneLine {
     /// Directory to mirror; what is in it goes to the destination
     #[arg(value_name = "SRC")]
     pub source: PathBuf,
-    /// Where to: [USER@]HOST::MODULE[/DIR] or syncd://[USER@]HOST[:PORT]/MODULE[/DIR]
-    #[arg(value_name = "DEST")]
+    /// The destination.
+    #[arg(
+        help = "Where to: [USER@]HOST::MODULE[/DIR] or syncd://[USER@]HOST[:PORT]/MODULE[/DIR]",
+        value_name = "DEST"
+    )]
     pub dest: OsString,
     /// How to mirror.
     #[command(flatten)]
@@ -345,8 +351,11 @@ pub struct HeldArgs {
 /// Arguments of `modules`.
 #[derive(Debug, Args)]
 pub struct ModulesArgs {
-    /// Receiver: [USER@]HOST or syncd://[USER@]HOST[:PORT]
-    #[arg(value_name = "HOST")]
+    /// The receiver, and the user if it wants one.
+    #[arg(
+        help = "Receiver: [USER@]HOST or syncd://[USER@]HOST[:PORT]",
+        value_name = "HOST"
+    )]
     pub host: OsString,
     /// How to connect.
     #[command(flatten)]

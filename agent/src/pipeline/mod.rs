@@ -8,7 +8,7 @@
 //! session task: connects, writes, reads; acknowledgements --> DirtySet, Outbox
 //! ```
 //!
-//! Per source: a watcher and a scanner. Per target: a planner, a comparer, [`TRANSFERS`] transfer
+//! Per source: a watcher and a scanner. Per target: a planner, a comparer, a few transfer
 //! threads, a session task, and one lock that is never held while anything blocks.
 
 pub mod bulk;

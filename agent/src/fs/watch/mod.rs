@@ -8,8 +8,8 @@
 //! a barrier asked for afterwards has been told. A rename told before that may be older than the
 //! listing: enter both of its names again.
 //!
-//! Two backends: [`notify`] (portable bookkeeping; quadratic when many directories go at once) and
-//! [`inotify`] (own tree, for large sources).
+//! Two backends: `notify` (portable bookkeeping; quadratic when many directories go at once) and
+//! `inotify` (own tree, for large sources).
 
 mod barrier;
 mod inotify;
