@@ -490,7 +490,12 @@ impl Target {
             }
             cause => cause,
         };
-        tracing::warn!(target = %self.name, code = %reject.code, "refused: {}", reject.text);
+        if reject.code.is_stale() {
+            // The agent's picture was behind: it looks again, and nobody has to do anything.
+            tracing::debug!(target = %self.name, code = %reject.code, "looked at again: {}", reject.text);
+        } else {
+            tracing::warn!(target = %self.name, code = %reject.code, "refused: {}", reject.text);
+        }
         match cause {
             Cause::Path(taken) => {
                 if !arrived {
