@@ -365,7 +365,12 @@ fn outcome_of(said: &str, code: Option<i32>) -> &'static str {
     }
     match code {
         Some(0) => "accepted",
-        _ if said.contains("Connection reset") || said.contains("closed") => "dropped",
+        _ if ["Connection reset", "Broken pipe", "closed"]
+            .iter()
+            .any(|words| said.contains(words)) =>
+        {
+            "dropped"
+        }
         _ => "failed",
     }
 }
