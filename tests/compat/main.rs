@@ -151,6 +151,12 @@ impl Judge {
         };
         let number = self.places.fetch_add(1, Ordering::Relaxed);
         let root = self.dir.join(format!("lab-{number}"));
+        // What an rsync daemon leaves behind may hold its port for a moment longer.
+        let port = if self.rsync {
+            FIRST_PORT + u16::try_from(number).expect("fewer than ports")
+        } else {
+            port
+        };
         let lab = Lab::make(topic, first, root, port);
         if self.rsync {
             let daemon = theirs::Daemon::start(&lab, first);
