@@ -108,6 +108,21 @@ impl Brake {
         self.entries
     }
 
+    /// Whether [`Brake::check`] would hold so many removes now, going by the entries known: then it is
+    /// worth counting anew, since the tree may have grown.
+    pub fn would_hold(&mut self, count: u64, now: Millis) -> bool {
+        self.forget_old(now);
+        let total = self.in_window + count;
+        let exceeded = self.limit.exceeded(total, self.entries.max(total));
+        self.hold.is_none() && exceeded.is_some()
+    }
+
+    /// The source has so many entries now; together with what went within the window that is what the
+    /// share is taken of, if it is more than known.
+    pub fn recounted(&mut self, entries: u64, count: u64) {
+        self.entries = self.entries.max(entries + self.in_window + count);
+    }
+
     /// Asks whether `count` names may be removed now, and counts them if so.
     #[must_use]
     pub fn check(&mut self, count: u64, now: Millis) -> Verdict {
@@ -243,6 +258,15 @@ mod tests {
         let mut small = Brake::new(large.limit);
         small.entries_seen(3, 0);
         assert_eq!(small.check(3, 0), Verdict::Go);
+    }
+
+    #[test]
+    fn a_tree_that_has_grown_is_counted_anew_before_anything_is_held() {
+        let mut brake = brake(None, Some(50));
+        assert!(brake.would_hold(600, 0));
+        brake.recounted(2_000, 600);
+        assert!(!brake.would_hold(600, 0));
+        assert_eq!(brake.check(600, 0), Verdict::Go);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use syncd_proto::op::TransferId;
 use syncd_proto::path::WirePath;
 use syncd_proto::reject::RejectCode;
 
-use crate::fs::read::{LargeFile, Piece, ReadError, ReadFile};
+use crate::fs::read::{LargeFile, Piece, ReadError, ReadFile, Stability};
 use crate::logic::coalesce::{Millis, Remote, Taken};
 use crate::logic::plan::Found;
 use crate::net::link::{Link, LinkError};
@@ -17,6 +17,9 @@ use crate::pipeline::target::Target;
 
 /// Bytes of one chunk.
 pub const CHUNK_BYTES: usize = 512 << 10;
+
+/// How often a transfer looks whether its file has changed, in bytes read.
+const CHECK_BYTES: u64 = 8 << 20;
 
 /// Files from this size on can be continued after a cut, in bytes.
 const RESUME_BYTES: u64 = 8 << 20;
@@ -51,6 +54,8 @@ pub struct Channel<'a> {
     pub link: &'a Link,
     /// Its number.
     pub transfer: TransferId,
+    /// Whether a file that changes meanwhile may go all the same.
+    pub stability: Stability,
 }
 
 impl Channel<'_> {
@@ -66,6 +71,17 @@ impl Channel<'_> {
             zstd_len: None,
         };
         self.link.send(&AgentMessage::StageChunk(chunk), literals)
+    }
+
+    /// Gives up early on a version that will not be committed anyway.
+    ///
+    /// # Errors
+    /// [`ReadError::Changed`] if the file changed and may not.
+    pub fn check(&self, file: &LargeFile) -> Result<(), ReadError> {
+        match self.stability {
+            Stability::Required => file.check_unchanged(),
+            Stability::Waived => Ok(()),
+        }
     }
 
     fn end(&self, len: u64, digest: Digest) -> Result<(), LinkError> {
@@ -169,6 +185,11 @@ fn transfer(target: &Target, link: &Link, taken: &Taken) -> Result<Found, Transf
     let channel = Channel {
         link,
         transfer: link.issue_id(),
+        stability: if hold_over {
+            Stability::Waived
+        } else {
+            Stability::Required
+        },
     };
     let sent = if wants_delta(taken) {
         delta::send(&channel, &taken.path, file)
@@ -246,8 +267,13 @@ pub fn send_whole(
     channel
         .link
         .send(&AgentMessage::StageBegin(begin), Vec::new())?;
+    let mut checked_at = 0;
     while let Some(piece) = file.next_piece(CHUNK_BYTES)? {
         let end = file.position();
+        if end - checked_at >= CHECK_BYTES {
+            checked_at = end;
+            channel.check(&file)?;
+        }
         let (op, literals) = match piece {
             Piece::Data(bytes) => {
                 let known = known_prefix(end, bytes.len() as u64, resume_at) as usize;

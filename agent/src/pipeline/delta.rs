@@ -40,6 +40,7 @@ pub fn send(
         return send_whole(channel, path, file);
     };
     let diff = compare(&mut file, &basis)?;
+    channel.check(&file)?;
     let query = BlockQuery::plan(&diff);
     if query.is_none() && diff.same_bytes() == 0 {
         return send_whole(channel, path, file.rewind());

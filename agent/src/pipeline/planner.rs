@@ -14,6 +14,7 @@ use crate::logic::coalesce::{Leave, Look, Millis, Remote, Rename, Taken};
 use crate::logic::links::{self, Inode, Known, Version};
 use crate::logic::plan::{Found, Planner, meta_of};
 use crate::net::link::Link;
+use crate::pipeline::reconcile;
 use crate::pipeline::target::{State, Target};
 
 /// Paths taken at once.
@@ -263,6 +264,12 @@ fn remove(target: &Target, batch: &mut Planner, mut taken: Taken) {
     };
     let lost = !matches!(target.root.check_identity(), Ok(true));
     let emptied = !taken.mark.witnessed && is_emptied(target, &taken.path);
+    let weight = taken.mark.weight;
+    if target.update(|state, now| state.brake.would_hold(weight, now))
+        && let Some(entries) = reconcile::count_entries(target)
+    {
+        target.update(|state, _| state.brake.recounted(entries, weight));
+    }
     let verdict = target.update(|state, now| {
         if lost {
             state.brake.root_lost(lost_root(target), now);
@@ -277,7 +284,7 @@ fn remove(target: &Target, batch: &mut Planner, mut taken: Taken) {
             let reason = format!("{root} is empty, and the target is not");
             return state.brake.doubt(reason, now);
         }
-        state.brake.check(taken.mark.weight, now)
+        state.brake.check(weight, now)
     });
     match verdict {
         Verdict::Go => add(target, batch, taken, found),

@@ -405,6 +405,14 @@ fn stat(target: &Target, path: &WirePath) -> Result<Option<EntryMeta>, CompareEr
     target.root.stat(path).map_err(CompareError::Source)
 }
 
+/// How many entries the source has now, if it can be read whole.
+pub fn count_entries(target: &Target) -> Option<u64> {
+    let root = WirePath::root();
+    let (tree, _) = build(target, &root, Compare::ALL, false).ok()?;
+    tree.filter(|tree| tree.is_complete(&root))
+        .map(|tree| tree.entries())
+}
+
 fn build(
     target: &Target,
     path: &WirePath,
