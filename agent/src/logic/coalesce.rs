@@ -250,6 +250,7 @@ impl DirtySet {
 
     /// A directory appeared.
     pub fn created_dir(&mut self, path: WirePath, now: Millis) {
+        self.is_there_again(&path, now);
         self.mark(path, now, |mark, _, fresh| {
             mark.look = Look::Content;
             mark.gone = false;
@@ -257,6 +258,14 @@ impl DirtySet {
             mark.born |= fresh;
             now
         });
+    }
+
+    /// A directory stands where one was seen to go: what the target has in the old one must go too, and
+    /// only a comparison knows what that is.
+    pub fn is_there_again(&mut self, path: &WirePath, now: Millis) {
+        if self.marks.get(path).is_some_and(|mark| mark.gone) {
+            self.compare(path.clone(), now);
+        }
     }
 
     /// A listing of a new directory shows the name. `recent`: a file that may still be written, by
@@ -446,6 +455,9 @@ impl DirtySet {
         self.respawned += 1;
         let never_sent = self.was_never_sent(&from);
         let moved = self.extract(&from);
+        if dir && !replay {
+            self.is_there_again(&to, now);
+        }
         self.absorb_below(&to);
         self.forget(&to);
         for (tail, mark) in moved {
@@ -521,6 +533,12 @@ impl DirtySet {
             .find(|(_, comparison)| comparison.due <= now)?;
         let path = path.clone();
         self.comparisons.remove_entry(&path)
+    }
+
+    /// How many directories wait to be compared.
+    #[must_use]
+    pub fn comparisons(&self) -> usize {
+        self.comparisons.len()
     }
 
     /// Puts a comparison back that could not be finished.
@@ -1222,6 +1240,21 @@ mod tests {
         let gone = set.take(300, 9);
         assert_eq!(gone.len(), 1);
         assert!(gone[0].mark.weight > 200);
+    }
+
+    #[test]
+    fn a_directory_that_went_and_came_again_is_compared() {
+        let mut set = DirtySet::new(SETTLE);
+        set.removed(path("d/f"), 0);
+        set.removed(path("d"), 0);
+        set.created_dir(path("d"), 1);
+        assert_eq!(taken(&mut set, 1), ["d"]);
+        assert!(
+            set.take_comparison(1)
+                .is_some_and(|(dir, _)| *dir == path("d"))
+        );
+        set.created_dir(path("new"), 2);
+        assert!(set.take_comparison(2).is_none());
     }
 
     #[test]

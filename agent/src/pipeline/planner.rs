@@ -232,6 +232,11 @@ fn look_and_add(
         }
         Outcome::Found(Found::Absent) => remove(target, batch, taken),
         Outcome::Found(found) => {
+            if taken.mark.gone && matches!(found, Found::Dir(_)) {
+                // It went and came again before we looked: what the target has in the old one must go.
+                let path = WirePath::clone(&taken.path);
+                target.update(|state, now| state.dirty.compare(path, now));
+            }
             if let Found::Small { bytes, .. } = &found
                 && !batch.has_room(bytes.len() as u64)
             {

@@ -321,7 +321,12 @@ impl Source {
             Touch::Created => dirty.created(path.clone(), now),
             Touch::Modified => dirty.modified(path.clone(), now),
             Touch::Written => dirty.closed(path.clone(), now),
-            Touch::MovedIn => dirty.written(path.clone(), now),
+            Touch::MovedIn => {
+                if dir {
+                    dirty.is_there_again(&path, now);
+                }
+                dirty.written(path.clone(), now);
+            }
             Touch::Attrib => dirty.attrib(path.clone(), now),
             Touch::Removed => dirty.removed(path.clone(), now),
             Touch::MovedOut => dirty.gone(path.clone(), now),
@@ -534,7 +539,12 @@ impl Source {
                 }
                 if chore == Chore::WatchAndMark {
                     let recent = meta.kind == Kind::File && is_recent(meta.mtime);
-                    self.mark(|dirty, now| dirty.listed(below.clone(), recent, now));
+                    self.mark(|dirty, now| {
+                        if is_dir {
+                            dirty.is_there_again(&below, now);
+                        }
+                        dirty.listed(below.clone(), recent, now);
+                    });
                 }
                 if is_dir {
                     open.push(below);

@@ -228,7 +228,9 @@ impl Target {
     pub fn mark(&self, change: impl FnOnce(&mut DirtySet, Millis)) {
         let now = self.now();
         let mut state = self.lock();
+        let comparisons = state.dirty.comparisons();
         change(&mut state.dirty, now);
+        let compares = state.dirty.comparisons() > comparisons;
         let due = if state.dirty.has_renames() {
             Some(now)
         } else {
@@ -241,6 +243,9 @@ impl Target {
         drop(state);
         if oversleeps {
             self.wake_planner.notify_one();
+        }
+        if compares {
+            self.wake.notify_all();
         }
     }
 
