@@ -157,6 +157,9 @@ struct Burst {
     count: u32,
 }
 
+/// How long after a listing events may tell what it has told already, in milliseconds.
+const LISTING_AHEAD_MS: Millis = 1_000;
+
 /// Removals from one directory that make a burst.
 const BURST_COUNT: u32 = 8;
 
@@ -208,6 +211,9 @@ pub struct DirtySet {
     outstanding: BTreeMap<u64, Millis>,
     /// Directories from which several names went just now.
     bursts: HashMap<WirePath, Burst>,
+    /// When a listing last told of names. Events about the same names may still be on their way, and a
+    /// name that seems to be born then may have been sent already.
+    last_listing: Option<Millis>,
     next_seq: u64,
     collapsed: u64,
     respawned: u64,
@@ -230,6 +236,7 @@ impl DirtySet {
             moves_forgotten: 0,
             outstanding: BTreeMap::new(),
             bursts: HashMap::new(),
+            last_listing: None,
             next_seq: 1,
             collapsed: 0,
             respawned: 0,
@@ -238,6 +245,7 @@ impl DirtySet {
 
     /// A name appeared. A regular file waits for its close.
     pub fn created(&mut self, path: WirePath, now: Millis) {
+        let first_heard = self.is_first_heard(now);
         self.mark(path, now, |mark, settle, fresh| {
             mark.look = Look::Content;
             mark.gone = false;
@@ -251,11 +259,12 @@ impl DirtySet {
     /// A directory appeared.
     pub fn created_dir(&mut self, path: WirePath, now: Millis) {
         self.is_there_again(&path, now);
+        let first_heard = self.is_first_heard(now);
         self.mark(path, now, |mark, _, fresh| {
             mark.look = Look::Content;
             mark.gone = false;
             mark.open = false;
-            mark.born |= fresh;
+            mark.born |= fresh && first_heard;
             now
         });
     }
@@ -271,6 +280,7 @@ impl DirtySet {
     /// A listing of a new directory shows the name. `recent`: a file that may still be written, by
     /// somebody who had opened it before it was watched.
     pub fn listed(&mut self, path: WirePath, recent: bool, now: Millis) {
+        self.last_listing = Some(now);
         self.mark(path, now, |mark, _, fresh| {
             mark.look = Look::Content;
             mark.gone = false;
@@ -427,6 +437,7 @@ impl DirtySet {
             self.comparisons.remove(&path);
             self.settle_seq(seq);
         }
+        self.respawned += 1;
         let comparison = Comparison {
             seq: self.issue_seq(now),
             first: now,
@@ -1001,6 +1012,12 @@ impl DirtySet {
             .unwrap_or(now);
         self.absorb_below(&dir);
         self.compare(dir, first);
+    }
+
+    /// Whether the event that tells of a name now is the first that was heard of it.
+    fn is_first_heard(&self, now: Millis) -> bool {
+        self.last_listing
+            .is_none_or(|at| now.saturating_sub(at) > LISTING_AHEAD_MS)
     }
 
     fn was_never_sent(&self, path: &WirePath) -> bool {
