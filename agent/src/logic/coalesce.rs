@@ -245,7 +245,6 @@ impl DirtySet {
 
     /// A name appeared. A regular file waits for its close.
     pub fn created(&mut self, path: WirePath, now: Millis) {
-        let first_heard = self.is_first_heard(now);
         self.mark(path, now, |mark, settle, fresh| {
             mark.look = Look::Content;
             mark.gone = false;
