@@ -5,7 +5,6 @@
 //! made or removed below changes a directory's time.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use syncd_proto::digest::Digest;
 use syncd_proto::limits;
@@ -345,12 +344,6 @@ pub fn meta_of(entry: &EntryMeta) -> Meta {
         mtime: entry.mtime,
         xattrs: None,
     }
-}
-
-/// A path in the form that marks keep it.
-#[must_use]
-pub fn shared(path: &WirePath) -> Arc<WirePath> {
-    Arc::new(path.clone())
 }
 
 #[cfg(test)]

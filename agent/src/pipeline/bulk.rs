@@ -6,7 +6,6 @@ use syncd_proto::digest::{Digest, Hasher};
 use syncd_proto::message::{AgentMessage, PatchOp, StageAbort, StageBegin, StageChunk, StageEnd};
 use syncd_proto::op::TransferId;
 use syncd_proto::path::WirePath;
-use syncd_proto::reject::RejectCode;
 
 use crate::fs::read::{LargeFile, Piece, ReadError, ReadFile, Stability};
 use crate::logic::coalesce::{Millis, Remote, Taken};
@@ -326,10 +325,4 @@ fn version_key(path: &WirePath, file: &LargeFile) -> Digest {
         .update(&entry.mtime.secs().to_le_bytes())
         .update(&entry.mtime.nanos().to_le_bytes())
         .finish()
-}
-
-/// Whether sending the file whole may help after this refusal.
-#[must_use]
-pub fn falls_back(code: RejectCode) -> bool {
-    matches!(code, RejectCode::NoBasis | RejectCode::BadContent)
 }
