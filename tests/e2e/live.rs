@@ -177,7 +177,7 @@ fn a_few_blocks_of_a_large_file() {
     mirror.settle();
     let cost = mirror.bytes_sent() - sent;
     assert!(
-        cost < 100 * 4096 * 4,
+        cost < 100 * 4096 * 2,
         "{cost} bytes for 100 blocks of 4096 in {size}"
     );
     mirror.wait_staging_empty();

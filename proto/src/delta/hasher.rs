@@ -75,6 +75,12 @@ impl GroupHasher {
         }
     }
 
+    /// Digests of the groups that are complete and have more bytes behind them.
+    #[must_use]
+    pub fn closed(&self) -> &[GroupDigest] {
+        &self.digests
+    }
+
     /// Bytes added so far.
     #[must_use]
     pub fn len(&self) -> u64 {

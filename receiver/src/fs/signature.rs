@@ -8,8 +8,8 @@ use std::os::fd::OwnedFd;
 use rustix::fs::Statx;
 use rustix::io::Errno;
 
-use syncd_proto::delta::{BlockSize, SUM_BYTES, group_bytes, sign_range};
-use syncd_proto::digest::{Digest, Hasher};
+use syncd_proto::delta::{BlockSize, GroupDigest, GroupHasher, SUM_BYTES, sign_range};
+use syncd_proto::digest::Hasher;
 use syncd_proto::limits::BLOCKS_MAX;
 use syncd_proto::message::{Signature, SignatureInfo, SignatureQuery, SignatureWant};
 use syncd_proto::meta::Kind;
@@ -116,6 +116,10 @@ impl<F: Frames> Sender<'_, F> {
         self.send(rest, true);
     }
 
+    fn take(&mut self, digests: &[GroupDigest]) {
+        self.pending.extend_from_slice(digests.as_flattened());
+    }
+
     fn send(&mut self, payload: Vec<u8>, last: bool) -> bool {
         let signature = Signature {
             id: self.id,
@@ -141,32 +145,25 @@ fn open(root: &Root, query: &SignatureQuery) -> Result<Option<(OwnedFd, Statx)>,
     Ok((kind_of(&stat) == Some(Kind::File)).then_some((file, stat)))
 }
 
+/// Groups of a file as its own BLAKE3 tree has them; they go as they are found.
 fn groups<F: Frames>(file: &OwnedFd, len: u64, sender: &mut Sender<'_, F>) -> Result<(), Refusal> {
-    let group = group_bytes(len).max(1);
-    let mut start = 0;
-    while start < len {
-        let end = len.min(start + group);
-        let digest = group_digest(file, start, end)?;
-        sender.pending.extend_from_slice(digest.as_bytes());
-        if !sender.flush_full() {
-            return Ok(());
-        }
-        start = end;
-    }
-    Ok(())
-}
-
-fn group_digest(file: &OwnedFd, start: u64, end: u64) -> Result<Digest, Refusal> {
-    let mut hasher = Hasher::new();
-    let mut buffer = vec![0; (end - start).min(WINDOW_BYTES) as usize];
-    let mut at = start;
-    while at < end {
-        let want = (end - at).min(WINDOW_BYTES) as usize;
+    let mut hasher = GroupHasher::for_len(len);
+    let mut buffer = vec![0; len.min(WINDOW_BYTES) as usize];
+    let (mut at, mut sent) = (0, 0);
+    while at < len {
+        let want = (len - at).min(WINDOW_BYTES) as usize;
         read_whole(file, &mut buffer[..want], at)?;
         hasher.update(&buffer[..want]);
         at += want as u64;
+        let closed = hasher.closed();
+        sender.take(&closed[sent..]);
+        sent = closed.len();
+        if !sender.flush_full() {
+            return Ok(());
+        }
     }
-    Ok(hasher.finish())
+    sender.take(&hasher.finish().0.digests()[sent..]);
+    Ok(())
 }
 
 fn blocks<F: Frames>(
@@ -301,8 +298,9 @@ mod tests {
         let info = found.info();
         assert_eq!(info.len, content.len() as u64);
         let list = GroupList::from_payload(&found.payload(), info.len).unwrap();
-        let first = Digest::of(&content[..65_536]);
-        assert_eq!(&list.digests()[0], first.as_bytes());
+        let mut hasher = GroupHasher::for_len(info.len);
+        hasher.update(&content);
+        assert_eq!(list, hasher.finish().0);
 
         let block = BlockSize::new(4096).unwrap();
         let ranges = vec![(0, 65_536), (131_072, info.len - 131_072)];
