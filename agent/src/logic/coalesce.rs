@@ -14,6 +14,8 @@ use std::sync::Arc;
 
 use syncd_proto::path::WirePath;
 
+mod aside;
+
 /// Milliseconds of a monotonic clock.
 pub type Millis = u64;
 
@@ -72,6 +74,8 @@ pub struct Mark {
     pub look: Look,
     /// Written, and not closed since.
     pub open: bool,
+    /// An event told that it is open, so that another one will tell of its close.
+    pub heard_open: bool,
     /// An event told of new content or metadata, not only of a name.
     pub wrote: bool,
     /// It came into being here and was never sent.
@@ -113,6 +117,8 @@ pub struct Rename {
     pub seq: u64,
     /// When it was seen.
     pub first: Millis,
+    /// When it may be sent.
+    pub due: Millis,
     /// Old name.
     pub from: WirePath,
     /// New name.
@@ -157,9 +163,6 @@ struct Burst {
     count: u32,
 }
 
-/// How long after a listing events may tell what it has told already, in milliseconds.
-const LISTING_AHEAD_MS: Millis = 1_000;
-
 /// Removals from one directory that make a burst.
 const BURST_COUNT: u32 = 8;
 
@@ -177,6 +180,12 @@ const BIRTH_MS: Millis = 5;
 
 /// How long a file waits that a listing found and that was written just now, in milliseconds.
 const RECENT_MS: Millis = 100;
+
+/// How long an empty file waits that a listing found and that was written just now, in milliseconds.
+const EMPTY_MS: Millis = 500;
+
+/// Renames of files beside which paths are taken that they do not concern.
+const RENAMES_BESIDE_MAX: usize = 64;
 
 /// Renames that are remembered for what is refused later; beyond them everything is compared.
 const MOVES_MAX: usize = 1_024;
@@ -211,9 +220,11 @@ pub struct DirtySet {
     outstanding: BTreeMap<u64, Millis>,
     /// Directories from which several names went just now.
     bursts: HashMap<WirePath, Burst>,
-    /// When a listing last told of names. Events about the same names may still be on their way, and a
+    /// How often a listing told of a name. Events about the same names may still be on their way, and a
     /// name that seems to be born then may have been sent already.
-    last_listing: Option<Millis>,
+    listings: u64,
+    /// As many of them as all older events have been heard of.
+    listings_heard: u64,
     next_seq: u64,
     collapsed: u64,
     respawned: u64,
@@ -236,7 +247,8 @@ impl DirtySet {
             moves_forgotten: 0,
             outstanding: BTreeMap::new(),
             bursts: HashMap::new(),
-            last_listing: None,
+            listings: 0,
+            listings_heard: 0,
             next_seq: 1,
             collapsed: 0,
             respawned: 0,
@@ -245,11 +257,13 @@ impl DirtySet {
 
     /// A name appeared. A regular file waits for its close.
     pub fn created(&mut self, path: WirePath, now: Millis) {
+        let first_heard = self.is_first_heard();
+        self.is_back(&path, now);
         self.mark(path, now, |mark, settle, fresh| {
             mark.look = Look::Content;
             mark.gone = false;
-            mark.born |= fresh;
-            mark.open = true;
+            mark.born |= fresh && first_heard;
+            (mark.open, mark.heard_open) = (true, true);
             mark.due_if_open(settle, now);
             now + BIRTH_MS
         });
@@ -258,7 +272,7 @@ impl DirtySet {
     /// A directory appeared.
     pub fn created_dir(&mut self, path: WirePath, now: Millis) {
         self.is_there_again(&path, now);
-        let first_heard = self.is_first_heard(now);
+        let first_heard = self.is_first_heard();
         self.mark(path, now, |mark, _, fresh| {
             mark.look = Look::Content;
             mark.gone = false;
@@ -266,6 +280,24 @@ impl DirtySet {
             mark.born |= fresh && first_heard;
             now
         });
+    }
+
+    /// How often a listing told of a name: to be given to [`DirtySet::heard`] once every event that is
+    /// older than this question has been told.
+    #[must_use]
+    pub fn listings(&self) -> u64 {
+        self.listings
+    }
+
+    /// Every event that is older than the first `listings` names told by listings has been told.
+    pub fn heard(&mut self, listings: u64) {
+        self.listings_heard = self.listings_heard.max(listings);
+    }
+
+    /// Whether events may still tell of what listings told.
+    #[must_use]
+    pub fn is_listed_ahead(&self) -> bool {
+        !self.is_first_heard()
     }
 
     /// A directory stands where one was seen to go: what the target has in the old one must go too, and
@@ -279,7 +311,7 @@ impl DirtySet {
     /// A listing of a new directory shows the name. `recent`: a file that may still be written, by
     /// somebody who had opened it before it was watched.
     pub fn listed(&mut self, path: WirePath, recent: bool, now: Millis) {
-        self.last_listing = Some(now);
+        self.listings += 1;
         self.mark(path, now, |mark, _, fresh| {
             mark.look = Look::Content;
             mark.gone = false;
@@ -296,7 +328,7 @@ impl DirtySet {
     pub fn modified(&mut self, path: WirePath, now: Millis) {
         self.mark(path, now, |mark, settle, _| {
             mark.look = Look::Content;
-            mark.open = true;
+            (mark.open, mark.heard_open) = (true, true);
             mark.wrote = true;
             mark.due_if_open(settle, now)
         });
@@ -306,7 +338,7 @@ impl DirtySet {
     pub fn closed(&mut self, path: WirePath, now: Millis) {
         self.mark(path, now, |mark, _, _| {
             mark.look = Look::Content;
-            mark.open = false;
+            (mark.open, mark.heard_open) = (false, false);
             mark.wrote = true;
             mark.gone = false;
             now
@@ -324,13 +356,23 @@ impl DirtySet {
         });
     }
 
-    /// A name came from elsewhere, or nobody knows what became of it: look now.
+    /// A name came from elsewhere: look now.
     pub fn written(&mut self, path: WirePath, now: Millis) {
+        self.is_back(&path, now);
         self.mark(path, now, |mark, _, _| {
             mark.look = Look::Content;
-            mark.open = false;
+            (mark.open, mark.heard_open) = (false, false);
             mark.gone = false;
             now
+        });
+    }
+
+    /// Nobody knows what became of a name: look again, now or once whoever writes to it is done.
+    pub fn unclear(&mut self, path: WirePath, now: Millis) {
+        self.mark(path, now, |mark, _, _| {
+            mark.look = Look::Content;
+            mark.gone = false;
+            if mark.open { mark.due } else { now }
         });
     }
 
@@ -352,7 +394,7 @@ impl DirtySet {
         }
         self.mark(path, now, |mark, _, _| {
             mark.look = Look::Content;
-            mark.open = false;
+            (mark.open, mark.heard_open) = (false, false);
             mark.gone = true;
             mark.weight += below;
             now
@@ -390,17 +432,20 @@ impl DirtySet {
         (burst.count >= BURST_COUNT && now < until).then_some(until)
     }
 
-    /// A comparison found a name that is gone, and nothing at the target that would have to stay.
-    pub fn only_there(&mut self, path: WirePath, now: Millis) {
+    /// A comparison found a name that is gone, and nothing at the target that would have to stay. `sure`:
+    /// it has been gone for a while; otherwise it may be about to come again, and is looked at twice.
+    pub fn only_there(&mut self, path: WirePath, sure: bool, now: Millis) {
         self.gone(path.clone(), now);
         if let Some(mark) = self.marks.get_mut(&path) {
             mark.cleared = true;
+            mark.gone = sure;
         }
     }
 
     /// A scan or a comparison found the path to differ.
     pub fn found(&mut self, path: WirePath, look: Look, remote: Remote, now: Millis) {
         self.respawned += 1;
+        self.listings += 1;
         self.mark(path, now, |mark, _, fresh| {
             mark.look = mark.look.max(look);
             mark.remote = remote;
@@ -414,7 +459,7 @@ impl DirtySet {
         if self.marks.contains_key(&path) {
             self.mark(path, now, |mark, _, _| {
                 mark.open = true;
-                mark.quiet_at = now + RECENT_MS;
+                mark.quiet_at = mark.quiet_at.max(now + RECENT_MS);
                 mark.quiet_at
             });
         }
@@ -464,6 +509,11 @@ impl DirtySet {
         let (moving, replaced) = (in_work(&from), in_work(&to));
         self.respawned += 1;
         let never_sent = self.was_never_sent(&from);
+        // Renamed before it is closed: the close will be told under the new name.
+        let open = self
+            .marks
+            .get(&from)
+            .is_some_and(|mark| !dir && mark.open && mark.heard_open);
         let moved = self.extract(&from);
         if dir && !replay {
             self.is_there_again(&to, now);
@@ -480,13 +530,13 @@ impl DirtySet {
         // What is being worked on will be committed under the name it had: look again afterwards, and
         // at the new name as well.
         for path in replaced {
-            self.written(WirePath::clone(&path), now);
+            self.unclear(WirePath::clone(&path), now);
         }
         for path in moving {
             let tail = path.strip_prefix(&from);
-            self.written(WirePath::clone(&path), now);
+            self.unclear(WirePath::clone(&path), now);
             if let Some(moved) = tail.and_then(|tail| to.join_path(&tail)) {
-                self.written(moved, now);
+                self.unclear(moved, now);
             }
         }
         if replay {
@@ -498,15 +548,43 @@ impl DirtySet {
             } else if from.parent() != to.parent() {
                 self.times_of_parent(&from, now);
             }
-            self.written(to, now);
+            self.written(to.clone(), now);
+            if open {
+                self.modified(to, now);
+            }
         }
         !replay
     }
 
-    /// Renames to be sent before anything else, oldest first.
-    pub fn take_renames(&mut self, max: usize) -> Vec<Rename> {
-        let count = max.min(self.renames.len());
+    /// Renames to be sent before anything they concern, oldest first, as far as they are due.
+    pub fn take_renames(&mut self, now: Millis, max: usize) -> Vec<Rename> {
+        let due = self.renames.iter().take_while(|rename| rename.due <= now);
+        let count = due.count().min(max);
         self.renames.drain(..count).collect()
+    }
+
+    /// Whether renames wait that must go before any path: of directories, or too many to tell which path
+    /// they concern.
+    #[must_use]
+    pub fn renames_come_first(&self) -> bool {
+        self.renames.len() > RENAMES_BESIDE_MAX || self.renames.iter().any(|rename| rename.dir)
+    }
+
+    /// Until when a path waits for the rename of a file at or below it.
+    fn rename_due(&self, path: &WirePath) -> Option<Millis> {
+        let concerned = self.renames.iter().filter(|rename| {
+            rename.from.starts_with(path) || rename.to.starts_with(path)
+        });
+        concerned.map(|rename| rename.due).max()
+    }
+
+    /// The old name of a rename that waits is there again: nothing is to be waited for.
+    fn is_back(&mut self, path: &WirePath, now: Millis) {
+        for rename in &mut self.renames {
+            if rename.from == *path {
+                rename.due = rename.due.min(now);
+            }
+        }
     }
 
     /// Paths that are due, parents first: at most `max`, and the marked directories above them. Paths
@@ -646,11 +724,11 @@ impl DirtySet {
         self.respawned += 1;
         self.look_where_it_went(&rename.from, rename.seq, now);
         self.look_where_it_went(&rename.to, rename.seq, now);
-        self.written(rename.from.clone(), now);
+        self.unclear(rename.from.clone(), now);
         if rename.dir {
             self.compare(rename.to.clone(), now);
         }
-        self.written(rename.to.clone(), now);
+        self.unclear(rename.to.clone(), now);
         self.settle_seq(rename.seq);
     }
 
@@ -688,7 +766,7 @@ impl DirtySet {
         }
         names.remove(path);
         for name in names {
-            self.written(name, now);
+            self.unclear(name, now);
         }
     }
 
@@ -724,10 +802,13 @@ impl DirtySet {
                 .any(|rename| related(&rename.to) || related(&rename.from))
     }
 
-    /// When [`DirtySet::take`] may have something, if ever.
+    /// When [`DirtySet::take`] or [`DirtySet::take_renames`] may have something, if ever.
     #[must_use]
     pub fn next_due(&self) -> Option<Millis> {
-        self.queue.first().map(|(due, _)| *due)
+        let path = self.queue.first().map(|(due, _)| *due);
+        let rename = self.renames.front().map(|rename| rename.due);
+        let path = path.filter(|_| !self.renames_come_first());
+        path.into_iter().chain(rename).min()
     }
 
     /// How many paths are marked and renames waiting.
@@ -850,14 +931,17 @@ impl DirtySet {
                 if let Some(last) = self.renames.pop_back() {
                     self.settle_seq(last.seq);
                 }
-                self.written(from, now);
-                self.written(to, now);
+                self.unclear(from, now);
+                self.unclear(to, now);
             }
             None => {
                 let seq = self.issue_seq(now);
+                let wait = if dir { 0 } else { aside::patience(&from, &to) };
+                self.is_back(&to, now);
                 self.renames.push_back(Rename {
                     seq,
                     first: now,
+                    due: now + wait,
                     from,
                     to,
                     dir,
@@ -867,12 +951,12 @@ impl DirtySet {
         }
     }
 
-    /// Puts a removal off while its neighbours go.
+    /// Puts a removal off while its neighbours go, and whatever a rename that waits concerns.
     fn put_off(&mut self, path: &Arc<WirePath>, now: Millis) -> bool {
-        if !self.marks.get(path).is_some_and(|mark| mark.gone) {
-            return false;
-        }
-        let Some(until) = self.burst_until(path, now) else {
+        let gone = self.marks.get(path).is_some_and(|mark| mark.gone);
+        let burst = self.burst_until(path, now).filter(|_| gone);
+        let rename = self.rename_due(path).map(|due| due.max(now + 1));
+        let Some(until) = burst.max(rename) else {
             return false;
         };
         if let Some(mark) = self.marks.get_mut(path) {
@@ -937,6 +1021,7 @@ impl DirtySet {
                 due: newer.due,
                 look: mark.look.max(newer.look),
                 open: newer.open,
+                heard_open: newer.heard_open,
                 wrote: mark.wrote || newer.wrote,
                 born: mark.born && newer.born,
                 gone: newer.gone,
@@ -1014,9 +1099,8 @@ impl DirtySet {
     }
 
     /// Whether the event that tells of a name now is the first that was heard of it.
-    fn is_first_heard(&self, now: Millis) -> bool {
-        self.last_listing
-            .is_none_or(|at| now.saturating_sub(at) > LISTING_AHEAD_MS)
+    fn is_first_heard(&self) -> bool {
+        self.listings == self.listings_heard
     }
 
     fn was_never_sent(&self, path: &WirePath) -> bool {
@@ -1044,6 +1128,7 @@ impl Mark {
             due: now,
             look: Look::Meta,
             open: false,
+            heard_open: false,
             wrote: false,
             born: false,
             gone: false,
@@ -1056,6 +1141,20 @@ impl Mark {
             attempts: 0,
             failure: None,
         }
+    }
+
+    /// Until when a regular file of this size waits for its close, if it does.
+    #[must_use]
+    pub fn waits_until(&self, size: u64, settle: Settle) -> Option<Millis> {
+        if !self.open {
+            return None;
+        }
+        Some(match (size, self.heard_open) {
+            // Made or cut to nothing just now: what it is to hold is still to be written.
+            (0, true) => self.first + settle.hold_max_ms,
+            (0, false) => self.quiet_at.max(self.first + EMPTY_MS),
+            _ => self.quiet_at,
+        })
     }
 
     /// Whether the target cannot have what is under this name.
@@ -1104,7 +1203,7 @@ mod tests {
     }
 
     fn renames(set: &mut DirtySet) -> Vec<String> {
-        set.take_renames(100)
+        set.take_renames(Millis::MAX, 100)
             .iter()
             .map(|rename| format!("{}->{}", rename.from, rename.to))
             .collect()
@@ -1135,6 +1234,30 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_file_waits_for_the_close_of_who_made_it() {
+        let mut set = DirtySet::new(SETTLE);
+        set.created(path("f"), 0);
+        let mark = set.take(100, 1).remove(0).mark;
+        assert_eq!(mark.waits_until(0, SETTLE), Some(1_000));
+        assert_eq!(mark.waits_until(1, SETTLE), Some(100));
+        set.created(path("g"), 0);
+        set.closed(path("g"), 1);
+        let mark = set.take(1, 1).remove(0).mark;
+        assert_eq!(mark.waits_until(0, SETTLE), None);
+    }
+
+    #[test]
+    fn who_has_a_file_open_has_it_open_under_its_new_name() {
+        let mut set = DirtySet::new(SETTLE);
+        set.created(path("tmp"), 0);
+        set.modified(path("tmp"), 0);
+        set.renamed(path("tmp"), path("f"), false, 1);
+        assert!(taken(&mut set, 1).is_empty());
+        set.closed(path("f"), 2);
+        assert_eq!(taken(&mut set, 2), ["f"]);
+    }
+
+    #[test]
     fn a_thousand_writes_in_flight_make_one_more_send() {
         let mut set = DirtySet::new(SETTLE);
         set.written(path("f"), 0);
@@ -1158,6 +1281,23 @@ mod tests {
         // The directory's times have changed all the same.
         assert_eq!(taken(&mut set, 2), ["."]);
         assert!(set.is_empty());
+    }
+
+    #[test]
+    fn what_a_listing_may_have_told_before_is_removed_there_as_well() {
+        let mut set = DirtySet::new(SETTLE);
+        set.listed(path("d/f"), false, 0);
+        let listings = set.listings();
+        assert_eq!(taken(&mut set, 0), ["d/f"]);
+        // Sent and arrived; only now its event comes, and the next one.
+        set.created(path("d/f"), 5_000);
+        set.removed(path("d/f"), 5_000);
+        assert_eq!(taken(&mut set, 5_000), ["d/f"]);
+        set.heard(listings);
+        assert!(!set.is_listed_ahead());
+        set.created(path("d/g"), 5_001);
+        set.removed(path("d/g"), 5_001);
+        assert_eq!(taken(&mut set, 5_001), ["d"]);
     }
 
     #[test]
@@ -1227,7 +1367,7 @@ mod tests {
 
         set.renamed(path("c"), path("d"), true, 0);
         set.renamed(path("d"), path("c"), true, 0);
-        let swap = set.take_renames(9);
+        let swap = set.take_renames(Millis::MAX, 9);
         assert!(swap.len() == 1 && swap[0].swap);
         assert!(set.take_comparison(0).is_some() && set.take_comparison(0).is_some());
     }

@@ -15,7 +15,7 @@ use crate::logic::filter::Rules;
 use crate::logic::target::Target;
 
 /// Quiet time after which a file that is still open counts as settled, unless said otherwise.
-pub const SETTLE_MS_DEFAULT: u64 = 50;
+pub const SETTLE_MS_DEFAULT: u64 = 200;
 /// Longest time a file that keeps changing is held back, unless said otherwise.
 pub const HOLD_MAX_MS_DEFAULT: u64 = 2_000;
 /// Time to reach a receiver and be welcome there, unless said otherwise.

@@ -24,7 +24,7 @@ const TAKE_MAX: usize = 512;
 const RENAMES_MAX: usize = 256;
 
 /// How long absence that nobody reported waits for the event that explains it, in milliseconds.
-const ABSENCE_MS: Millis = 50;
+const ABSENCE_MS: Millis = 300;
 
 /// Names linked in the batch that gives their file another content; the others follow.
 const RELINKS_MAX: usize = 256;
@@ -107,13 +107,13 @@ fn next_work(target: &Target) -> Option<Work> {
 }
 
 fn take_work(state: &mut State, link: Arc<Link>, now: Millis) -> Work {
-    let renames = state.dirty.take_renames(RENAMES_MAX);
+    let renames = state.dirty.take_renames(now, RENAMES_MAX);
     // Names of renamed things are those they had before the later ones.
     let first = renames.first().map(|rename| rename.seq);
     let horizon = first.unwrap_or_else(|| state.dirty.horizon());
     let ready = std::mem::take(&mut state.ready);
-    // While more renames wait, paths already carry names that the target does not know yet.
-    let taken = if state.dirty.has_renames() {
+    // While renames of directories wait, paths already carry names that the target does not know yet.
+    let taken = if state.dirty.renames_come_first() {
         Vec::new()
     } else {
         state.dirty.take(now, TAKE_MAX)
@@ -430,8 +430,9 @@ fn look_at_file(
     let now = target.now();
     let settle = target.settle();
     let held_until = taken.mark.first + settle.hold_max_ms;
-    if taken.mark.open && now < taken.mark.quiet_at {
-        return Outcome::Later(taken.mark.quiet_at);
+    let waits_until = taken.mark.waits_until(entry.size, settle);
+    if let Some(until) = waits_until.filter(|until| now < *until) {
+        return Outcome::Later(until);
     }
     if entry.size > INLINE_FILE_BYTES_MAX {
         return Outcome::Large(linked, Version::of_entry(entry));

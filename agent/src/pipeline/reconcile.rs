@@ -183,12 +183,16 @@ fn finish(target: &Arc<Target>, path: Arc<WirePath>, comparison: Comparison, lin
 
 fn mark(target: &Target, path: WirePath, difference: Difference) -> Result<(), CompareError> {
     wait_until_less_dirty(target)?;
+    let sure = match difference {
+        Difference::Extra(_) => !is_changing(target, &path),
+        _ => true,
+    };
     target.update(|state, now| {
         let (look, remote, size) = match difference {
             Difference::Missing(here) => (Look::Content, Remote::Absent, Some(here)),
             Difference::Extra(_) if !target.delete => return,
             Difference::Extra(_) => {
-                state.dirty.only_there(path, now);
+                state.dirty.only_there(path, sure, now);
                 return;
             }
             Difference::Links {
@@ -229,6 +233,12 @@ fn mark(target: &Target, path: WirePath, difference: Difference) -> Result<(), C
         }
     });
     Ok(())
+}
+
+/// Whether names come and go in the directory of `path` just now.
+fn is_changing(target: &Target, path: &WirePath) -> bool {
+    let dir = path.parent().map(|parent| target.root.stat(&parent));
+    matches!(dir, Some(Ok(Some(entry))) if is_recent(entry.mtime))
 }
 
 fn wait_until_less_dirty(target: &Target) -> Result<(), CompareError> {

@@ -46,6 +46,8 @@ struct Queue {
     /// Barrier after the last listing: events told before it may be older than what was listed.
     scan_barrier: u64,
     scanned_since: bool,
+    /// What listings had told each target when the barrier of this number was asked for.
+    told: (u64, Vec<u64>),
     unwatched: BTreeMap<WirePath, String>,
     overflows: u64,
     watched: usize,
@@ -263,10 +265,26 @@ impl Source {
                 self.overflow();
             }
             RawEvent::Barrier(number) => {
+                self.heard(number);
                 self.barrier_passed
                     .send_modify(|passed| *passed = number.max(*passed));
             }
         }
+    }
+
+    /// Every event older than this barrier has been told: listings made before it are not ahead any more.
+    fn heard(&self, barrier: u64) {
+        let (asked, told) = self.lock().told.clone();
+        if barrier >= asked {
+            for (target, listings) in self.targets.iter().zip(told) {
+                target.lock().dirty.heard(listings);
+            }
+        }
+    }
+
+    fn is_listed_ahead(&self) -> bool {
+        let mut targets = self.targets.iter();
+        targets.any(|target| target.lock().dirty.is_listed_ahead())
     }
 
     /// What directories say about themselves may be different now.
@@ -458,7 +476,9 @@ impl Source {
                 if matches!(self.root.check_identity(), Ok(false)) {
                     self.root_gone();
                 }
+                let listed_ahead = self.is_listed_ahead();
                 queue = self.lock();
+                queue.scanned_since |= listed_ahead;
             }
             if timeout.timed_out() && queue.overflow.is_none() && !queue.unwatched.is_empty() {
                 let paths: Vec<_> = std::mem::take(&mut queue.unwatched).into_keys().collect();
@@ -474,7 +494,7 @@ impl Source {
     fn do_chore(&self, watcher: &mut dyn Watcher, work: Work) {
         match work {
             Work::Barrier(wanted) => {
-                let number = watcher.barrier().unwrap_or_else(|error| {
+                let number = self.ask_barrier(watcher).unwrap_or_else(|error| {
                     tracing::warn!("cannot synchronise with the watcher: {error}");
                     0
                 });
@@ -491,7 +511,7 @@ impl Source {
                 }
             }
             Work::Settle => {
-                let number = watcher.barrier().unwrap_or(0);
+                let number = self.ask_barrier(watcher).unwrap_or(0);
                 self.lock().scan_barrier = number;
             }
             Work::Watch(path, chore) => self.watch_below(watcher, &path, chore),
@@ -506,6 +526,19 @@ impl Source {
         }
         let watched = watcher.watched();
         self.lock().watched = watched;
+    }
+
+    /// Asks for a barrier, and notes what listings have told until now.
+    fn ask_barrier(&self, watcher: &mut dyn Watcher) -> std::io::Result<u64> {
+        let targets = self.targets.iter();
+        let told = targets.map(|target| target.lock().dirty.listings());
+        let told = told.collect();
+        let number = watcher.barrier()?;
+        self.lock().told = (number, told);
+        if *self.barrier_passed.borrow() >= number {
+            self.heard(number);
+        }
+        Ok(number)
     }
 
     /// Watches a directory and those below: watch, list, mark.

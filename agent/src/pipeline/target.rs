@@ -231,11 +231,7 @@ impl Target {
         let comparisons = state.dirty.comparisons();
         change(&mut state.dirty, now);
         let compares = state.dirty.comparisons() > comparisons;
-        let due = if state.dirty.has_renames() {
-            Some(now)
-        } else {
-            state.dirty.next_due()
-        };
+        let due = state.dirty.next_due();
         let oversleeps = match (state.planner_sleeps_until, due) {
             (Some(until), Some(due)) => due < until,
             _ => false,

@@ -299,7 +299,7 @@ mod tests {
         let config = with("", "").unwrap();
         let source = &config.sources[0];
         assert!(source.delete);
-        assert_eq!(source.settle, Duration::from_millis(50));
+        assert_eq!(source.settle, Duration::from_millis(200));
         assert_eq!(source.hold_max, Duration::from_secs(2));
         assert_eq!(source.backend, Backend::Auto);
         assert_eq!(source.max_delete.percent, Some(50));
