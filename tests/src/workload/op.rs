@@ -54,6 +54,15 @@ pub enum Op {
 }
 
 impl Op {
+    /// A name that it makes and takes away again before it is done.
+    #[must_use]
+    pub fn passing(&self) -> Option<PathBuf> {
+        match self {
+            Self::Save { path, .. } => Some(beside(path)),
+            _ => None,
+        }
+    }
+
     /// Does it below `root`.
     pub fn apply(&self, root: &Path) -> io::Result<()> {
         let at = |path: &PathBuf| root.join(path);
