@@ -2,15 +2,18 @@
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use syncd_proto::message::Purpose;
 use tracing::{error, level_filters::LevelFilter};
 
 use crate::check;
 use crate::error::{Fatal, exit};
+use crate::explain::{self, Question};
 use crate::front::{self, Options};
 use crate::worker;
 
@@ -22,7 +25,7 @@ const BLOCKING_THREADS_MAX: usize = 64;
     name = "syncd-recv",
     version,
     about = "Applies what syncd-agent sends, atomically, under the rules of an rsyncd.conf",
-    after_help = "Exit codes: 0 done, 64 wrong arguments, 69 cannot listen, 71 system error, 78 wrong configuration; check: 0 all is well, 1 dangers, 2 something is not served."
+    after_help = "Exit codes: 0 done, 64 wrong arguments, 69 cannot listen, 71 system error, 78 wrong configuration; check: 0 all is well, 1 dangers, 2 something is not served; acl explain: 0 admitted, 1 refused."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -35,9 +38,39 @@ enum Command {
     Run(Run),
     /// Say what a configuration means: what is honoured, what differs, what is dangerous.
     Check(Check),
+    /// Say who may come in, and why.
+    #[command(subcommand)]
+    Acl(Acl),
     /// Serve one module; started by `run` with a socket as standard input.
     #[command(hide = true)]
     Worker(Logging),
+}
+
+#[derive(Debug, Subcommand)]
+enum Acl {
+    /// Walk through the decision on one peer, line by line of the configuration; exit code 0: admitted, 1: refused.
+    Explain(Explain),
+}
+
+#[derive(Debug, Args)]
+struct Explain {
+    /// Where the peer comes from.
+    #[arg(value_name = "IP")]
+    peer: IpAddr,
+    /// The module it asks for.
+    module: OsString,
+    /// The user it says it is; its password is taken to be right.
+    #[arg(long, value_name = "USER")]
+    user: Option<OsString>,
+    /// Its certificate, PEM, with intermediate ones behind it.
+    #[arg(long, value_name = "FILE")]
+    cert: Option<PathBuf>,
+    /// It only wants to compare.
+    #[arg(long)]
+    compare: bool,
+    /// The rsyncd.conf that decides.
+    #[arg(long, value_name = "FILE", default_value = "/etc/rsyncd.conf")]
+    config: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -95,6 +128,23 @@ enum LogLevel {
     Debug,
     /// Everything.
     Trace,
+}
+
+impl From<Explain> for Question {
+    fn from(explain: Explain) -> Self {
+        Self {
+            config: explain.config,
+            peer: explain.peer,
+            module: explain.module.into_encoded_bytes(),
+            user: explain.user.map(OsString::into_encoded_bytes),
+            certificate: explain.cert,
+            purpose: if explain.compare {
+                Purpose::Compare
+            } else {
+                Purpose::Mirror
+            },
+        }
+    }
 }
 
 impl From<LogLevel> for LevelFilter {
@@ -157,6 +207,7 @@ fn dispatch(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     match cli.command {
         Command::Run(run) => serve(run),
         Command::Check(check) => check::run(&check.config, check.json),
+        Command::Acl(Acl::Explain(explain)) => explain::run(&explain.into()),
         Command::Worker(logging) => {
             logging.start();
             worker::run()

@@ -8,6 +8,8 @@ use std::net::SocketAddr;
 pub mod exit {
     /// Wrong arguments.
     pub const USAGE: u8 = 64;
+    /// A file that was named cannot be read.
+    pub const NO_INPUT: u8 = 66;
     /// A service or resource is not to be had.
     pub const UNAVAILABLE: u8 = 69;
     /// The system refused something it never should.

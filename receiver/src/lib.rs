@@ -4,7 +4,7 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`cli`], [`check`], [`error`] | arguments, `check`, exit codes |
+//! | [`cli`], [`check`], [`explain`], [`error`] | arguments, `check`, `acl explain`, exit codes |
 //! | [`front`] | the process that faces the network: who may come in |
 //! | [`worker`] | the process that touches one module's files |
 //! | [`confine`] | what a worker gives up before it serves |
@@ -21,6 +21,7 @@ pub mod check;
 pub mod cli;
 pub mod confine;
 pub mod error;
+pub mod explain;
 pub mod front;
 pub mod fs;
 pub mod logic;

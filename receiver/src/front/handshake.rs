@@ -259,7 +259,11 @@ impl Guest<'_> {
         grant: Grant,
     ) -> Result<Handed, End> {
         let generation = Arc::clone(&self.generation);
-        let (setup, grant) = blocking(move || (policy::setup(&generation, &grant), grant)).await?;
+        let (setup, grant) = blocking(move || {
+            let setup = policy::setup(&generation.config, generation.me, &grant);
+            (setup, grant)
+        })
+        .await?;
         let setup = match setup {
             Ok(setup) => setup,
             Err(why) => return Err(self.unavailable(stage, hello, why)),

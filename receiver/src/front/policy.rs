@@ -7,17 +7,17 @@ use syncd_proto::limits::{LABEL_BYTES_MAX, MODULES_MAX, TEXT_BYTES_MAX};
 use syncd_proto::message::{ModuleLine, Modules, Purpose};
 use syncd_proto::reject::RejectCode;
 
-use crate::front::accounts;
+use crate::front::accounts::{self, Me};
 use crate::front::reload::Generation;
 use crate::front::workers::Unavailable;
 use crate::fs::secrets;
 use crate::logic::authorize::{
-    self, Admission, Authorization, Grant, Refusal, Request, Slots, World,
+    self, Admission, Authorization, Grant, Journal, Refusal, Request, Slots, Step, World,
 };
 use crate::logic::chmod::Chmod;
 use crate::logic::hosts::PeerAddr;
 use crate::logic::refusals;
-use crate::logic::rsyncd_conf::{Located, Module, Text, Variables};
+use crate::logic::rsyncd_conf::{Config, Located, Module, Text, Variables};
 use crate::logic::secrets::Secrets;
 use crate::logic::users::{Accounts, CertIdentity};
 use crate::net::resolver::System;
@@ -48,7 +48,14 @@ impl Accounts for SystemAccounts {
 
 /// How far the peer comes without a password.
 pub fn admit(generation: &Generation, asked: &Asked, slots: &Slots) -> Admission {
-    ask(generation, asked, &asked.module, slots, &System::default())
+    let journal = Journal::default();
+    ask(
+        &generation.config,
+        asked,
+        slots,
+        &System::default(),
+        &journal,
+    )
 }
 
 /// Reads a secrets file.
@@ -66,8 +73,9 @@ pub fn read_secrets(file: Option<(&[u8], bool)>) -> Result<Secrets, String> {
 #[must_use]
 pub fn visible(generation: &Generation, asked: &Asked) -> Modules {
     let resolver = System::default();
-    let asked = Asked {
+    let named = |module: &Module| Asked {
         purpose: Purpose::Mirror,
+        module: module.name.value.clone(),
         ..asked.clone()
     };
     let modules = generation
@@ -79,13 +87,8 @@ pub fn visible(generation: &Generation, asked: &Asked) -> Modules {
         .filter(|module| {
             // Slots of its own: looking does not count as a connection.
             let slots = Slots::default();
-            may_know_of(ask(
-                generation,
-                &asked,
-                &module.name.value,
-                &slots,
-                &resolver,
-            ))
+            let (asked, journal) = (named(module), Journal::default());
+            may_know_of(ask(&generation.config, &asked, &slots, &resolver, &journal))
         })
         .take(MODULES_MAX)
         .map(|module| line(generation, module))
@@ -94,16 +97,16 @@ pub fn visible(generation: &Generation, asked: &Asked) -> Modules {
 }
 
 fn ask(
-    generation: &Generation,
+    config: &Config,
     asked: &Asked,
-    module: &[u8],
     slots: &Slots,
     resolver: &System,
+    journal: &Journal,
 ) -> Admission {
     let request = Request {
         peer: asked.peer,
         identities: &asked.identities,
-        module,
+        module: &asked.module,
         user: asked.user.as_deref(),
         purpose: asked.purpose,
     };
@@ -111,8 +114,28 @@ fn ask(
         resolver,
         accounts: &SystemAccounts,
         slots,
+        journal,
     };
-    authorize::admit(&generation.config, &request, &world)
+    authorize::admit(config, &request, &world)
+}
+
+/// The decision on a peer that knows its password, and each step to it.
+pub fn explain(config: &Config, asked: &Asked) -> (Authorization, Vec<Step>) {
+    let journal = Journal::kept();
+    let slots = Slots::default();
+    let admission = ask(config, asked, &slots, &System::default(), &journal);
+    (proved(admission), journal.steps())
+}
+
+/// The end of a decision where passwords are taken for granted: rules and names count.
+fn proved(admission: Admission) -> Authorization {
+    match admission {
+        Admission::Decided(authorization) => authorization,
+        Admission::Challenge(pending) => {
+            let secrets = read_secrets(pending.secrets_file());
+            pending.finish(secrets.as_ref().map_err(String::clone), |_| true)
+        }
+    }
 }
 
 /// Hosts and certificate let it pass, whatever stops it later.
@@ -142,15 +165,8 @@ fn line(generation: &Generation, module: &Module) -> ModuleLine {
 /// Why not.
 pub fn still_admitted(generation: &Generation, asked: &Asked) -> Result<(), Refusal> {
     let slots = Slots::default();
-    let authorization = match admit(generation, asked, &slots) {
-        Admission::Decided(authorization) => authorization,
-        Admission::Challenge(pending) => {
-            let secrets = read_secrets(pending.secrets_file());
-            // The password was proved when the session began; what counts now are rules and names.
-            pending.finish(secrets.as_ref().map_err(String::clone), |_| true)
-        }
-    };
-    match authorization {
+    // The password was proved when the session began.
+    match proved(admit(generation, asked, &slots)) {
         Authorization::Grant(_) => Ok(()),
         Authorization::Refusal(refusal) => Err(refusal),
     }
@@ -160,8 +176,8 @@ pub fn still_admitted(generation: &Generation, asked: &Asked) -> Result<(), Refu
 ///
 /// # Errors
 /// Its user or group cannot be taken.
-pub fn setup(generation: &Generation, grant: &Grant) -> Result<ModuleSetup, Unavailable> {
-    let Some(module) = generation.config.module(&grant.module) else {
+pub fn setup(config: &Config, me: Me, grant: &Grant) -> Result<ModuleSetup, Unavailable> {
+    let Some(module) = config.module(&grant.module) else {
         return Err(Unavailable {
             text: "the module has gone".to_owned(),
             log: "the module has gone".to_owned(),
@@ -180,7 +196,7 @@ pub fn setup(generation: &Generation, grant: &Grant) -> Result<ModuleSetup, Unav
     Ok(ModuleSetup {
         name: grant.module.clone(),
         path: grant.root.clone(),
-        run_as: generation.me.run_as(uid.as_deref(), gid.as_deref())?,
+        run_as: me.run_as(uid.as_deref(), gid.as_deref())?,
         chroot,
         durability: module.durability.value,
         shared_writers: module.shared_writers.value,

@@ -1,7 +1,7 @@
 //! Whole sessions through TLS and the front, with a worker that is this test binary, started to run
 //! [`acts_as_a_worker`] only.
 
-#[path = "../../tests/common/agent.rs"]
+#[path = "../../tests/front/common/agent.rs"]
 #[expect(
     dead_code,
     reason = "shared with tests/front.rs, which needs another part of it"

@@ -4,6 +4,7 @@
 //! and the caller runs the challenge in between; [`PendingLogin::finish`] then decides. A [`Grant`]
 //! cannot be had otherwise. Refusals use rsync's words.
 
+mod journal;
 mod login;
 mod peer;
 mod slots;
@@ -16,9 +17,11 @@ use super::hosts::{PeerAddr, Resolver};
 use super::rsyncd_conf::{Config, Variables, expanded};
 use super::users::{Access, Accounts, CertIdentity};
 
+pub use journal::{Journal, Outcome, Step};
 pub use login::{LoginFailure, PendingLogin};
 pub use slots::{Full, Slot, Slots};
 
+use journal::place;
 use login::Entry;
 use peer::Peer;
 
@@ -46,6 +49,8 @@ pub struct World<'a> {
     pub accounts: &'a dyn Accounts,
     /// Connections held.
     pub slots: &'a Slots,
+    /// Who wants to know why.
+    pub journal: &'a Journal,
 }
 
 /// How far a request came without a password.
@@ -104,7 +109,9 @@ pub struct Refusal {
 pub fn admit(config: &Config, request: &Request<'_>, world: &World<'_>) -> Admission {
     let mut peer = Peer::connect(config, request, world);
     let Some(module) = config.module(request.module) else {
-        return refuse(peer.unknown_module(request.module));
+        let unknown = peer.unknown_module(request.module);
+        peer.note(Outcome::Refused, "module", None, || unknown.text.clone());
+        return refuse(unknown);
     };
     peer.enter(module, world);
     let step = || {
@@ -122,9 +129,13 @@ pub fn admit(config: &Config, request: &Request<'_>, world: &World<'_>) -> Admis
         Ok(slot) => slot,
         Err(Full) => return refuse(peer.too_many(module, limit)),
     };
+    peer.note_limit(module);
     let entry = Entry::new(module, request, peer, access, slot);
     match expanded(module.auth_users.as_ref(), &entry.peer.variables) {
-        None => Admission::Decided(entry.conclude(None)),
+        None => {
+            entry.note_anonymous(module);
+            Admission::Decided(entry.conclude(None))
+        }
         Some(rules) => Admission::Challenge(Box::new(entry.login(module, request, &rules, world))),
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Look-ups come in through [`Resolver`]. Patterns are tried in order: netgroup, wildcard against the
 //! client's *name*, forward look-up of the pattern, address with mask. A pattern in `hosts deny` that
-//! does not resolve hits everybody; a malformed address hits nobody, in either list.
+//! does not resolve hits everybody; a malformed address hits nobody, in either list. [`decide_aloud`] says
+//! of each pattern what it did.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -101,14 +102,37 @@ fn is_host_name(name: &[u8]) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte))
 }
 
+/// One pattern that was tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tried<'a> {
+    /// The list it is on.
+    pub list: List,
+    /// The pattern, in lower case.
+    pub pattern: &'a [u8],
+    /// What about it hit the client, if anything did.
+    pub hit: Option<&'static str>,
+}
+
 /// Whether this client may speak to a module.
 pub fn decide(rules: Rules<'_>, peer: PeerAddr, name: &[u8], resolver: &dyn Resolver) -> Verdict {
+    decide_aloud(rules, peer, name, resolver, &mut |_| {})
+}
+
+/// As [`decide`]; `tried` hears of each pattern.
+pub fn decide_aloud(
+    rules: Rules<'_>,
+    peer: PeerAddr,
+    name: &[u8],
+    resolver: &dyn Resolver,
+    tried: &mut dyn FnMut(Tried<'_>),
+) -> Verdict {
     let mut client = Client {
         peer,
         shown: name.to_vec(),
         name,
         forward_lookup: rules.forward_lookup,
         resolver,
+        tried,
     };
     if let Some(allow) = rules.allow {
         if client.is_on(allow, List::Allow) {
@@ -169,9 +193,12 @@ pub fn trap(word: &[u8]) -> Option<&'static str> {
     None
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum List {
+/// Which of the two lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum List {
+    /// `hosts allow`.
     Allow,
+    /// `hosts deny`.
     Deny,
 }
 
@@ -181,6 +208,7 @@ struct Client<'a> {
     shown: Vec<u8>,
     forward_lookup: bool,
     resolver: &'a dyn Resolver,
+    tried: &'a mut dyn FnMut(Tried<'_>),
 }
 
 impl Client<'_> {
@@ -190,22 +218,36 @@ impl Client<'_> {
 
     fn is_on(&mut self, list: &[u8], which: List) -> bool {
         let list = list.to_ascii_lowercase();
-        words(&list).any(|word| self.is_named(word, which) || self.is_at(word))
+        words(&list).any(|word| {
+            let named = self.is_named(word, which);
+            let hit = named.or_else(|| self.is_at(word).then_some("its address"));
+            (self.tried)(Tried {
+                list: which,
+                pattern: word,
+                hit,
+            });
+            hit.is_some()
+        })
     }
 
-    fn is_named(&mut self, word: &[u8], which: List) -> bool {
+    fn is_named(&mut self, word: &[u8], which: List) -> Option<&'static str> {
         if let Some(group) = word.strip_prefix(b"@").filter(|group| !group.is_empty()) {
-            let held = self.resolver.netgroup_holds(group, self.name);
-            return held.unwrap_or(which == List::Deny);
+            return match self.resolver.netgroup_holds(group, self.name) {
+                Some(held) => held.then_some("its netgroup"),
+                None => (which == List::Deny).then_some("netgroups cannot be asked"),
+            };
         }
         if wildmatch::matches(word, self.name, Case::Ignored) {
-            return true;
+            return Some("its name");
         }
         let plain_name = !looks_numeric(word) && !word.iter().any(|byte| b":/*?[".contains(byte));
-        self.forward_lookup && plain_name && self.has_address_of(word, which)
+        if self.forward_lookup && plain_name {
+            return self.has_address_of(word, which);
+        }
+        None
     }
 
-    fn has_address_of(&mut self, word: &[u8], which: List) -> bool {
+    fn has_address_of(&mut self, word: &[u8], which: List) -> Option<&'static str> {
         let addresses: Vec<IpAddr> = self
             .resolver
             .forward(word)
@@ -213,11 +255,12 @@ impl Client<'_> {
             .filter(IpAddr::is_ipv4)
             .collect();
         let hit = if addresses.is_empty() {
-            which == List::Deny
+            (which == List::Deny).then_some("it does not resolve")
         } else {
-            addresses.contains(&self.peer.ip)
+            let among = addresses.contains(&self.peer.ip);
+            among.then_some("an address of that name")
         };
-        if hit && self.name == UNDETERMINED {
+        if hit.is_some() && self.name == UNDETERMINED {
             self.shown = word.to_vec();
         }
         hit

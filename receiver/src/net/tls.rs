@@ -99,6 +99,15 @@ impl Identity {
         })
     }
 
+    /// That of a PEM file: the certificate, then any intermediate ones.
+    ///
+    /// # Errors
+    /// There is none in it, or it cannot be parsed.
+    pub fn from_pem(text: &[u8]) -> Result<Self, String> {
+        let chain = certificates(text, Part::Certificate).map_err(|error| error.text)?;
+        Self::of(&chain).ok_or_else(|| "cannot be parsed".to_owned())
+    }
+
     /// URI names, then DNS names.
     #[must_use]
     pub fn names(&self) -> &[CertIdentity] {

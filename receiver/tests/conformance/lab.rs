@@ -8,7 +8,7 @@ use serde_json::Value;
 use syncd_proto::message::Purpose;
 use syncd_proto::reject::RejectCode;
 use syncd_recv::logic::authorize::{
-    self, Admission, Authorization, Grant, Refusal, Request, Slots, World,
+    self, Admission, Authorization, Grant, Journal, Refusal, Request, Slots, World,
 };
 use syncd_recv::logic::hosts::{PeerAddr, Resolver};
 use syncd_recv::logic::rsyncd_conf::{
@@ -197,6 +197,7 @@ impl<'a> Lab<'a> {
             resolver: self,
             accounts: self,
             slots,
+            journal: &Journal::default(),
         };
         authorize::admit(config, &request, &world)
     }

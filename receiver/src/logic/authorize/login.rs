@@ -6,9 +6,9 @@ use syncd_proto::message::Purpose;
 use syncd_proto::path::escaped;
 use syncd_proto::reject::RejectCode;
 
-use super::peer::Peer;
-use super::{Authorization, Grant, Refusal, Request, Slot, World};
-use crate::logic::rsyncd_conf::{Located, Module, Text, Variables, expanded};
+use super::peer::{Peer, shown};
+use super::{Authorization, Grant, Outcome, Refusal, Request, Slot, World, place};
+use crate::logic::rsyncd_conf::{Located, Module, Position, Text, Variables, expanded};
 use crate::logic::secrets::Secrets;
 use crate::logic::users::{self, Access, RuleMatch};
 
@@ -108,12 +108,47 @@ impl PendingLogin {
             (_, _, Err(why)) => LoginFailure::SecretsFile(why),
             _ if nothing_found => LoginFailure::SecretNotFound,
             _ if !proved => LoginFailure::PasswordMismatch,
-            (Ok((access, _)), _, _) => {
+            (Ok((access, group)), _, _) => {
+                self.note_proved(*access, group.as_deref());
                 let login = (self.user, *access);
                 return self.entry.conclude(Some(login));
             }
         };
+        self.note_failed(&failure);
         self.failed(&failure)
+    }
+
+    fn note_proved(&self, access: Option<Access>, group: Option<&[u8]>) {
+        let user = escaped(&self.user);
+        let at = self.entry.places.auth_users.as_ref();
+        self.entry.peer.note(Outcome::Passed, "auth users", at, || {
+            let by = group.map_or_else(String::new, |group| format!(" by @{}", escaped(group)));
+            format!("a rule matches {user}{by}{}", shown(access))
+        });
+        let at = self.entry.places.secrets_file.as_ref();
+        self.entry
+            .peer
+            .note(Outcome::Passed, "secrets file", at, || {
+                format!("holds a password for {user}")
+            });
+    }
+
+    fn note_failed(&self, failure: &LoginFailure) {
+        use LoginFailure as F;
+        let places = &self.entry.places;
+        let (what, at) = match failure {
+            F::NoUser | F::InvalidUsername | F::NoMatchingRule | F::DeniedByRule => {
+                ("auth users", &places.auth_users)
+            }
+            F::UnknownDigest => ("auth digest", &places.auth_digest),
+            F::NoSecretsFile | F::SecretsFile(_) | F::SecretNotFound | F::PasswordMismatch => {
+                ("secrets file", &places.secrets_file)
+            }
+        };
+        let text = || format!("{failure}: {}", escaped(&self.user));
+        self.entry
+            .peer
+            .note(Outcome::Refused, what, at.as_ref(), text);
     }
 
     fn failed(&self, failure: &LoginFailure) -> Authorization {
@@ -136,6 +171,29 @@ pub(super) struct Entry {
     write_only: bool,
     certificate_access: Option<Access>,
     slot: Option<Slot>,
+    places: Places,
+}
+
+/// Where the parameters stand that are looked at from here on.
+#[derive(Debug)]
+struct Places {
+    auth_users: Option<Position>,
+    auth_digest: Option<Position>,
+    secrets_file: Option<Position>,
+    read_only: Option<Position>,
+    write_only: Option<Position>,
+}
+
+impl Places {
+    fn of(module: &Module) -> Self {
+        Self {
+            auth_users: place(module.auth_users.as_ref()).cloned(),
+            auth_digest: place(module.auth_digest.as_ref()).cloned(),
+            secrets_file: place(module.secrets_file.as_ref()).cloned(),
+            read_only: module.read_only.position.clone(),
+            write_only: module.write_only.position.clone(),
+        }
+    }
 }
 
 impl Entry {
@@ -155,7 +213,14 @@ impl Entry {
             write_only: module.write_only.value,
             certificate_access,
             slot,
+            places: Places::of(module),
         }
+    }
+
+    pub(super) fn note_anonymous(&self, module: &Module) {
+        let text = || "not set: nobody has to log in".to_owned();
+        let at = place(module.auth_users.as_ref());
+        self.peer.note(Outcome::Passed, "auth users", at, text);
     }
 
     pub(super) fn login(
@@ -197,12 +262,16 @@ impl Entry {
             None => (None, None),
         };
         let access = combined(self.read_only, self.certificate_access, user_access);
+        self.note_access(access, user_access);
         let variables = self
             .peer
             .variables
             .clone()
             .with(b"RSYNC_USER_NAME", user.as_deref().unwrap_or_default());
         let Some(root) = root(self.path.as_ref(), &variables) else {
+            let text = || "not set, or it leads up".to_owned();
+            let at = place(self.path.as_ref());
+            self.peer.note(Outcome::Refused, "path", at, text);
             return self.refusal(RejectCode::ModuleUnavailable, "no path setting.");
         };
         let writes = self.purpose == Purpose::Mirror;
@@ -221,6 +290,33 @@ impl Entry {
             variables,
             slot: self.slot,
         }))
+    }
+
+    fn note_access(&self, access: Access, by_user: Option<Access>) {
+        let writes = self.purpose == Purpose::Mirror;
+        let by_rule = self.certificate_access.or(by_user).is_some();
+        let at = self.places.read_only.as_ref();
+        let outcome = if writes && access == Access::ReadOnly {
+            Outcome::Refused
+        } else {
+            Outcome::Passed
+        };
+        self.peer.note(outcome, "read only", at, || {
+            let may = match access {
+                Access::ReadOnly => "may not write",
+                Access::ReadWrite => "may write",
+            };
+            if by_rule {
+                format!("a rule of `client certs` or `auth users` stands above it: {may}")
+            } else {
+                may.to_owned()
+            }
+        });
+        if !writes && self.write_only {
+            let at = self.places.write_only.as_ref();
+            let text = || "nothing may be read, not to compare either".to_owned();
+            self.peer.note(Outcome::Refused, "write only", at, text);
+        }
     }
 
     fn refusal(&self, code: RejectCode, text: &str) -> Authorization {

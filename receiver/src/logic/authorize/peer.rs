@@ -3,9 +3,9 @@
 use syncd_proto::path::escaped;
 use syncd_proto::reject::RejectCode;
 
-use super::{Refusal, Request, World};
-use crate::logic::hosts::{self, PeerAddr, Verdict};
-use crate::logic::rsyncd_conf::{Config, Located, Module, Text, Variables, expanded};
+use super::{Journal, Outcome, Refusal, Request, World, place};
+use crate::logic::hosts::{self, List, PeerAddr, Rules, Tried, Verdict};
+use crate::logic::rsyncd_conf::{Config, Located, Module, Position, Text, Variables, expanded};
 use crate::logic::users::{Access, CertIdentity, CertRules, RuleMatch};
 
 /// What is known of the other side, for messages and variables.
@@ -14,6 +14,7 @@ pub(super) struct Peer {
     address: PeerAddr,
     pub(super) host: Vec<u8>,
     pub(super) variables: Variables,
+    journal: Journal,
 }
 
 impl Peer {
@@ -23,17 +24,48 @@ impl Peer {
         } else {
             hosts::UNDETERMINED.to_vec()
         };
-        Self {
+        let peer = Self {
             address: request.peer,
             host,
             variables: config.variables.clone(),
+            journal: world.journal.clone(),
+        };
+        if config.globals.reverse_lookup {
+            peer.note_name("reverse lookup", None);
         }
+        peer
+    }
+
+    pub(super) fn note(
+        &self,
+        outcome: Outcome,
+        what: &'static str,
+        position: Option<&Position>,
+        text: impl FnOnce() -> String,
+    ) {
+        self.journal.note(outcome, what, position, text);
+    }
+
+    fn note_name(&self, what: &'static str, position: Option<&Position>) {
+        self.note(Outcome::Seen, what, position, || {
+            let name = escaped(&self.host);
+            match &self.host[..] {
+                hosts::UNKNOWN => {
+                    format!("the address has no name that leads back to it: it is {name}")
+                }
+                hosts::UNDETERMINED => format!("no name is looked up: it is {name}"),
+                _ => format!("the address has the name {name}, which leads back to it"),
+            }
+        });
     }
 
     /// The module's own wish for a look-up, and the variables known from here on.
     pub(super) fn enter(&mut self, module: &Module, world: &World<'_>) {
         if module.reverse_lookup.value && self.host == hosts::UNDETERMINED {
             self.host = hosts::client_name(self.address, world.resolver);
+            self.note_name("reverse lookup", module.reverse_lookup.position.as_ref());
+        } else if self.host == hosts::UNDETERMINED {
+            self.note_name("reverse lookup", module.reverse_lookup.position.as_ref());
         }
         let address = self.address.ip().to_string();
         self.variables = std::mem::take(&mut self.variables)
@@ -74,12 +106,20 @@ impl Peer {
         self.check_lists(module)?;
         let allow = expanded(module.hosts_allow.as_ref(), &self.variables);
         let deny = expanded(module.hosts_deny.as_ref(), &self.variables);
-        let rules = hosts::Rules {
+        let rules = Rules {
             allow: allow.as_deref(),
             deny: deny.as_deref(),
             forward_lookup: module.forward_lookup.value,
         };
-        match hosts::decide(rules, self.address, &self.host, world.resolver) {
+        let mut allowed = false;
+        let mut tried = |tried: Tried<'_>| {
+            allowed |= tried.list == List::Allow && tried.hit.is_some();
+            self.note_tried(module, tried);
+        };
+        let verdict =
+            hosts::decide_aloud(rules, self.address, &self.host, world.resolver, &mut tried);
+        self.note_hosts(module, &rules, allowed, &verdict);
+        match verdict {
             Verdict::Accept => Ok(()),
             Verdict::Refuse { shown } => {
                 let name = escaped(&module.name.value);
@@ -89,6 +129,63 @@ impl Peer {
                 Err(self.denied(module, RejectCode::HostDenied, text, log))
             }
         }
+    }
+
+    fn note_tried(&self, module: &Module, tried: Tried<'_>) {
+        let (what, list) = match tried.list {
+            List::Allow => ("hosts allow", &module.hosts_allow),
+            List::Deny => ("hosts deny", &module.hosts_deny),
+        };
+        self.note(Outcome::Seen, what, place(list.as_ref()), || {
+            let pattern = escaped(tried.pattern);
+            match tried.hit {
+                None => format!("\"{pattern}\" is not it"),
+                Some(how) => format!("\"{pattern}\" hits: {how}"),
+            }
+        });
+    }
+
+    fn note_hosts(&self, module: &Module, rules: &Rules<'_>, allowed: bool, verdict: &Verdict) {
+        let allow = place(module.hosts_allow.as_ref());
+        let deny = place(module.hosts_deny.as_ref());
+        let outcome = match verdict {
+            Verdict::Accept => Outcome::Passed,
+            Verdict::Refuse { .. } => Outcome::Refused,
+        };
+        let (what, at, text) = match (rules.allow, rules.deny, outcome) {
+            _ if allowed => ("hosts allow", allow, "on the list: let in"),
+            (_, Some(_), Outcome::Refused) => ("hosts deny", deny, "on the list: not let in"),
+            (_, None, Outcome::Refused) => (
+                "hosts allow",
+                allow,
+                "not on the list, and there is no other: not let in",
+            ),
+            (Some(_), ..) => (
+                "hosts deny",
+                deny,
+                "on neither list: let in; `hosts deny = *` would turn it away",
+            ),
+            (None, Some(_), _) => ("hosts deny", deny, "not on the list: let in"),
+            (None, None, _) => (
+                "hosts allow",
+                allow,
+                "neither list is set: every host is let in",
+            ),
+        };
+        self.note(outcome, what, at, || text.to_owned());
+    }
+
+    pub(super) fn note_limit(&self, module: &Module) {
+        let limit = &module.max_connections;
+        self.note(
+            Outcome::Passed,
+            "max connections",
+            limit.position.as_ref(),
+            || match limit.value {
+                0 => "any number at a time".to_owned(),
+                most => format!("{most} at a time; how many there are now is not counted"),
+            },
+        );
     }
 
     /// A list that is written but comes to nothing, because a variable is empty, protects nothing.
@@ -101,6 +198,9 @@ impl Peer {
         ];
         for (name, list) in lists {
             if comes_to_nothing(list.as_ref(), &self.variables) {
+                self.note(Outcome::Refused, name, place(list.as_ref()), || {
+                    "written, but comes to nothing once its variables are replaced".to_owned()
+                });
                 return Err(self.unavailable(module, &format!("`{name}` comes to nothing")));
             }
         }
@@ -110,7 +210,12 @@ impl Peer {
     pub(super) fn check_served(&self, module: &Module) -> Result<(), Refusal> {
         match module.refusals.first() {
             None => Ok(()),
-            Some(reason) => Err(self.unavailable(module, &reason.to_string())),
+            Some(reason) => {
+                self.note(Outcome::Refused, "module", reason.position.as_ref(), || {
+                    format!("not served: {}", reason.message)
+                });
+                Err(self.unavailable(module, &reason.to_string()))
+            }
         }
     }
 
@@ -119,20 +224,31 @@ impl Peer {
         module: &Module,
         identities: &[CertIdentity],
     ) -> Result<Option<Access>, Refusal> {
+        let at = place(module.client_certs.as_ref());
         let Some(list) = expanded(module.client_certs.as_ref(), &self.variables) else {
+            let text = || "not set: any certificate of the authorities".to_owned();
+            self.note(Outcome::Passed, "client certs", at, text);
             return Ok(None);
         };
         let rules = match CertRules::parse(&list) {
             Ok(rules) => rules,
             Err(error) => return Err(self.unavailable(module, &error.to_string())),
         };
+        let names: Vec<String> = identities.iter().map(ToString::to_string).collect();
         let reason = match rules.find(identities) {
-            RuleMatch::Allowed { access, .. } => return Ok(access),
+            RuleMatch::Allowed { access, .. } => {
+                let text = || format!("a rule allows {}{}", names.join(", "), shown(access));
+                self.note(Outcome::Passed, "client certs", at, text);
+                return Ok(access);
+            }
             RuleMatch::Denied => "denied by rule",
             RuleMatch::NoRule => "no matching rule",
         };
+        self.note(Outcome::Refused, "client certs", at, || match &names[..] {
+            [] => format!("{reason}: the certificate has no names, or none was given"),
+            names => format!("{reason} for {}", names.join(", ")),
+        });
         let name = escaped(&module.name.value);
-        let names: Vec<String> = identities.iter().map(ToString::to_string).collect();
         let text = format!("certificate not allowed on module {name}");
         let from = self.shown();
         let log = format!("{text} from {from} for {}: {reason}", names.join(", "));
@@ -152,6 +268,15 @@ impl Peer {
         let text = format!("max connections ({limit}) reached -- try again later");
         let log = format!("{text}: module {name} from {}", self.shown());
         Refusal::new(RejectCode::TooManyConnections, text, log)
+    }
+}
+
+/// What a rule says about writing.
+pub(super) fn shown(access: Option<Access>) -> &'static str {
+    match access {
+        None => "",
+        Some(Access::ReadOnly) => ", read only",
+        Some(Access::ReadWrite) => ", to read and write",
     }
 }
 

@@ -67,6 +67,7 @@ fn ask(config: &Config, slots: &Slots, names: &[&str], purpose: Purpose) -> Admi
         resolver: &Nothing,
         accounts: &Nothing,
         slots,
+        journal: &Journal::default(),
     };
     admit(config, &request, &world)
 }
@@ -265,6 +266,7 @@ fn a_variable_cannot_lead_up() {
             resolver: &Nothing,
             accounts: &Nothing,
             slots: &slots,
+            journal: &Journal::default(),
         };
         let secrets = format!("{user}:pw\n");
         let (decided, _) = log_in(admit(&config, &request, &world), &secrets, b"pw");
@@ -291,6 +293,7 @@ fn texts_fit_into_a_message() {
         resolver: &Nothing,
         accounts: &Nothing,
         slots: &slots,
+        journal: &Journal::default(),
     };
     let refused = refusal(admit(&config, &request, &world));
     assert!(refused.text.len() <= TEXT_BYTES_MAX);

@@ -1,5 +1,6 @@
 //! The real `syncd-recv run`, strangers, agents with right and wrong certificates, and every refusal.
 
+mod acl;
 mod common;
 
 use std::io::{Read, Write};
