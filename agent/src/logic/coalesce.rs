@@ -372,6 +372,8 @@ impl DirtySet {
         self.mark(path, now, |mark, _, _| {
             mark.look = Look::Content;
             mark.gone = false;
+            // The target may have something there after all.
+            mark.born = false;
             if mark.open { mark.due } else { now }
         });
     }
@@ -1255,6 +1257,19 @@ mod tests {
         assert!(taken(&mut set, 1).is_empty());
         set.closed(path("f"), 2);
         assert_eq!(taken(&mut set, 2), ["f"]);
+    }
+
+    #[test]
+    fn a_name_that_was_put_aside_and_made_anew_is_at_the_target() {
+        let mut set = DirtySet::new(SETTLE);
+        set.renamed(path("f"), path("f~"), false, 0);
+        assert!(set.take_renames(9, 9).is_empty());
+        set.created(path("f"), 9);
+        let rename = set.take_renames(9, 9).remove(0);
+        set.give_back_rename(&rename, 9);
+        set.closed(path("f"), 9);
+        set.renamed(path("f"), path("g"), false, 10);
+        assert_eq!(taken(&mut set, 10), ["f", "f~", "g"]);
     }
 
     #[test]
