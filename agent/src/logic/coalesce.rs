@@ -574,9 +574,10 @@ impl DirtySet {
 
     /// Until when a path waits for the rename of a file at or below it.
     fn rename_due(&self, path: &WirePath) -> Option<Millis> {
-        let concerned = self.renames.iter().filter(|rename| {
-            rename.from.starts_with(path) || rename.to.starts_with(path)
-        });
+        let concerned = self
+            .renames
+            .iter()
+            .filter(|rename| rename.from.starts_with(path) || rename.to.starts_with(path));
         concerned.map(|rename| rename.due).max()
     }
 
@@ -669,6 +670,12 @@ impl DirtySet {
     #[must_use]
     pub fn is_in_work(&self, path: &WirePath) -> bool {
         self.in_work.contains_key(path)
+    }
+
+    /// Until when a regular file of this size that was marked again waits for its close, if it does.
+    #[must_use]
+    pub fn waits_until(&self, path: &WirePath, size: u64) -> Option<Millis> {
+        self.marks.get(path)?.waits_until(size, self.settle)
     }
 
     /// Whether something is pending for exactly this path, or on its way.

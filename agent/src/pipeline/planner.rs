@@ -29,6 +29,12 @@ const ABSENCE_MS: Millis = 300;
 /// Names linked in the batch that gives their file another content; the others follow.
 const RELINKS_MAX: usize = 256;
 
+/// Paths looked at before they are added to a batch.
+const LOOKS_MAX: usize = 64;
+
+/// Bytes of files read before they are added to a batch.
+const LOOKS_BYTES_MAX: usize = 1 << 20;
+
 /// How long a name waits while its file is sent under another name, in milliseconds.
 const LINK_MS: Millis = 50;
 
@@ -66,13 +72,18 @@ pub fn run(target: &Arc<Target>) {
         for (taken, found) in work.ready {
             add(target, &mut batch, taken, found);
         }
+        let mut looks = Looks::default();
         for taken in work.taken {
-            look_and_add(target, &link, &mut batch, taken, horizon);
-            if batch.is_full() {
-                send(target, &link, std::mem::take(&mut batch), horizon);
-                wait_for_room(target, &link);
+            let there = target.root.stat_links(&taken.path);
+            // What becomes of another name of a file depends on what became of the first.
+            let alone = matches!(there, Ok(Some((_, Some(_)))));
+            if alone || looks.is_full() {
+                add_looks(target, &link, &mut batch, &mut looks, horizon);
             }
+            let outcome = look(target, &taken, there);
+            looks.push(taken, outcome);
         }
+        add_looks(target, &link, &mut batch, &mut looks, horizon);
         send(target, &link, batch, horizon);
     }
 }
@@ -215,14 +226,74 @@ fn is_name_of(target: &Target, name: &WirePath, inode: Inode) -> bool {
     there.is_some_and(|linked| (linked.file.dev, linked.file.ino) == inode)
 }
 
-fn look_and_add(
+/// Paths that were looked at and are in no batch yet.
+#[derive(Default)]
+struct Looks {
+    outcomes: Vec<(Taken, Outcome)>,
+    bytes: usize,
+}
+
+impl Looks {
+    fn is_full(&self) -> bool {
+        self.outcomes.len() >= LOOKS_MAX || self.bytes >= LOOKS_BYTES_MAX
+    }
+
+    fn push(&mut self, taken: Taken, outcome: Outcome) {
+        if let Outcome::Found(Found::Small { bytes, .. }) = &outcome {
+            self.bytes += bytes.len();
+        }
+        self.outcomes.push((taken, outcome));
+    }
+}
+
+/// Adds what was found once nobody can have begun to write to it unheard: the event that brought us to a
+/// file may be old, and those of a new version may have come while it was read.
+fn add_looks(
+    target: &Arc<Target>,
+    link: &Arc<Link>,
+    batch: &mut Planner,
+    looks: &mut Looks,
+    horizon: u64,
+) {
+    let looks = std::mem::take(looks);
+    if !looks.outcomes.is_empty() {
+        target.hear();
+    }
+    for (taken, outcome) in looks.outcomes {
+        let outcome = match is_written_to(target, &taken, &outcome) {
+            Some(until) => Outcome::Later(until),
+            None => outcome,
+        };
+        add_outcome(target, link, batch, taken, outcome, horizon);
+        if batch.is_full() {
+            send(target, link, std::mem::take(batch), horizon);
+            wait_for_room(target, link);
+        }
+    }
+}
+
+/// Until when a file waits that somebody was heard to write to meanwhile.
+fn is_written_to(target: &Target, taken: &Taken, outcome: &Outcome) -> Option<Millis> {
+    let size = match outcome {
+        Outcome::Found(Found::Small { bytes, .. }) => bytes.len() as u64,
+        Outcome::Large(..) => u64::MAX,
+        _ => return None,
+    };
+    let now = target.now();
+    let until = target.lock().dirty.waits_until(&taken.path, size);
+    let held_until = taken.mark.first + target.settle().hold_max_ms;
+    until.filter(|until| now < *until && now < held_until)
+}
+
+fn add_outcome(
     target: &Arc<Target>,
     link: &Arc<Link>,
     batch: &mut Planner,
     mut taken: Taken,
+    outcome: Outcome,
     horizon: u64,
 ) {
-    match look(target, &taken) {
+    match outcome {
         Outcome::Found(Found::Absent) if !taken.mark.gone => {
             taken.mark.gone = true;
             target.defer(taken, target.now() + ABSENCE_MS);
@@ -339,8 +410,12 @@ fn what_may_go(target: &Target, taken: &Taken) -> MayGo {
     }
 }
 
-fn look(target: &Target, taken: &Taken) -> Outcome {
-    let (entry, linked) = match target.root.stat_links(&taken.path) {
+fn look(
+    target: &Target,
+    taken: &Taken,
+    there: std::io::Result<Option<(EntryMeta, Option<Linked>)>>,
+) -> Outcome {
+    let (entry, linked) = match there {
         Ok(Some(found)) => found,
         Ok(None) => return Outcome::Found(Found::Absent),
         Err(error) => return Outcome::Failed("unreadable", describe(taken, "stat", &error)),

@@ -133,6 +133,12 @@ impl Source {
         };
         let sink = Box::new(Events(self.clone()));
         let mut watcher = watching::start(self.root.path(), backend, sink)?;
+        for target in &self.targets {
+            watcher
+                .backlog()
+                .into_iter()
+                .for_each(|it| target.listen(it));
+        }
         while let Some(work) = self.next_chore() {
             self.do_chore(&mut *watcher, work);
         }

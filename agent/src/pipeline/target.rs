@@ -3,7 +3,7 @@
 //! One lock, held briefly; nothing blocks while it is held.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use syncd_proto::message::{Ack, Reject, Rejected};
@@ -14,6 +14,7 @@ use syncd_proto::reject::RejectCode;
 use tokio::sync::{broadcast, watch};
 
 use crate::fs::root::SourceRoot;
+use crate::fs::watch::Backlog;
 use crate::logic::backoff::Backoff;
 use crate::logic::brake::Brake;
 use crate::logic::coalesce::{DirtySet, Failure, Look, Millis, Remote, Settle, Taken};
@@ -25,6 +26,12 @@ use crate::pipeline::selection::Selection;
 
 /// Commits and bytes that may be on their way, whatever the receiver allows.
 const IN_FLIGHT_BYTES_MAX: usize = 32 << 20;
+
+/// How long events that wait to be told are waited for, at most.
+const HEAR_MAX: Duration = Duration::from_millis(100);
+
+/// How long it is between two questions whether events wait.
+const HEAR_STEP: Duration = Duration::from_micros(20);
 
 /// How long everything rests after the receiver had no space, at most.
 const PAUSE_MAX_MS: Millis = 30_000;
@@ -147,6 +154,7 @@ pub struct Target {
     pub selection: Arc<Selection>,
     settle: Settle,
     started: Instant,
+    backlog: OnceLock<Arc<dyn Backlog>>,
     state: Mutex<State>,
     wake: Condvar,
     wake_planner: Condvar,
@@ -172,6 +180,7 @@ impl Target {
             selection,
             settle,
             started,
+            backlog: OnceLock::new(),
             state: Mutex::new(State {
                 dirty: DirtySet::new(settle),
                 outbox: Outbox::new(1, IN_FLIGHT_BYTES_MAX),
@@ -195,6 +204,24 @@ impl Target {
             wake_planner: Condvar::new(),
             version: watch::Sender::new(0),
             done: broadcast::Sender::new(4_096),
+        }
+    }
+
+    /// Where to ask whether events wait to be told.
+    pub fn listen(&self, backlog: Arc<dyn Backlog>) {
+        // Once; a source has one watcher.
+        let _ = self.backlog.set(backlog);
+    }
+
+    /// Waits until everything that happened before this call has been marked, as far as that can be
+    /// known, and not for ever.
+    pub fn hear(&self) {
+        let Some(backlog) = self.backlog.get() else {
+            return;
+        };
+        let until = Instant::now() + HEAR_MAX;
+        while !backlog.is_empty() && Instant::now() < until {
+            std::thread::sleep(HEAR_STEP);
         }
     }
 

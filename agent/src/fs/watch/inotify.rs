@@ -19,7 +19,7 @@ use syncd_proto::path::WirePath;
 
 use super::barrier::BarrierDir;
 use super::track::{Placed, Tracker};
-use super::{RawEvent, Sink, WatchError, Watched, Watcher};
+use super::{Backlog, RawEvent, Sink, WatchError, Watched, Watcher};
 use crate::fs::root::{self, SourceRoot};
 
 /// See the module.
@@ -36,6 +36,8 @@ struct Shared {
     queue: OwnedFd,
     wake: OwnedFd,
     stop: AtomicBool,
+    /// Events were read and are not told yet.
+    telling: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -63,6 +65,7 @@ impl InotifyWatcher {
             queue,
             wake,
             stop: AtomicBool::new(false),
+            telling: AtomicBool::new(false),
         });
         let for_reader = Arc::clone(&shared);
         let reader = std::thread::Builder::new()
@@ -95,6 +98,10 @@ impl Watcher for InotifyWatcher {
 
     fn barrier(&mut self) -> io::Result<u64> {
         self.shared.state().barrier()
+    }
+
+    fn backlog(&self) -> Option<Arc<dyn Backlog>> {
+        Some(self.shared.clone())
     }
 
     fn watched(&self) -> usize {
@@ -134,15 +141,18 @@ impl Shared {
                 let text = format!("waiting for events failed: {error}");
                 return sink.event(RawEvent::Failed { text });
             }
+            self.telling.store(true, Ordering::SeqCst);
             let mut state = self.state();
             let read = state.read(&mut buffer);
             state.end_watches();
             patience = state.patience();
             let events = state.tracker.take_ready();
+            let waiting = state.tracker.is_waiting();
             drop(state);
             for event in events {
                 sink.event(event);
             }
+            self.telling.store(waiting, Ordering::SeqCst);
             if let Err(error) = read {
                 let text = format!("reading events failed: {error}");
                 return sink.event(RawEvent::Failed { text });
@@ -162,6 +172,14 @@ impl Shared {
         // Empties the counter; nothing in it is nothing lost.
         let _ = rustix::io::read(&self.wake, &mut [0; 8]);
         Ok(())
+    }
+}
+
+impl Backlog for Shared {
+    fn is_empty(&self) -> bool {
+        // In this order: what is not in the queue any more was read after `telling` was set.
+        let queued = rustix::io::ioctl_fionread(&self.queue);
+        queued.is_ok_and(|bytes| bytes == 0) && !self.telling.load(Ordering::SeqCst)
     }
 }
 

@@ -20,6 +20,7 @@ mod tree;
 use std::fmt;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use syncd_proto::path::WirePath;
 
@@ -185,11 +186,20 @@ pub trait Watcher: Send {
     /// The private directory that barriers work by could not be written.
     fn barrier(&mut self) -> io::Result<u64>;
 
+    /// Tells at once whether events wait, if the backend can know.
+    fn backlog(&self) -> Option<Arc<dyn Backlog>>;
+
     /// How many directories are watched.
     fn watched(&self) -> usize;
 
     /// About how much memory its bookkeeping takes, in bytes (the kernel's is not counted).
     fn bytes_estimate(&self) -> usize;
+}
+
+/// Events that happened and were not told yet.
+pub trait Backlog: fmt::Debug + Send + Sync {
+    /// Whether everything that happened before this call has been told.
+    fn is_empty(&self) -> bool;
 }
 
 /// Which implementation watches.

@@ -20,7 +20,7 @@ use syncd_proto::meta::Kind;
 use syncd_proto::path::{Name, WirePath};
 
 use super::barrier::BarrierDir;
-use super::{RawEvent, Sink, Touch, WatchError, Watched, Watcher, limit};
+use super::{Backlog, RawEvent, Sink, Touch, WatchError, Watched, Watcher, limit};
 use crate::fs::root::SourceRoot;
 
 /// See the module.
@@ -195,6 +195,10 @@ impl Watcher for NotifyWatcher {
             touched => touched?,
         }
         Ok(number)
+    }
+
+    fn backlog(&self) -> Option<Arc<dyn Backlog>> {
+        None
     }
 
     fn watched(&self) -> usize {
