@@ -260,7 +260,7 @@ mod tests {
             keep_dirlinks: false,
             numeric_ids: true,
             munge_symlinks: Some(false),
-            refuses_deletes: false,
+            rules: crate::relay::Rules::default(),
             incoming_chmod: None,
             timeout_s: 0,
         };

@@ -15,6 +15,8 @@ use syncd_proto::digest::Digest;
 use syncd_proto::message::{Durability, Purpose};
 use syncd_proto::path::WirePath;
 
+use crate::logic::removals::MaxDelete;
+
 /// Which user and groups a worker becomes before it reads anything from the network.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct RunAs {
@@ -58,12 +60,21 @@ pub struct ModuleSetup {
     pub numeric_ids: bool,
     /// `munge symlinks`; unset depends on whether the chroot took.
     pub munge_symlinks: Option<bool>,
-    /// Whether `refuse options` names the deletes.
-    pub refuses_deletes: bool,
+    /// What it forbids.
+    pub rules: Rules,
     /// `incoming chmod` as written, checked at load.
     pub incoming_chmod: Option<Vec<u8>>,
     /// Seconds without a sign of life after which a session ends; 0 is the default of 60.
     pub timeout_s: u32,
+}
+
+/// What a module forbids, whoever asks.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode)]
+pub struct Rules {
+    /// Whether `refuse options` names the deletes.
+    pub refuses_deletes: bool,
+    /// `max delete`.
+    pub max_delete: Option<MaxDelete>,
 }
 
 /// A session handed to a worker.

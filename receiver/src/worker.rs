@@ -40,6 +40,7 @@ use syncd_proto::reject::RejectCode;
 
 use crate::confine::{Confined, confine};
 use crate::fs::area::Area;
+use crate::fs::guard::Guard;
 use crate::fs::recover;
 use crate::fs::refusal::Refusal;
 use crate::logic::chmod::Chmod;
@@ -66,6 +67,7 @@ struct Module {
     setup: ModuleSetup,
     confined: Confined,
     chmod: Option<Chmod>,
+    guard: Arc<Guard>,
     area: Mutex<Option<Arc<Area>>>,
     registry: Registry,
     control: Mutex<UnixStream>,
@@ -138,6 +140,7 @@ fn prepare(setup: ModuleSetup, control: UnixStream) -> Result<Module, FromWorker
         log: error.log,
     })?;
     Ok(Module {
+        guard: Arc::new(Guard::new(&setup.rules)),
         setup,
         confined,
         chmod,

@@ -291,6 +291,41 @@ fn a_full_disk_is_said_and_waited_for() {
     drop((agent, receiver, disk));
 }
 
+#[test]
+fn removals_beyond_max_delete_are_refused_and_shown_until_it_is_raised() {
+    let mut sandbox = Sandbox::new();
+    for name in ["a", "b", "c"] {
+        fs::write(sandbox.src().join(name), name).expect("write");
+    }
+    sandbox.conf().module(MODULE).set("max delete", "2");
+    let mut mirror = Mirror::of(sandbox);
+    for name in ["a", "b", "c"] {
+        fs::remove_file(mirror.src(name)).expect("remove");
+    }
+    fs::write(mirror.src("new"), "goes on").expect("write");
+    wait_until(LONG, "the status says what is held", || {
+        mirror.target()["failed"].as_array().is_some_and(|failed| {
+            failed
+                .iter()
+                .any(|failed| failed.to_string().contains("`max delete` allows 2"))
+        })
+    });
+    let said = status_command(&mirror.sandbox, &mirror.agent);
+    assert_eq!(said.exit, code::DEGRADED, "{}", said.text);
+    wait_until(LONG, "the rest goes on", || mirror.dst("new").exists());
+    let left = ["a", "b", "c"].map(|name| mirror.dst(name).exists());
+    assert!(left.contains(&true), "{left:?}");
+    // Whoever has looked raises it: the session is taken up again by a worker that knows.
+    mirror
+        .sandbox
+        .conf()
+        .module(MODULE)
+        .set("max delete", "100");
+    mirror.sandbox.write_conf();
+    mirror.receiver.signal(rustix::process::Signal::HUP);
+    mirror.settle();
+}
+
 fn says_no_space(target: &Value) -> bool {
     let told = |text: &Value| {
         text.as_str()

@@ -21,7 +21,7 @@ use crate::logic::rsyncd_conf::{Config, Located, Module, Text, Variables};
 use crate::logic::secrets::Secrets;
 use crate::logic::users::{Accounts, CertIdentity};
 use crate::net::resolver::System;
-use crate::relay::{Chroot, ModuleSetup};
+use crate::relay::{Chroot, ModuleSetup, Rules};
 
 /// A peer and what it asks for.
 #[derive(Debug, Clone)]
@@ -163,11 +163,11 @@ fn line(generation: &Generation, module: &Module) -> ModuleLine {
 ///
 /// # Errors
 /// Why not.
-pub fn still_admitted(generation: &Generation, asked: &Asked) -> Result<(), Refusal> {
+pub fn still_admitted(generation: &Generation, asked: &Asked) -> Result<Box<Grant>, Refusal> {
     let slots = Slots::default();
     // The password was proved when the session began.
     match proved(admit(generation, asked, &slots)) {
-        Authorization::Grant(_) => Ok(()),
+        Authorization::Grant(grant) => Ok(grant),
         Authorization::Refusal(refusal) => Err(refusal),
     }
 }
@@ -203,11 +203,18 @@ pub fn setup(config: &Config, me: Me, grant: &Grant) -> Result<ModuleSetup, Unav
         keep_dirlinks: module.keep_dirlinks.value,
         numeric_ids: module.numeric_ids.value.unwrap_or(chroot != Chroot::Off),
         munge_symlinks: module.munge_symlinks.value,
-        refuses_deletes: text(module.refuse_options.as_ref())
-            .is_some_and(|words| refusals::refuses_deletes(&words)),
+        rules: rules(module, &grant.variables),
         incoming_chmod: chmod,
         timeout_s: module.timeout_s.value,
     })
+}
+
+fn rules(module: &Module, variables: &Variables) -> Rules {
+    let refused = expand(module.refuse_options.as_ref(), variables);
+    Rules {
+        refuses_deletes: refused.is_some_and(|words| refusals::refuses_deletes(&words)),
+        max_delete: module.max_delete.as_ref().map(|limit| limit.value),
+    }
 }
 
 fn expand(text: Option<&Located<Text>>, variables: &Variables) -> Option<Vec<u8>> {

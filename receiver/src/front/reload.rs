@@ -83,7 +83,7 @@ pub fn files(config: &Config) -> Files {
     }
 }
 
-/// Ends the sessions that would not be admitted any more; their agents are told why.
+/// Ends the sessions that would not be admitted any more, or not with these settings; their agents are told why.
 pub async fn review(front: &Front) {
     for live in front.sessions.live() {
         // Always the newest: another reload may have come meanwhile.
@@ -91,7 +91,7 @@ pub async fn review(front: &Front) {
     }
 }
 
-/// Ends one session if it would not be admitted now.
+/// Ends one session if it would not be admitted now, as it was.
 pub async fn judge(generation: &Arc<Generation>, live: Arc<Live>) {
     let generation = Arc::clone(generation);
     let judged = tokio::task::spawn_blocking(move || {
@@ -126,9 +126,23 @@ fn admitted(generation: &Generation, live: &Live) -> Result<(), Closed> {
         user: live.user.clone(),
         purpose: live.purpose,
     };
-    policy::still_admitted(generation, &asked).map_err(|refusal| Closed {
+    let grant = policy::still_admitted(generation, &asked).map_err(|refusal| Closed {
         text: refusal.text,
         log: refusal.log,
+    })?;
+    let setup = policy::setup(&generation.config, generation.me, &grant);
+    let setup = setup.map_err(|why| Closed {
+        text: why.text,
+        log: why.log,
+    })?;
+    if live.worker.serves(&setup) {
+        return Ok(());
+    }
+    // It comes back, to a worker that knows them.
+    let text = "the settings of the module have changed; reconnect";
+    Err(Closed {
+        text: text.to_owned(),
+        log: text.to_owned(),
     })
 }
 

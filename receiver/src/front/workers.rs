@@ -19,6 +19,7 @@ use tracing::{debug, error, info, warn};
 
 use syncd_proto::path::escaped;
 
+use crate::logic::removals;
 use crate::net::relay_io::{self, Receiver};
 use crate::relay::{FromWorker, ModuleSetup, SessionOpen, ToWorker};
 
@@ -27,6 +28,9 @@ const ORDERS_MAX: usize = 64;
 
 /// A worker without sessions ends after this long.
 const IDLE: Duration = Duration::from_secs(60);
+
+/// One that counts removals lives as long as they count.
+const IDLE_COUNTING: Duration = Duration::from_millis(removals::WINDOW_MS);
 
 /// How long a worker may take to set itself up.
 const SETUP_MAX: Duration = Duration::from_secs(15);
@@ -153,7 +157,7 @@ impl Pool {
         let place = self.place(setup)?;
         let mut place = place.lock().await;
         if let Some(worker) = place.as_ref() {
-            if worker.is_here() && *worker.setup == *setup {
+            if worker.is_here() && worker.serves(setup) {
                 return Ok(worker.clone());
             }
             worker.say(ToWorker::Drain {
@@ -172,6 +176,12 @@ impl Worker {
     /// Ends one session: its agent is told why.
     pub fn close(&self, id: u64, text: String) {
         self.say(ToWorker::Close { id, text });
+    }
+
+    /// Whether it was set up like this.
+    #[must_use]
+    pub fn serves(&self, setup: &ModuleSetup) -> bool {
+        *self.setup == *setup
     }
 
     fn is_here(&self) -> bool {
@@ -227,6 +237,10 @@ async fn start(setup: ModuleSetup, arguments: &[String]) -> Result<Worker, Unava
         child,
         receiver: Receiver::default(),
         sessions: 0,
+        idle: match setup.rules.max_delete {
+            Some(_) => IDLE_COUNTING,
+            None => IDLE,
+        },
     };
     let ready = timeout(SETUP_MAX, process.set_up(&setup)).await;
     match ready {
@@ -284,6 +298,7 @@ struct Process {
     child: Child,
     receiver: Receiver,
     sessions: usize,
+    idle: Duration,
 }
 
 impl Process {
@@ -308,7 +323,7 @@ impl Process {
     }
 
     async fn serve(mut self, mut orders: mpsc::Receiver<Order>) {
-        let mut idle_until = Instant::now() + IDLE;
+        let mut idle_until = Instant::now() + self.idle;
         loop {
             tokio::select! {
                 order = orders.recv() => {
@@ -329,7 +344,7 @@ impl Process {
                             break;
                         }
                     }
-                    idle_until = Instant::now() + IDLE;
+                    idle_until = Instant::now() + self.idle;
                 }
                 () = sleep_until(idle_until), if self.sessions == 0 => {
                     debug!(module = %self.name, "worker idle");

@@ -106,10 +106,6 @@ impl Applier<'_> {
             (Op::Link { to, .. }, _) => self.link(op, to),
             (Op::Rename { from, to, expect }, _) => self.rename(op, from, to, expect.as_ref()),
             (Op::Exchange { a, b }, _) => self.exchange(op, a, b),
-            (Op::Remove { path, .. }, _) if self.keeper.refuses_deletes => {
-                let text = format!("cannot remove {path}: `refuse options` refuses deletes");
-                Err(Refusal::new(RejectCode::DeleteHeld, text))
-            }
             (Op::Remove { path, recursive }, _) => self.remove(op, path, *recursive),
             (
                 Op::SetMeta {
@@ -198,6 +194,9 @@ impl Applier<'_> {
     fn install(&mut self, op: &Op, temp: &Temp) -> Done {
         let path = op.path();
         let (dir, name) = self.place(op, path)?;
+        self.keeper
+            .guard
+            .replacement(self.root, path, (&dir, name))?;
         let publish = || {
             replace(
                 self.area,
@@ -277,6 +276,9 @@ impl Applier<'_> {
         if expect.is_some_and(|expect| !is_expected(&found, expect)) {
             return Err(mismatch(op, from, "another version is there"));
         }
+        self.keeper
+            .guard
+            .replacement(self.root, to, (&to_dir, to_name))?;
         let publish = || {
             if !from.starts_with(to) {
                 return replace(self.area, (&*from_dir, from_name), (&*to_dir, to_name));
@@ -342,6 +344,7 @@ impl Applier<'_> {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
             Err(errno) => return Err(self.refusal(op, path, errno)),
         };
+        self.keeper.guard.removal(self.root, path, (&dir, name))?;
         let take_away = || {
             match rustix::fs::unlinkat(&dir, name, AtFlags::empty()) {
                 Err(Errno::ISDIR) => {}

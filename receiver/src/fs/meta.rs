@@ -4,6 +4,7 @@
 //! times last.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, Gid, Mode, Statx, StatxFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
@@ -13,6 +14,7 @@ use syncd_proto::limits::LINK_TARGET_BYTES_MAX;
 use syncd_proto::meta::{Compare, EntryMeta, Kind, Meta, Mtime, Xattr};
 use syncd_proto::op::IdKind;
 
+use super::guard::Guard;
 use super::ids::IdMap;
 use crate::logic::chmod::Chmod;
 
@@ -69,8 +71,8 @@ pub struct Keeper {
     pub umask: u32,
     /// Whether targets of symlinks are munged.
     pub munges: bool,
-    /// Whether nothing may be removed.
-    pub refuses_deletes: bool,
+    /// What the module forbids.
+    pub guard: Arc<Guard>,
 }
 
 impl Keeper {
@@ -292,6 +294,7 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
 
     use super::*;
+    use crate::relay::Rules;
 
     fn keeper(powers: Powers) -> Keeper {
         Keeper {
@@ -300,7 +303,7 @@ mod tests {
             chmod: None,
             umask: 0,
             munges: false,
-            refuses_deletes: false,
+            guard: Arc::new(Guard::new(&Rules::default())),
         }
     }
 

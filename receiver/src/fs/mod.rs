@@ -9,6 +9,7 @@
 //! | [`commit`] | groups of commits: data sync, operations in order, directory sync |
 //! | [`touched`] | what must be synced before it can be acknowledged |
 //! | [`recover`] | at start: what a crash left; and the deletion of whole trees |
+//! | [`guard`] | what a module forbids |
 //! | [`meta`], [`ids`] | metadata: read, mapped, set |
 //! | [`tree`], [`signature`] | what an agent may ask of the tree |
 //! | [`config`], [`secrets`] | the front's own files |
@@ -18,6 +19,7 @@ pub mod apply;
 pub mod area;
 pub mod commit;
 pub mod config;
+pub mod guard;
 pub mod ids;
 pub mod meta;
 pub mod recover;

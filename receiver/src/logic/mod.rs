@@ -9,6 +9,7 @@ pub mod chmod;
 pub mod hosts;
 pub mod munge;
 pub mod refusals;
+pub mod removals;
 pub mod rsyncd_conf;
 pub mod secrets;
 pub mod users;

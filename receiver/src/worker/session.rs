@@ -241,7 +241,7 @@ fn committer(
         chmod: module.chmod.clone(),
         umask: confined.umask,
         munges: confined.munges,
-        refuses_deletes: module.setup.refuses_deletes,
+        guard: Arc::clone(&module.guard),
     };
     Committer::new(
         Arc::clone(root),

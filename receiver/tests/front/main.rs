@@ -11,7 +11,7 @@ use certs_dev::{Authority, Request, Role, Validity};
 use common::Daemon;
 use common::agent::{Agent, Answer, Site, chmod, hello, tls12_hello};
 use syncd_proto::frame::Frame;
-use syncd_proto::message::{Hello, Purpose};
+use syncd_proto::message::{Hello, Ping, Pong, Purpose, ReceiverMessage};
 use syncd_proto::reject::RejectCode;
 
 const OPEN: &str = "read only = no\nallow any certificate = yes\n";
@@ -326,6 +326,60 @@ fn sigterm_ends_it_with_zero() {
     // One that has not said anything must not hold it up.
     let _silent = Agent::connect(&site, daemon.port).expect("TLS");
     assert_eq!(daemon.end(rustix::process::Signal::TERM), Some(0));
+}
+
+/// What the agent of an open session is told when it is closed.
+fn closed(mut opened: Box<common::agent::Opened>) -> String {
+    let frame = opened.agent.receive().expect("a last word");
+    match opened.session.handle(&frame) {
+        Ok(ReceiverMessage::Draining(draining)) => draining.text,
+        other => panic!("not draining: {other:?}"),
+    }
+}
+
+#[test]
+fn a_reload_closes_what_it_would_not_let_in_with_the_reason() {
+    let site = Site::new();
+    let path = site.module("m");
+    let other = site.module("other");
+    let modules =
+        |lines: &str| format!("[m]\npath = {path}\n{OPEN}{lines}\n[other]\npath = {other}\n{OPEN}");
+    let daemon = Daemon::start(&site, &modules(""));
+    let mut reloads = 0;
+    let mut reload = |lines: &str| {
+        site.configure(&modules(lines));
+        daemon.signal(rustix::process::Signal::HUP);
+        reloads += 1;
+        daemon.wait_for_times("configuration reloaded", reloads);
+    };
+    let open = |module: &str| {
+        let agent = Agent::connect(&site, daemon.port).expect("TLS");
+        match agent.ask(hello(module), None) {
+            Answer::Open(opened) => opened,
+            other => panic!("{other:?}"),
+        }
+    };
+    let stays = open("other");
+    for (lines, text) in [
+        ("hosts allow = 192.0.2.1", "access denied to m from "),
+        ("client certs = db01", "certificate not allowed on module m"),
+        ("read only = yes", "module is read only"),
+        ("max delete = 10", "the settings of the module have changed"),
+    ] {
+        reload("");
+        let session = open("m");
+        reload(lines);
+        let told = closed(session);
+        assert!(told.starts_with(text), "{lines}: {told}");
+    }
+    daemon.wait_for("closed after a reload: denied on module m");
+    // The other one has seen all of it.
+    let mut stays = stays;
+    let ping = stays.session.frame(&Ping { token: 7 }.into(), Vec::new());
+    stays.agent.write(&ping.expect("a frame"));
+    let answer = stays.agent.receive().expect("open");
+    let answer = stays.session.handle(&answer).expect("in order");
+    assert_eq!(answer, Pong { token: 7 }.into());
 }
 
 #[test]

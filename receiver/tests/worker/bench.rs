@@ -24,7 +24,7 @@ use syncd_proto::op::{IdName, Op};
 use syncd_proto::path::WirePath;
 use syncd_proto::reject::RejectCode;
 use syncd_recv::net::relay_io;
-use syncd_recv::relay::{Chroot, FromWorker, ModuleSetup, SessionOpen, ToWorker};
+use syncd_recv::relay::{Chroot, FromWorker, ModuleSetup, Rules, SessionOpen, ToWorker};
 use tempfile::TempDir;
 
 /// Longest wait for anything; a test that reaches it has failed.
@@ -120,7 +120,7 @@ impl Bench {
             keep_dirlinks: false,
             numeric_ids: true,
             munge_symlinks: Some(false),
-            refuses_deletes: false,
+            rules: Rules::default(),
             incoming_chmod: None,
             timeout_s: 0,
         };

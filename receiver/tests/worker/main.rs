@@ -16,6 +16,7 @@ use syncd_proto::message::{
 use syncd_proto::meta::{Kind, Meta};
 use syncd_proto::op::{Content, Expect, IdKind, IdName, Op};
 use syncd_proto::reject::RejectCode;
+use syncd_recv::logic::removals::MaxDelete;
 use syncd_recv::relay::{Chroot, FromWorker, RunAs, ToWorker};
 
 fn put(at: &str, content: &[u8]) -> (Op, Vec<u8>) {
@@ -263,6 +264,42 @@ fn what_is_refused_is_refused_alone_and_says_why() {
     assert!(agent.commit(vec![remove("link/f")]).is_empty());
     assert!(outside.path().join("f").exists());
     bench.stays_clean();
+}
+
+#[test]
+fn more_removals_than_allowed_are_refused_one_by_one() {
+    let bench = Bench::start(|setup| setup.rules.max_delete = Some(MaxDelete::Count(4)));
+    let mut agent = bench.open();
+    let made = agent.commit(vec![
+        mkdir("d"),
+        put("d/a", b"a"),
+        put("d/b", b"b"),
+        put("d/c", b"c"),
+        put("e", b"e"),
+        put("f", b"f"),
+    ]);
+    assert_eq!(made, []);
+    // The directory and what is in it are four names, a name that is replaced is none.
+    let rejects = agent.commit(vec![
+        remove("e"),
+        remove("d"),
+        put("f", b"new"),
+        remove("none"),
+    ]);
+    assert_eq!(rejects, [(1, RejectCode::DeleteHeld)]);
+    assert!(!bench.at("e").exists());
+    assert!(bench.at("d/c").exists());
+    assert_eq!(fs::read(bench.at("f")).unwrap(), b"new");
+    // The others wait now, and what takes the place of a directory would remove what is in it.
+    let rejects = agent.commit(vec![remove("f"), put("d", b"file"), rename("f", "d")]);
+    assert_eq!(codes(&rejects), [RejectCode::DeleteHeld; 3]);
+    // A session that comes later is counted with the others.
+    drop(agent);
+    bench.ended();
+    let mut again = bench.open();
+    let rejects = again.commit(vec![remove("f"), rename("f", "g")]);
+    assert_eq!(rejects, [(0, RejectCode::DeleteHeld)]);
+    assert!(bench.at("d/a").exists() && bench.at("g").exists());
 }
 
 #[test]

@@ -10,7 +10,7 @@ use syncd_proto::path::WirePath;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader as AsyncBufReader};
 
 use super::*;
-use crate::relay::Chroot;
+use crate::relay::{Chroot, Rules};
 
 /// Serves sessions that answer each line with the worker's process id and the line; `die` kills it.
 #[test]
@@ -86,7 +86,7 @@ fn setup(path: &str) -> ModuleSetup {
         keep_dirlinks: false,
         numeric_ids: true,
         munge_symlinks: Some(false),
-        refuses_deletes: false,
+        rules: Rules::default(),
         incoming_chmod: None,
         timeout_s: 0,
     }

@@ -22,7 +22,7 @@ mod vars;
 
 pub use diagnostic::{Diagnostic, Located, Position, Severity};
 pub(crate) use model::expanded;
-pub use model::{Config, Globals, MaxDelete, Module, Text};
+pub use model::{Config, Globals, Module, Text};
 pub use parameters::{Key, Kind, PARAMETERS, Parameter, Scope, Standing, find};
 pub use vars::Variables;
 

@@ -8,6 +8,7 @@ use super::parameters::{Key, Kind};
 use super::parse::{Section, Sections};
 use super::values::{Value, Values};
 use super::vars::Variables;
+use crate::logic::removals::MaxDelete;
 
 /// The lock file rsync uses when none is named.
 const LOCK_FILE: &[u8] = b"/var/run/rsyncd.lock";
@@ -125,15 +126,6 @@ pub struct Module {
 pub(crate) fn expanded(text: Option<&Located<Text>>, variables: &Variables) -> Option<Vec<u8>> {
     text.map(|text| text.value.expand(variables))
         .filter(|text| !text.is_empty())
-}
-
-/// How many deletes at once are carried out without asking.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MaxDelete {
-    /// So many entries.
-    Count(u64),
-    /// So many of a hundred entries of the mirror.
-    Percent(u8),
 }
 
 /// Makes the typed configuration; values of our own parameters that cannot be read are errors.

@@ -157,7 +157,7 @@ parameters! {
     ClientCerts, "client certs", Module, TEXT, Honoured, GUARD, "";
     AllowAnyCertificate, "allow any certificate", Module, NO, Honoured, GUARD, "";
     Durability, "durability", Module, TEXT, Honoured, GUARD, "";
-    MaxDelete, "max delete", Module, TEXT, Warned, GUARD, "no effect yet: only the agent's own brake holds deletes";
+    MaxDelete, "max delete", Module, TEXT, Honoured, GUARD, "so many removals within an hour; more are refused, and all others with them while those are tried again";
     SharedWriters, "shared writers", Module, NO, Honoured, GUARD, "";
     KeepDirlinks, "keep dirlinks", Module, NO, Honoured, GUARD, "";
     Trash, "trash", Module, NO, Refused, GUARD, "not supported yet; what is deleted would be gone";

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::logic::removals::MaxDelete;
 
 struct Files(BTreeMap<Vec<u8>, Vec<u8>>);
 

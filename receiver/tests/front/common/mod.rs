@@ -76,6 +76,21 @@ impl Daemon {
         }
     }
 
+    /// Waits until so many lines have this text.
+    pub(crate) fn wait_for_times(&self, text: &str, times: usize) {
+        let mut lines = self.log.lines.lock().unwrap();
+        let until = Instant::now() + PATIENCE;
+        while lines.0.lines().filter(|line| line.contains(text)).count() < times {
+            let left = until.saturating_duration_since(Instant::now());
+            assert!(
+                !lines.1 && !left.is_zero(),
+                "too few {text:?} in:\n{}",
+                lines.0
+            );
+            lines = self.log.more.wait_timeout(lines, left).unwrap().0;
+        }
+    }
+
     pub(crate) fn log(&self) -> String {
         self.log.lines.lock().unwrap().0.clone()
     }
