@@ -1,0 +1,294 @@
+//! What is heard of paths: from events, listings and comparisons. Marks on one path merge.
+
+use std::sync::Arc;
+
+use syncd_proto::path::WirePath;
+
+use super::mark::{Look, Remote};
+use super::{Comparison, DirtySet, Millis, range_below};
+
+/// Removals from one directory in quick succession: the directory itself often follows.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Burst {
+    pub(super) first: Millis,
+    pub(super) last: Millis,
+    pub(super) count: u32,
+}
+
+/// Removals from one directory that make a burst.
+pub(super) const BURST_COUNT: u32 = 8;
+
+/// Quiet time that ends a burst, in milliseconds.
+pub(super) const BURST_QUIET_MS: Millis = 30;
+
+/// Longest time that a burst holds its removals back, in milliseconds.
+pub(super) const BURST_MAX_MS: Millis = 500;
+
+/// Directories remembered for bursts; above, the memory starts anew.
+pub(super) const BURSTS_MAX: usize = 1_024;
+
+/// How long a new name waits for the close that usually follows at once, in milliseconds.
+pub(super) const BIRTH_MS: Millis = 5;
+
+/// How long a file waits that a listing found and that was written just now, in milliseconds.
+pub(super) const RECENT_MS: Millis = 100;
+
+impl DirtySet {
+    /// A name appeared. A regular file waits for its close.
+    pub fn created(&mut self, path: WirePath, now: Millis) {
+        let first_heard = self.is_first_heard();
+        self.is_back(&path, now);
+        self.mark(path, now, |mark, settle, fresh| {
+            mark.look = Look::Content;
+            mark.gone = false;
+            mark.born |= fresh && first_heard;
+            (mark.open, mark.heard_open) = (true, true);
+            mark.due_if_open(settle, now);
+            now + BIRTH_MS
+        });
+    }
+
+    /// A directory appeared.
+    pub fn created_dir(&mut self, path: WirePath, now: Millis) {
+        self.is_there_again(&path, now);
+        let first_heard = self.is_first_heard();
+        self.mark(path, now, |mark, _, fresh| {
+            mark.look = Look::Content;
+            mark.gone = false;
+            mark.open = false;
+            mark.born |= fresh && first_heard;
+            now
+        });
+    }
+
+    /// How often a listing told of a name: to be given to [`DirtySet::heard`] once every event that is
+    /// older than this question has been told.
+    #[must_use]
+    pub fn listings(&self) -> u64 {
+        self.listings
+    }
+
+    /// Every event that is older than the first `listings` names told by listings has been told.
+    pub fn heard(&mut self, listings: u64) {
+        self.listings_heard = self.listings_heard.max(listings);
+    }
+
+    /// Whether events may still tell of what listings told.
+    #[must_use]
+    pub fn is_listed_ahead(&self) -> bool {
+        !self.is_first_heard()
+    }
+
+    /// A directory stands where one was seen to go: what the target has in the old one must go too, and
+    /// only a comparison knows what that is.
+    pub fn is_there_again(&mut self, path: &WirePath, now: Millis) {
+        if self.marks.get(path).is_some_and(|mark| mark.gone) {
+            self.compare(path.clone(), now);
+        }
+    }
+
+    /// A listing of a new directory shows the name. `recent`: a file that may still be written, by
+    /// somebody who had opened it before it was watched.
+    pub fn listed(&mut self, path: WirePath, recent: bool, now: Millis) {
+        self.listings += 1;
+        self.mark(path, now, |mark, _, fresh| {
+            mark.look = Look::Content;
+            mark.gone = false;
+            if !fresh {
+                return mark.due;
+            }
+            mark.open = recent;
+            mark.quiet_at = now + if recent { RECENT_MS } else { 0 };
+            mark.quiet_at
+        });
+    }
+
+    /// A file was written and is still open.
+    pub fn modified(&mut self, path: WirePath, now: Millis) {
+        self.mark(path, now, |mark, settle, _| {
+            mark.look = Look::Content;
+            (mark.open, mark.heard_open) = (true, true);
+            mark.wrote = true;
+            mark.due_if_open(settle, now)
+        });
+    }
+
+    /// A file was closed after writing: look now.
+    pub fn closed(&mut self, path: WirePath, now: Millis) {
+        self.mark(path, now, |mark, _, _| {
+            mark.look = Look::Content;
+            (mark.open, mark.heard_open) = (false, false);
+            mark.wrote = true;
+            mark.gone = false;
+            now
+        });
+    }
+
+    /// A name is to be linked to another name of its file, which the target has.
+    pub fn relink(&mut self, path: WirePath, now: Millis) {
+        self.mark(path, now, |mark, _, fresh| {
+            mark.look = Look::Content;
+            if fresh {
+                mark.remote = Remote::Present;
+            }
+            if fresh || !mark.open { now } else { mark.due }
+        });
+    }
+
+    /// A name came from elsewhere: look now.
+    pub fn written(&mut self, path: WirePath, now: Millis) {
+        self.is_back(&path, now);
+        self.mark(path, now, |mark, _, _| {
+            mark.look = Look::Content;
+            (mark.open, mark.heard_open) = (false, false);
+            mark.gone = false;
+            now
+        });
+    }
+
+    /// Nobody knows what became of a name: look again, now or once whoever writes to it is done.
+    pub fn unclear(&mut self, path: WirePath, now: Millis) {
+        self.mark(path, now, |mark, _, _| {
+            mark.look = Look::Content;
+            mark.gone = false;
+            // The target may have something there after all.
+            mark.born = false;
+            if mark.open { mark.due } else { now }
+        });
+    }
+
+    /// Metadata changed.
+    pub fn attrib(&mut self, path: WirePath, now: Millis) {
+        self.mark(path, now, |mark, settle, _| {
+            mark.wrote = true;
+            mark.due_if_open(settle, now)
+        });
+    }
+
+    /// A name is gone, with everything below it. One that was never sent is forgotten.
+    pub fn gone(&mut self, path: WirePath, now: Millis) {
+        let below = self.absorb_below(&path);
+        if self.was_never_sent(&path) {
+            self.forget(&path);
+            self.times_of_parent(&path, now);
+            return;
+        }
+        self.mark(path, now, |mark, _, _| {
+            mark.look = Look::Content;
+            (mark.open, mark.heard_open) = (false, false);
+            mark.gone = true;
+            mark.weight += below;
+            now
+        });
+    }
+
+    /// An event says that a name is gone; more may follow at once, and then the directory itself.
+    pub fn removed(&mut self, path: WirePath, now: Millis) {
+        if let Some(parent) = path.parent() {
+            if self.bursts.len() >= BURSTS_MAX {
+                self.bursts.clear();
+            }
+            let burst = self.bursts.entry(parent).or_insert(Burst {
+                first: now,
+                last: now,
+                count: 0,
+            });
+            if now - burst.last > BURST_QUIET_MS {
+                (burst.first, burst.count) = (now, 0);
+            }
+            burst.last = now;
+            burst.count += 1;
+        }
+        self.bursts.remove(&path);
+        self.gone(path.clone(), now);
+        if let Some(mark) = self.marks.get_mut(&path) {
+            mark.witnessed = true;
+        }
+    }
+
+    /// Until when a removal waits because its neighbours are being removed as well.
+    pub(super) fn burst_until(&self, path: &WirePath, now: Millis) -> Option<Millis> {
+        let burst = self.bursts.get(&path.parent()?)?;
+        let until = (burst.last + BURST_QUIET_MS).min(burst.first + BURST_MAX_MS);
+        (burst.count >= BURST_COUNT && now < until).then_some(until)
+    }
+
+    /// A comparison found a name that is gone, and nothing at the target that would have to stay. `sure`:
+    /// it has been gone for a while; otherwise it may be about to come again, and is looked at twice.
+    pub fn only_there(&mut self, path: WirePath, sure: bool, now: Millis) {
+        self.gone(path.clone(), now);
+        if let Some(mark) = self.marks.get_mut(&path) {
+            mark.cleared = true;
+            mark.gone = sure;
+        }
+    }
+
+    /// A scan or a comparison found the path to differ.
+    pub fn found(&mut self, path: WirePath, look: Look, remote: Remote, now: Millis) {
+        self.respawned += 1;
+        self.listings += 1;
+        self.mark(path, now, |mark, _, fresh| {
+            mark.look = mark.look.max(look);
+            mark.remote = remote;
+            if fresh || !mark.open { now } else { mark.due }
+        });
+    }
+
+    /// A dirty file was written just now, perhaps by somebody who is not done: it waits for the close, or
+    /// for a moment.
+    pub fn recent(&mut self, path: WirePath, now: Millis) {
+        if self.marks.contains_key(&path) {
+            self.mark(path, now, |mark, _, _| {
+                mark.open = true;
+                mark.quiet_at = mark.quiet_at.max(now + RECENT_MS);
+                mark.quiet_at
+            });
+        }
+    }
+
+    /// Everything below a directory is to be compared with the target.
+    pub fn compare(&mut self, path: WirePath, now: Millis) {
+        let covered = self
+            .comparisons
+            .keys()
+            .any(|above| path.starts_with(above) && **above != path);
+        if covered || self.comparisons.contains_key(&path) {
+            return;
+        }
+        let below: Vec<_> = range_below(&self.comparisons, &path)
+            .map(|(path, comparison)| (path.clone(), comparison.seq))
+            .collect();
+        for (path, seq) in below {
+            self.comparisons.remove(&path);
+            self.settle_seq(seq);
+        }
+        self.respawned += 1;
+        let comparison = Comparison {
+            seq: self.issue_seq(now),
+            first: now,
+            due: now,
+            attempts: 0,
+        };
+        self.comparisons.insert(Arc::new(path), comparison);
+    }
+
+    /// A name came and went without the target ever hearing of it: only its directory's times tell.
+    pub(super) fn times_of_parent(&mut self, path: &WirePath, now: Millis) {
+        if let Some(parent) = path.parent() {
+            self.attrib(parent, now);
+        }
+    }
+
+    /// Whether the event that tells of a name now is the first that was heard of it.
+    pub(super) fn is_first_heard(&self) -> bool {
+        self.listings == self.listings_heard
+    }
+
+    pub(super) fn was_never_sent(&self, path: &WirePath) -> bool {
+        !self.in_flight.contains_key(path)
+            && self
+                .marks
+                .get(path)
+                .is_some_and(|mark| mark.born && mark.remote != Remote::Present)
+    }
+}

@@ -1,0 +1,136 @@
+//! What is still to be done, and what became of it.
+
+use syncd_proto::path::WirePath;
+
+use super::mark::{Leave, Mark};
+use super::{DirtySet, Millis, range_below};
+
+impl DirtySet {
+    /// Number that the next thing seen will get; everything below it has been seen.
+    #[must_use]
+    pub fn horizon(&self) -> u64 {
+        self.next_seq
+    }
+
+    /// The oldest thing that is not durable: its number and when it was seen.
+    #[must_use]
+    pub fn oldest(&self) -> Option<(u64, Millis)> {
+        self.outstanding
+            .first_key_value()
+            .map(|(seq, first)| (*seq, *first))
+    }
+
+    /// Whether nothing at, below or above `path` is pending that concerns it.
+    #[must_use]
+    pub fn is_clean(&self, path: &WirePath) -> bool {
+        let related = |other: &WirePath| path.starts_with(other) || other.starts_with(path);
+        range_below(&self.marks, path).next().is_none()
+            && !self.comparisons.keys().any(|other| related(other))
+            && !self.in_flight.keys().any(|other| other.starts_with(path))
+            && !self
+                .renames
+                .iter()
+                .any(|rename| related(&rename.to) || related(&rename.from))
+    }
+
+    /// How many paths are marked and renames waiting.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.marks.len() + self.renames.len()
+    }
+
+    /// Whether nothing waits to be sent.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.marks.is_empty() && self.renames.is_empty()
+    }
+
+    /// How many things seen are not durable yet, those on their way included.
+    #[must_use]
+    pub fn outstanding(&self) -> usize {
+        self.outstanding.len()
+    }
+
+    /// How often marks collapsed because there were too many.
+    #[must_use]
+    pub fn collapsed(&self) -> u64 {
+        self.collapsed
+    }
+
+    /// How often something that had been seen before became new work under a new number: whoever waits for
+    /// the old number waits for that too.
+    #[must_use]
+    pub fn respawned(&self) -> u64 {
+        self.respawned
+    }
+
+    /// Paths that failed, with what is pending for them.
+    pub fn failed(&self) -> impl Iterator<Item = (&WirePath, &Mark)> {
+        self.marks
+            .iter()
+            .filter(|(_, mark)| mark.failure.is_some())
+            .map(|(path, mark)| (&**path, mark))
+    }
+
+    /// Removals that are held, with what is pending for them.
+    pub fn held(&self) -> impl Iterator<Item = (&WirePath, &Mark)> {
+        self.marks
+            .iter()
+            .filter(|(_, mark)| mark.leave == Leave::Held)
+            .map(|(path, mark)| (&**path, mark))
+    }
+
+    /// Gives every removal that is held leave to go.
+    pub fn release_held(&mut self, now: Millis) {
+        let queue = &mut self.queue;
+        for mark in self
+            .marks
+            .values_mut()
+            .filter(|mark| mark.leave == Leave::Held)
+        {
+            mark.leave = Leave::Given;
+            if queue.remove(&(mark.due, mark.seq)) {
+                queue.insert((now, mark.seq));
+            }
+            mark.due = now;
+        }
+    }
+
+    /// Makes everything that waits after a failure due now: somebody made room, or asked.
+    pub fn retry_all(&mut self, now: Millis) {
+        let queue = &mut self.queue;
+        for mark in self
+            .marks
+            .values_mut()
+            .filter(|mark| mark.failure.is_some())
+        {
+            if queue.remove(&(mark.due, mark.seq)) {
+                queue.insert((now, mark.seq));
+            }
+            mark.due = now;
+        }
+    }
+
+    /// Whether something is pending for exactly this path, or on its way.
+    #[must_use]
+    pub fn is_pending(&self, path: &WirePath) -> bool {
+        self.marks.contains_key(path) || self.in_flight.contains_key(path)
+    }
+
+    /// Whether what the target has under this name is, as far as is known, what is here: nothing is
+    /// pending for it, for a directory above it, or for a name it came from.
+    #[must_use]
+    pub fn is_settled(&self, path: &WirePath) -> bool {
+        let mut above = Some(path.clone());
+        while let Some(name) = above {
+            let mark = self.marks.get(&name);
+            if mark.is_some_and(|mark| name == *path || mark.gone) {
+                return false;
+            }
+            above = name.parent();
+        }
+        !self.in_work.contains_key(path)
+            && !self.comparisons.keys().any(|above| path.starts_with(above))
+            && self.renames.is_empty()
+    }
+}

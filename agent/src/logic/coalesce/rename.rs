@@ -1,0 +1,247 @@
+//! Renames: kept in their order, and what they do to the marks below them.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use syncd_proto::path::WirePath;
+
+use super::mark::{Look, Remote};
+use super::{DirtySet, Millis, aside, range_below};
+
+/// A rename to be replayed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rename {
+    /// Its place in the order of everything seen.
+    pub seq: u64,
+    /// When it was seen.
+    pub first: Millis,
+    /// When it may be sent.
+    pub due: Millis,
+    /// Old name.
+    pub from: WirePath,
+    /// New name.
+    pub to: WirePath,
+    /// Whether it is a directory.
+    pub dir: bool,
+    /// Two directories whose names were swapped, or one that went there and back.
+    pub swap: bool,
+}
+
+/// A rename that was pushed.
+#[derive(Debug, Clone)]
+pub(super) struct Move {
+    pub(super) seq: u64,
+    pub(super) from: WirePath,
+    pub(super) to: WirePath,
+}
+
+/// Renames of files beside which paths are taken that they do not concern.
+pub(super) const RENAMES_BESIDE_MAX: usize = 64;
+
+/// Renames that are remembered for what is refused later; beyond them everything is compared.
+pub(super) const MOVES_MAX: usize = 1_024;
+
+impl DirtySet {
+    /// A name moved within the tree. Returns whether the new name must be scanned as if it were new:
+    /// its old name was never sent, or renames are not replayed.
+    pub fn renamed(&mut self, from: WirePath, to: WirePath, dir: bool, now: Millis) -> bool {
+        // A file with anything pending is looked at under its new name: renaming what the target has
+        // would show a state that the new name never had.
+        let unsent = match self.marks.get(&from) {
+            Some(mark) => !dir || mark.is_unsent(dir),
+            None => !dir && self.in_work.contains_key(&from),
+        };
+        let replay = self.settle.delete && !unsent;
+        let in_work = |path| -> Vec<Arc<WirePath>> {
+            range_below(&self.in_work, path)
+                .map(|(path, ())| path.clone())
+                .collect()
+        };
+        let (moving, replaced) = (in_work(&from), in_work(&to));
+        self.respawned += 1;
+        let never_sent = self.was_never_sent(&from);
+        // Renamed before it is closed: the close will be told under the new name.
+        let open = self
+            .marks
+            .get(&from)
+            .is_some_and(|mark| !dir && mark.open && mark.heard_open);
+        let moved = self.extract(&from);
+        if dir && !replay {
+            self.is_there_again(&to, now);
+        }
+        self.absorb_below(&to);
+        self.forget(&to);
+        for (tail, mark) in moved {
+            let keep = replay || !tail.is_root();
+            match to.join_path(&tail).filter(|_| keep) {
+                Some(path) => self.adopt(Arc::new(path), mark),
+                None => self.settle_seq(mark.seq),
+            }
+        }
+        // What is being worked on will be committed under the name it had: look again afterwards, and
+        // at the new name as well.
+        for path in replaced {
+            self.unclear(WirePath::clone(&path), now);
+        }
+        for path in moving {
+            let tail = path.strip_prefix(&from);
+            self.unclear(WirePath::clone(&path), now);
+            if let Some(moved) = tail.and_then(|tail| to.join_path(&tail)) {
+                self.unclear(moved, now);
+            }
+        }
+        if replay {
+            self.remember_move(&from, &to);
+            self.push_rename(from, to, dir, now);
+        } else {
+            if !never_sent {
+                self.written(from, now);
+            } else if from.parent() != to.parent() {
+                self.times_of_parent(&from, now);
+            }
+            self.written(to.clone(), now);
+            if open {
+                self.modified(to, now);
+            }
+        }
+        !replay
+    }
+
+    /// Renames to be sent before anything they concern, oldest first, as far as they are due.
+    pub fn take_renames(&mut self, now: Millis, max: usize) -> Vec<Rename> {
+        let due = self.renames.iter().take_while(|rename| rename.due <= now);
+        let count = due.count().min(max);
+        self.renames.drain(..count).collect()
+    }
+
+    /// Whether renames wait that must go before any path: of directories, or too many to tell which path
+    /// they concern.
+    #[must_use]
+    pub fn renames_come_first(&self) -> bool {
+        self.renames.len() > RENAMES_BESIDE_MAX || self.renames.iter().any(|rename| rename.dir)
+    }
+
+    /// Until when a path waits for the rename of a file at or below it.
+    pub(super) fn rename_due(&self, path: &WirePath) -> Option<Millis> {
+        let concerned = self
+            .renames
+            .iter()
+            .filter(|rename| rename.from.starts_with(path) || rename.to.starts_with(path));
+        concerned.map(|rename| rename.due).max()
+    }
+
+    /// The old name of a rename that waits is there again: nothing is to be waited for.
+    pub(super) fn is_back(&mut self, path: &WirePath, now: Millis) {
+        for rename in &mut self.renames {
+            if rename.from == *path {
+                rename.due = rename.due.min(now);
+            }
+        }
+    }
+
+    /// Puts a rename back that was lost with the connection: what became of it is found by looking.
+    pub fn give_back_rename(&mut self, rename: &Rename, now: Millis) {
+        self.respawned += 1;
+        self.look_where_it_went(&rename.from, rename.seq, now);
+        self.look_where_it_went(&rename.to, rename.seq, now);
+        self.unclear(rename.from.clone(), now);
+        if rename.dir {
+            self.compare(rename.to.clone(), now);
+        }
+        self.unclear(rename.to.clone(), now);
+        self.settle_seq(rename.seq);
+    }
+
+    /// A directory whose times were to follow a change, seen after `seq`, is not under its name any more:
+    /// its times are looked at where it is, or is found to be gone.
+    pub fn lost_parent(&mut self, path: WirePath, seq: u64, now: Millis) {
+        self.respawned += 1;
+        self.look_where_it_went(&path, seq, now);
+        self.found(path, Look::Meta, Remote::Unknown, now);
+    }
+
+    /// Something seen as `seq` under this name was refused or lost. If the name has moved meanwhile, what
+    /// it is called now is looked at as well.
+    pub fn look_where_it_went(&mut self, path: &WirePath, seq: u64, now: Millis) {
+        self.respawned += 1;
+        if seq < self.moves_forgotten {
+            self.compare(WirePath::root(), now);
+            return;
+        }
+        // Which of the moves came first for this name is not known: each may have.
+        let later = self.moves.iter().skip_while(|moved| moved.seq <= seq);
+        let later: Vec<_> = later.collect();
+        let mut names = BTreeSet::new();
+        for start in 0..later.len() {
+            let mut name = path.clone();
+            for moved in later.iter().skip(start) {
+                let tail = name.strip_prefix(&moved.from);
+                if let Some(next) = tail.and_then(|tail| moved.to.join_path(&tail)) {
+                    name = next;
+                } else if name == *path {
+                    break;
+                }
+            }
+            names.insert(name);
+        }
+        names.remove(path);
+        for name in names {
+            self.unclear(name, now);
+        }
+    }
+
+    /// Whether renames wait to be sent.
+    #[must_use]
+    pub fn has_renames(&self) -> bool {
+        !self.renames.is_empty()
+    }
+
+    pub(super) fn remember_move(&mut self, from: &WirePath, to: &WirePath) {
+        if self.moves.len() >= MOVES_MAX
+            && let Some(oldest) = self.moves.pop_front()
+        {
+            self.moves_forgotten = oldest.seq;
+        }
+        self.moves.push_back(Move {
+            seq: self.next_seq,
+            from: from.clone(),
+            to: to.clone(),
+        });
+    }
+
+    pub(super) fn push_rename(&mut self, from: WirePath, to: WirePath, dir: bool, now: Millis) {
+        let back = self
+            .renames
+            .back_mut()
+            .filter(|last| !last.swap && last.from == to && last.to == from);
+        match back {
+            Some(last) if dir => {
+                self.respawned += 1;
+                last.swap = true;
+                self.compare(from, now);
+                self.compare(to, now);
+            }
+            Some(_) => {
+                if let Some(last) = self.renames.pop_back() {
+                    self.settle_seq(last.seq);
+                }
+                self.unclear(from, now);
+                self.unclear(to, now);
+            }
+            None => {
+                let seq = self.issue_seq(now);
+                let wait = if dir { 0 } else { aside::patience(&from, &to) };
+                self.is_back(&to, now);
+                self.renames.push_back(Rename {
+                    seq,
+                    first: now,
+                    due: now + wait,
+                    from,
+                    to,
+                    dir,
+                    swap: false,
+                });
+            }
+        }
+    }
+}

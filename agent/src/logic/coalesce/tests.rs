@@ -1,0 +1,333 @@
+//! Sequences of events, and what is due after them.
+
+use super::hear::BURST_QUIET_MS;
+use super::*;
+
+const SETTLE: Settle = Settle {
+    settle_ms: 100,
+    hold_max_ms: 1_000,
+    marks_max: 1_000,
+    delete: true,
+};
+
+fn path(text: &str) -> WirePath {
+    WirePath::from_relative(text.as_ref()).unwrap()
+}
+
+fn taken(set: &mut DirtySet, now: Millis) -> Vec<String> {
+    set.take(now, 100)
+        .iter()
+        .map(|taken| taken.path.to_string())
+        .collect()
+}
+
+fn renames(set: &mut DirtySet) -> Vec<String> {
+    set.take_renames(Millis::MAX, 100)
+        .iter()
+        .map(|rename| format!("{}->{}", rename.from, rename.to))
+        .collect()
+}
+
+#[test]
+fn a_file_is_sent_when_closed_not_when_created() {
+    let mut set = DirtySet::new(SETTLE);
+    set.created(path("f"), 0);
+    set.modified(path("f"), 1);
+    assert!(taken(&mut set, 50).is_empty());
+    set.written(path("f"), 60);
+    assert_eq!(taken(&mut set, 60), ["f"]);
+    assert_eq!(set.outstanding(), 1);
+}
+
+#[test]
+fn a_file_that_is_never_closed_goes_when_quiet_and_at_the_latest_after_the_hold() {
+    let mut set = DirtySet::new(SETTLE);
+    set.modified(path("quiet"), 0);
+    assert!(taken(&mut set, 99).is_empty());
+    assert_eq!(taken(&mut set, 100), ["quiet"]);
+    for now in (0..1_000).step_by(50) {
+        set.modified(path("log"), now);
+        assert!(taken(&mut set, now).is_empty());
+    }
+    assert_eq!(taken(&mut set, 1_000), ["log"]);
+}
+
+#[test]
+fn an_empty_file_waits_for_the_close_of_who_made_it() {
+    let mut set = DirtySet::new(SETTLE);
+    set.created(path("f"), 0);
+    let mark = set.take(100, 1).remove(0).mark;
+    assert_eq!(mark.waits_until(0, SETTLE), Some(1_000));
+    assert_eq!(mark.waits_until(1, SETTLE), Some(100));
+    set.created(path("g"), 0);
+    set.closed(path("g"), 1);
+    let mark = set.take(1, 1).remove(0).mark;
+    assert_eq!(mark.waits_until(0, SETTLE), None);
+}
+
+#[test]
+fn who_has_a_file_open_has_it_open_under_its_new_name() {
+    let mut set = DirtySet::new(SETTLE);
+    set.created(path("tmp"), 0);
+    set.modified(path("tmp"), 0);
+    set.renamed(path("tmp"), path("f"), false, 1);
+    assert!(taken(&mut set, 1).is_empty());
+    set.closed(path("f"), 2);
+    assert_eq!(taken(&mut set, 2), ["f"]);
+}
+
+#[test]
+fn a_name_that_was_put_aside_and_made_anew_is_at_the_target() {
+    let mut set = DirtySet::new(SETTLE);
+    set.renamed(path("f"), path("f~"), false, 0);
+    assert!(set.take_renames(9, 9).is_empty());
+    set.created(path("f"), 9);
+    let rename = set.take_renames(9, 9).remove(0);
+    set.give_back_rename(&rename, 9);
+    set.closed(path("f"), 9);
+    set.renamed(path("f"), path("g"), false, 10);
+    assert_eq!(taken(&mut set, 10), ["f", "f~", "g"]);
+}
+
+#[test]
+fn a_thousand_writes_in_flight_make_one_more_send() {
+    let mut set = DirtySet::new(SETTLE);
+    set.written(path("f"), 0);
+    let first = set.take(0, 1).remove(0);
+    set.begun(&first.path);
+    for now in 1..1_000 {
+        set.written(path("f"), now);
+        assert!(taken(&mut set, now).is_empty());
+    }
+    set.arrived(&first.path);
+    assert_eq!(taken(&mut set, 1_000), ["f"]);
+    assert!(set.is_empty());
+}
+
+#[test]
+fn a_temporary_name_that_came_and_went_is_never_sent() {
+    let mut set = DirtySet::new(SETTLE);
+    set.created(path("4913"), 0);
+    set.written(path("4913"), 1);
+    set.gone(path("4913"), 2);
+    // The directory's times have changed all the same.
+    assert_eq!(taken(&mut set, 2), ["."]);
+    assert!(set.is_empty());
+}
+
+#[test]
+fn what_a_listing_may_have_told_before_is_removed_there_as_well() {
+    let mut set = DirtySet::new(SETTLE);
+    set.listed(path("d/f"), false, 0);
+    let listings = set.listings();
+    assert_eq!(taken(&mut set, 0), ["d/f"]);
+    // Sent and arrived; only now its event comes, and the next one.
+    set.created(path("d/f"), 5_000);
+    set.removed(path("d/f"), 5_000);
+    assert_eq!(taken(&mut set, 5_000), ["d/f"]);
+    set.heard(listings);
+    assert!(!set.is_listed_ahead());
+    set.created(path("d/g"), 5_001);
+    set.removed(path("d/g"), 5_001);
+    assert_eq!(taken(&mut set, 5_001), ["d"]);
+}
+
+#[test]
+fn saving_by_a_temporary_file_is_one_change_of_the_target_name() {
+    let mut set = DirtySet::new(SETTLE);
+    set.created(path("f.tmp"), 0);
+    set.written(path("f.tmp"), 1);
+    assert!(set.renamed(path("f.tmp"), path("f"), false, 2));
+    assert!(renames(&mut set).is_empty());
+    assert_eq!(taken(&mut set, 2), ["f"]);
+    assert!(set.is_empty());
+}
+
+#[test]
+fn a_rename_carries_what_is_dirty_below_it() {
+    let mut set = DirtySet::new(SETTLE);
+    set.written(path("a/x"), 0);
+    set.written(path("b/old"), 0);
+    assert!(!set.renamed(path("a"), path("b"), true, 1));
+    assert_eq!(renames(&mut set), ["a->b"]);
+    assert_eq!(taken(&mut set, 1), ["b/x"]);
+}
+
+#[test]
+fn a_file_renamed_while_it_is_transferred_is_looked_at_under_both_names() {
+    let mut set = DirtySet::new(SETTLE);
+    set.written(path("d/big"), 0);
+    let big = set.take(0, 1).remove(0);
+    set.begun(&big.path);
+    set.renamed(path("d"), path("e"), true, 1);
+    assert_eq!(renames(&mut set), ["d->e"]);
+    assert_eq!(taken(&mut set, 1), ["e/big"]);
+    set.logged(&big.path);
+    set.arrived(&big.path);
+    assert_eq!(taken(&mut set, 1), ["d/big"]);
+}
+
+#[test]
+fn a_file_renamed_over_one_that_is_worked_on_is_looked_at_again() {
+    let mut set = DirtySet::new(SETTLE);
+    set.written(path("f"), 0);
+    let old = set.take(0, 1).remove(0);
+    set.begun(&old.path);
+    set.renamed(path("g"), path("f"), false, 1);
+    assert_eq!(renames(&mut set), ["g->f"]);
+    set.logged(&old.path);
+    set.arrived(&old.path);
+    assert_eq!(taken(&mut set, 1), ["f"]);
+}
+
+#[test]
+fn renames_keep_their_order() {
+    let mut set = DirtySet::new(SETTLE);
+    for (from, to) in [("a", "t"), ("b", "a"), ("t", "b")] {
+        set.renamed(path(from), path(to), false, 0);
+    }
+    assert_eq!(renames(&mut set), ["a->t", "b->a", "t->b"]);
+}
+
+#[test]
+fn swapped_files_are_looked_at_and_swapped_directories_compared() {
+    let mut set = DirtySet::new(SETTLE);
+    set.renamed(path("a"), path("b"), false, 0);
+    set.renamed(path("b"), path("a"), false, 0);
+    assert!(renames(&mut set).is_empty());
+    assert_eq!(taken(&mut set, 0), ["a", "b"]);
+
+    set.renamed(path("c"), path("d"), true, 0);
+    set.renamed(path("d"), path("c"), true, 0);
+    let swap = set.take_renames(Millis::MAX, 9);
+    assert!(swap.len() == 1 && swap[0].swap);
+    assert!(set.take_comparison(0).is_some() && set.take_comparison(0).is_some());
+}
+
+#[test]
+fn without_deletes_a_rename_is_a_copy() {
+    let mut set = DirtySet::new(Settle {
+        delete: false,
+        ..SETTLE
+    });
+    assert!(set.renamed(path("a"), path("b"), true, 0));
+    assert!(renames(&mut set).is_empty());
+    assert_eq!(taken(&mut set, 0), ["a", "b"]);
+}
+
+#[test]
+fn removing_a_directory_with_much_in_it_is_one_change() {
+    let mut set = DirtySet::new(SETTLE);
+    for index in 0..300 {
+        set.removed(path(&format!("d/{index}")), index);
+        if index > 20 {
+            assert!(taken(&mut set, index).is_empty());
+        }
+    }
+    set.removed(path("d"), 300);
+    let gone = set.take(300, 9);
+    assert_eq!(gone.len(), 1);
+    assert!(gone[0].mark.weight > 200);
+}
+
+#[test]
+fn a_directory_that_went_and_came_again_is_compared() {
+    let mut set = DirtySet::new(SETTLE);
+    set.removed(path("d/f"), 0);
+    set.removed(path("d"), 0);
+    set.created_dir(path("d"), 1);
+    assert_eq!(taken(&mut set, 1), ["d"]);
+    assert!(
+        set.take_comparison(1)
+            .is_some_and(|(dir, _)| *dir == path("d"))
+    );
+    set.created_dir(path("new"), 2);
+    assert!(set.take_comparison(2).is_none());
+}
+
+#[test]
+fn removals_that_are_not_followed_by_their_directory_go_when_they_end() {
+    let mut set = DirtySet::new(SETTLE);
+    (0..20).for_each(|index| set.removed(path(&format!("d/{index}")), 0));
+    assert!(taken(&mut set, BURST_QUIET_MS - 1).is_empty());
+    assert_eq!(taken(&mut set, BURST_QUIET_MS).len(), 20);
+    set.removed(path("e/one"), 100);
+    assert_eq!(taken(&mut set, 100), ["e/one"]);
+}
+
+#[test]
+fn held_removals_go_when_they_have_leave() {
+    let mut set = DirtySet::new(SETTLE);
+    set.gone(path("f"), 0);
+    let mut held = set.take(0, 1).remove(0);
+    held.mark.leave = Leave::Held;
+    set.give_back(held, 1_000);
+    assert_eq!(set.held().count(), 1);
+    assert!(taken(&mut set, 1).is_empty());
+    set.release_held(1);
+    assert_eq!(set.take(1, 1)[0].mark.leave, Leave::Given);
+}
+
+#[test]
+fn a_delete_absorbs_what_was_queued_below() {
+    let mut set = DirtySet::new(SETTLE);
+    for name in ["d/a", "d/b/c", "dx"] {
+        set.written(path(name), 0);
+    }
+    set.gone(path("d"), 1);
+    assert_eq!(taken(&mut set, 1), ["d", "dx"]);
+    assert_eq!(set.outstanding(), 2);
+}
+
+#[test]
+fn parents_come_along_and_first() {
+    let mut set = DirtySet::new(SETTLE);
+    set.created(path("new"), 0);
+    set.created(path("new/sub"), 0);
+    set.written(path("new/sub/f"), 0);
+    assert_eq!(taken(&mut set, 0), ["new", "new/sub", "new/sub/f"]);
+}
+
+#[test]
+fn too_many_marks_collapse_into_a_comparison() {
+    let mut set = DirtySet::new(Settle {
+        marks_max: 10,
+        ..SETTLE
+    });
+    for index in 0..11 {
+        set.written(path(&format!("d/{index:02}")), 5);
+    }
+    assert_eq!(set.len(), 0);
+    let (dir, comparison) = set.take_comparison(5).unwrap();
+    assert_eq!(dir.to_string(), "d");
+    assert_eq!(set.oldest(), Some((comparison.seq, 5)));
+    set.settle_seq(comparison.seq);
+    assert_eq!(set.outstanding(), 0);
+}
+
+#[test]
+fn a_wider_comparison_covers_narrower_ones() {
+    let mut set = DirtySet::new(SETTLE);
+    set.compare(path("a/b"), 0);
+    set.compare(WirePath::root(), 0);
+    set.compare(path("c"), 0);
+    assert!(
+        set.take_comparison(0)
+            .is_some_and(|(path, _)| path.is_root())
+    );
+    assert_eq!(set.take_comparison(0), None);
+    assert_eq!(set.outstanding(), 1);
+}
+
+#[test]
+fn what_is_given_back_keeps_its_place_and_merges() {
+    let mut set = DirtySet::new(SETTLE);
+    set.written(path("f"), 0);
+    let taken = set.take(0, 1).remove(0);
+    let seq = taken.mark.seq;
+    set.written(path("f"), 3);
+    set.give_back(taken, 500);
+    assert_eq!(set.oldest().map(|(seq, _)| seq), Some(seq));
+    assert_eq!(set.outstanding(), 1);
+    assert_eq!(set.take(3, 1).len(), 1);
+}
