@@ -119,6 +119,15 @@ pub struct SourceArgs {
     /// Keep at the destination what is gone here
     #[arg(long)]
     pub no_delete: bool,
+    /// Leave extended attributes (user.*; trusted.* as root) out
+    #[arg(long)]
+    pub no_xattrs: bool,
+    /// Leave POSIX ACLs out
+    #[arg(long)]
+    pub no_acls: bool,
+    /// Leave file capabilities out
+    #[arg(long)]
+    pub no_capabilities: bool,
     /// Quiet time in ms after which a file counts as settled when its close was not seen
     #[arg(long, value_name = "MS")]
     pub settle_ms: Option<u64>,
@@ -369,6 +378,9 @@ impl SourceArgs {
             || self.hold_max_ms.is_some()
             || self.backend.is_some()
             || self.max_delete.is_some()
+            || self.no_xattrs
+            || self.no_acls
+            || self.no_capabilities
             || !self.rules.0.is_empty()
     }
 
@@ -386,6 +398,9 @@ impl SourceArgs {
             hold_max_ms: self.hold_max_ms,
             backend: self.backend,
             max_delete: self.max_delete,
+            xattrs: self.no_xattrs.then_some(false),
+            acls: self.no_acls.then_some(false),
+            capabilities: self.no_capabilities.then_some(false),
             rules: self.rules.0,
         }
     }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use clap::Parser;
 use clap::error::ErrorKind;
 use rustls::pki_types::UnixTime;
+use syncd_proto::attributes::Attributes;
 use syncd_proto::meta::EntryMeta;
 use syncd_proto::path::{WirePath, escaped};
 use tokio::runtime;
@@ -341,6 +342,8 @@ fn modules(args: ModulesArgs) -> Result<u8, Fatal> {
         tls: &tls,
         password: password.as_ref(),
         timeout: access.connect_timeout,
+        attributes: Attributes::NONE,
+        names: &[],
     };
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()

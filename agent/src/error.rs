@@ -52,6 +52,8 @@ pub enum Fatal {
     Connect(ConnectError),
     /// A source that cannot be opened.
     Source(PathBuf, io::Error),
+    /// Extended attributes of a source that cannot be read.
+    Attributes(PathBuf, io::Error),
     /// Trees that could not be compared.
     Compare(CompareError),
     /// A filter rule that cannot be used.
@@ -71,7 +73,7 @@ impl Fatal {
             Self::Config(Some(_), _) | Self::Tls(_) | Self::Password(_) | Self::Filter(_) => {
                 EXIT_CONFIG
             }
-            Self::Control(_) => EXIT_UNAVAILABLE,
+            Self::Control(_) | Self::Attributes(..) => EXIT_UNAVAILABLE,
             Self::Answered(..) | Self::Connect(_) | Self::Compare(_) => EXIT_FAILED,
             Self::System(_) => EXIT_SOFTWARE,
         }
@@ -92,6 +94,9 @@ impl Fatal {
             Self::Connect(error) => Some(error.hint().into()),
             Self::Usage(_) => Some("syncd-agent --help".into()),
             Self::Source(..) => Some("check the path, and that this user may read it".into()),
+            Self::Attributes(..) => {
+                Some("mount /proc, or switch xattrs, acls and capabilities off".into())
+            }
             Self::Compare(_) => Some("check the receiver's log, then run it again".into()),
             Self::Config(..) | Self::System(_) => None,
         }
@@ -114,6 +119,11 @@ impl fmt::Display for Fatal {
             Self::Control(error) => write!(f, "{error}"),
             Self::Connect(error) => write!(f, "{error}"),
             Self::Source(path, error) => write!(f, "source {}: {error}", path.display()),
+            Self::Attributes(path, error) => write!(
+                f,
+                "extended attributes of {} cannot be read: {error}",
+                path.display()
+            ),
             Self::Compare(error) => write!(f, "{error}"),
             Self::Filter(error) => write!(f, "{error}"),
             Self::System(error) => write!(f, "{error}"),

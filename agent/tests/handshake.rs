@@ -18,6 +18,7 @@ use syncd_agent::net::framing::{FrameReader, FrameWriter};
 use syncd_agent::net::handshake::{self, ConnectError, Connected, Dial, Fault, Stage};
 use syncd_agent::net::tls::{TlsSettings, TlsSetupError};
 use syncd_proto::ALPN;
+use syncd_proto::attributes::Attributes;
 use syncd_proto::auth::{self, PasswordKey};
 use syncd_proto::digest::Digest;
 use syncd_proto::exchange::agent::Channel;
@@ -101,6 +102,8 @@ async fn call(tls: &TlsSettings, to: &str, port: NonZeroU16, password: Option<&[
         tls,
         password: password.as_ref(),
         timeout: TIMEOUT,
+        attributes: Attributes::ALL,
+        names: &[],
     };
     handshake::connect(&dial, &target, Purpose::Mirror).await
 }
@@ -214,6 +217,7 @@ fn welcome(seq: u64, proof: Option<Digest>) -> Frame {
         proof,
         writable: true,
         compare: Compare::ALL,
+        maps_names: false,
         durability: Durability::Batch,
         window_bytes: 1 << 20,
         window_commits: 16,
@@ -315,6 +319,8 @@ async fn modules_are_listed_without_naming_one() {
         tls: &sandbox.tls(),
         password: None,
         timeout: TIMEOUT,
+        attributes: Attributes::ALL,
+        names: &[],
     };
     let modules = handshake::modules(&dial, &target.address()).await.unwrap();
     assert_eq!(modules, list().modules);
@@ -423,6 +429,8 @@ async fn nobody_there_and_no_answer_are_told_apart() {
             tls: &sandbox.tls(),
             password: None,
             timeout: SHORT,
+            attributes: Attributes::ALL,
+            names: &[],
         };
         let outcome = handshake::connect(&dial, &target, Purpose::Mirror).await;
         assert!(

@@ -86,7 +86,6 @@ fn commit(ops: usize) -> AgentMessage {
         module: b"www".to_vec(),
         session: [1; 32],
         seq: 1,
-        names: Vec::new(),
         ops: vec![op; ops],
     }
     .into()

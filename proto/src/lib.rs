@@ -10,19 +10,21 @@
 //! | [`codec`] | bincode behind `encode`/`decode`, with a limit and no byte left over |
 //! | [`frame`] | header and incremental deframer |
 //! | [`message`] | one enum per direction |
-//! | [`path`], [`meta`], [`digest`] | the values messages are made of |
+//! | [`path`], [`meta`], [`attributes`], [`digest`] | the values messages are made of |
 //! | [`op`] | the operations of a commit |
 //! | [`chain`] | the signed commit chain |
 //! | [`auth`] | the password challenge |
 //! | [`merkle`], [`tree`] | directory digests, for reconcile and verify |
 //! | [`delta`] | two-tier delta |
-//! | [`wildmatch`] | rsync's wildcards, which both programs' configurations use |
+//! | [`accounts`], [`wildmatch`] | account files and rsync's wildcards, which both programs read |
 //! | [`exchange`] | both sides of a session, one step at a time |
 //!
 //! Invariants: a decoded value is valid (no path that climbs, no nanosecond above 999,999,999, no list
 //! above its limit); decoding never allocates more than the limit of its frame; nothing panics on any
 //! input; what was signed is the received bytes, never a re-encoding.
 
+pub mod accounts;
+pub mod attributes;
 pub mod auth;
 pub mod chain;
 pub mod codec;

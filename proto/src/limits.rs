@@ -30,8 +30,9 @@ pub const XATTRS_MAX: usize = 128;
 /// Longest extended attribute name, in bytes (`XATTR_NAME_MAX`).
 pub const XATTR_NAME_BYTES_MAX: usize = 255;
 
-/// Largest sum of extended attribute values of one file, in bytes (`XATTR_SIZE_MAX`).
-pub const XATTR_VALUE_BYTES_MAX: usize = 64 << 10;
+/// Largest sum of extended attribute values of one file, in bytes: four of the largest ones
+/// (`XATTR_SIZE_MAX`).
+pub const XATTR_VALUE_BYTES_MAX: usize = 256 << 10;
 
 /// Most operations in one commit.
 pub const COMMIT_OPS_MAX: usize = 4_096;
@@ -77,6 +78,9 @@ pub const LINK_NAMES_MAX: usize = 1 << 20;
 
 /// Most directories asked for in one `DigestQuery`.
 pub const DIGEST_PATHS_MAX: usize = 1_024;
+
+/// Most names of users and groups in one `IdQuery`.
+pub const ID_NAMES_MAX: usize = 2_048;
 
 /// Longest human-readable text in a refusal, in bytes.
 pub const TEXT_BYTES_MAX: usize = 1_024;

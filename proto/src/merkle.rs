@@ -123,7 +123,7 @@ fn update_meta(hasher: &mut Hasher, compare: Compare, meta: &EntryMeta) {
     hasher.update(&meta.rdev.0.to_le_bytes());
     hasher.update(&meta.rdev.1.to_le_bytes());
     update_optional(hasher, meta.content.as_ref());
-    let xattrs = meta.xattrs.as_ref().filter(|_| compare.xattrs);
+    let xattrs = meta.xattrs.as_ref().filter(|_| compare.xattrs.any());
     update_optional(hasher, xattrs);
 }
 

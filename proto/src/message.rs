@@ -7,6 +7,7 @@ mod check;
 
 use bincode::{Decode, Encode};
 
+use crate::attributes::Attributes;
 use crate::codec;
 use crate::digest::Digest;
 use crate::error::DecodeError;
@@ -42,6 +43,8 @@ pub struct Hello {
     pub module: Vec<u8>,
     /// Directory within the module that is the root of its mirror.
     pub sub_path: WirePath,
+    /// Extended attributes it wants to mirror.
+    pub attributes: Attributes,
     /// User name for `auth users`, if it has one.
     pub user: Option<Vec<u8>>,
     /// Fresh random bytes.
@@ -99,6 +102,8 @@ pub struct Welcome {
     pub writable: bool,
     /// What the two trees are compared by.
     pub compare: Compare,
+    /// Whether owners are known here by their names: the agent asks for its names' numbers.
+    pub maps_names: bool,
     /// How durable acknowledgements are.
     pub durability: Durability,
     /// Bytes of chunks the agent may have sent beyond the credit it was given back.
@@ -237,8 +242,6 @@ pub struct Commit {
     pub session: [u8; 32],
     /// Number in the session's log, from 1, without gaps.
     pub seq: u64,
-    /// Names of ids used for the first time.
-    pub names: Vec<IdName>,
     /// The operations, in order.
     pub ops: Vec<Op>,
 }
@@ -263,6 +266,15 @@ pub struct ListQuery {
     pub path: WirePath,
     /// Whether file contents are compared too.
     pub content: bool,
+}
+
+/// Asks which numbers the agent's users and groups have at the receiver.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct IdQuery {
+    /// Number of the question.
+    pub id: u64,
+    /// Their names and numbers at the agent.
+    pub names: Vec<IdName>,
 }
 
 /// What of a file's signature is wanted.
@@ -353,6 +365,15 @@ pub struct Digests {
     pub id: u64,
     /// `None` where there is no such directory.
     pub digests: Vec<Option<Digest>>,
+}
+
+/// Numbers of users and groups, in the order of the question.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Ids {
+    /// Number of the question.
+    pub id: u64,
+    /// The agent's own number where the name is unknown.
+    pub numbers: Vec<u32>,
 }
 
 /// One entry of a [`Listing`].
@@ -501,6 +522,8 @@ messages! {
         Ping = 11,
         /// Leaves.
         Bye = 12,
+        /// Asks for the numbers of users and groups.
+        IdQuery = 13,
     }
 }
 
@@ -531,5 +554,7 @@ messages! {
         Pong = 139,
         /// Announces the end.
         Draining = 140,
+        /// Answers `IdQuery`.
+        Ids = 141,
     }
 }

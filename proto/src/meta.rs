@@ -4,6 +4,7 @@ use bincode::de::{BorrowDecoder, Decoder};
 use bincode::error::DecodeError as Bad;
 use bincode::{BorrowDecode, Decode, Encode};
 
+use crate::attributes::Attributes;
 use crate::digest::Digest;
 
 /// File type.
@@ -106,7 +107,8 @@ pub struct Meta {
     pub gid: u32,
     /// Modification time.
     pub mtime: Mtime,
-    /// Extended attributes, complete and sorted by name; `None` leaves them alone.
+    /// Extended attributes of the classes agreed at `Welcome`, complete and sorted by name; `None` leaves
+    /// them alone.
     pub xattrs: Option<Vec<Xattr>>,
 }
 
@@ -129,7 +131,7 @@ pub struct EntryMeta {
     pub rdev: (u32, u32),
     /// Digest of a symlink's target, or of a file's content where content is compared.
     pub content: Option<Digest>,
-    /// Digest of the extended attributes where they are compared.
+    /// Digest of the extended attributes, if they are compared and there are some.
     pub xattrs: Option<Digest>,
 }
 
@@ -143,8 +145,8 @@ pub struct Compare {
     pub mode_mask: u16,
     /// Modification times (of symlinks and directories too).
     pub mtime: bool,
-    /// Extended attributes.
-    pub xattrs: bool,
+    /// Which extended attributes.
+    pub xattrs: Attributes,
     /// Device numbers, and the presence of devices and other special files.
     pub specials: bool,
     /// Which names are names of one file.
@@ -157,7 +159,7 @@ impl Compare {
         owner: true,
         mode_mask: 0o7777,
         mtime: true,
-        xattrs: false,
+        xattrs: Attributes::NONE,
         specials: true,
         links: true,
     };

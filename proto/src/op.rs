@@ -236,8 +236,8 @@ pub enum IdKind {
     Group,
 }
 
-/// The name the agent's machine gives a numeric id, so that a receiver without `numeric ids` can map
-/// it. Declared once per session, in the first commit that uses the id.
+/// The name the agent's machine gives a numeric id, so that a receiver without `numeric ids` can say
+/// which number it is there.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct IdName {
     /// User or group.

@@ -66,6 +66,8 @@ pub enum RejectCode {
     DeleteHeld,
     /// Anything else; the text says what.
     Other,
+    /// Extended attributes could not be set; everything else of the operation was done.
+    Attributes,
 }
 
 impl RejectCode {
@@ -121,6 +123,7 @@ impl fmt::Display for RejectCode {
             Self::TooLarge => "above a limit of the module",
             Self::DeleteHeld => "deletes are held",
             Self::Other => "failed",
+            Self::Attributes => "attributes not set",
         })
     }
 }

@@ -364,7 +364,7 @@ fn a_commit_signed_with_another_key_does_not_verify() {
         path: path("d"),
         meta: meta(),
     };
-    let made = opened.commit(&wrong_signer(), Vec::new(), vec![op], &[]);
+    let made = opened.commit(&wrong_signer(), vec![op], &[]);
     let frame = Frame {
         seq: 0,
         ..made.unwrap().1
@@ -391,6 +391,7 @@ fn opened(id: u8, version: u16) -> Result<Reply, ProtocolError> {
         proof: None,
         writable: true,
         compare: Compare::ALL,
+        maps_names: false,
         durability: Durability::Batch,
         window_bytes: 1,
         window_commits: 1,
@@ -498,7 +499,7 @@ fn acknowledgements_of_another_log_are_contradictions() {
     let root = Digest::of(b"another log");
     for (applied, durable) in [(1, 0), (1, 1), (2, 0)] {
         let mut session = open(1);
-        let made = session.commit(&signer(), Vec::new(), Vec::new(), &[]);
+        let made = session.commit(&signer(), Vec::new(), &[]);
         assert_eq!(made.unwrap().0, 1);
         let message = ReceiverMessage::from(Ack {
             applied,

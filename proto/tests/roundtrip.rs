@@ -6,6 +6,7 @@ mod strategies;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use strategies::{agent_message, filler, frame_of, receiver_message};
+use syncd_proto::attributes::Attributes;
 use syncd_proto::digest::Digest;
 use syncd_proto::error::DecodeError;
 use syncd_proto::frame::{Deframer, Frame, FrameLimits};
@@ -158,6 +159,7 @@ fn hello() -> Hello {
         purpose: Purpose::Mirror,
         module: Vec::new(),
         sub_path: WirePath::root(),
+        attributes: Attributes::ALL,
         user: None,
         nonce: [0; 32],
         agent: String::new(),
@@ -172,6 +174,7 @@ fn welcome() -> Welcome {
         proof: None,
         writable: true,
         compare: Compare::ALL,
+        maps_names: false,
         durability: Durability::Batch,
         window_bytes: 0,
         window_commits: 1,
@@ -209,7 +212,6 @@ fn commit(ops: Vec<Op>) -> Commit {
         module: Vec::new(),
         session: [0; 32],
         seq: 1,
-        names: Vec::new(),
         ops,
     }
 }
@@ -427,16 +429,6 @@ fn limits_of_a_commit() {
             size
         ]))
     });
-    let named = |count, size| {
-        let (kind, id, name) = (IdKind::User, 1, filler(size));
-        let names = vec![IdName { kind, id, name }; count];
-        agent(Commit {
-            names,
-            ..commit(Vec::new())
-        })
-    };
-    at_limit("names", limits::COMMIT_OPS_MAX, |size| named(size, 1));
-    at_limit("id name", limits::LABEL_BYTES_MAX, |size| named(1, size));
     at_limit("module", limits::LABEL_BYTES_MAX, |size| {
         let module = filler(size);
         agent(Commit {
@@ -462,6 +454,21 @@ fn limits_of_a_commit() {
     });
     at_limit("payload", limits::PAYLOAD_BYTES_MAX, |size| {
         agent_with(commit(Vec::new()), size)
+    });
+}
+
+#[test]
+fn limits_of_ids() {
+    let named = |count, size| {
+        let (kind, id, name) = (IdKind::User, 1, filler(size));
+        let names = vec![IdName { kind, id, name }; count];
+        agent(IdQuery { id: 1, names })
+    };
+    at_limit("names", limits::ID_NAMES_MAX, |size| named(size, 1));
+    at_limit("id name", limits::LABEL_BYTES_MAX, |size| named(1, size));
+    at_limit("numbers", limits::ID_NAMES_MAX, |size| {
+        let numbers = vec![7; size];
+        receiver(Ids { id: 1, numbers })
     });
 }
 

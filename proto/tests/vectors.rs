@@ -15,6 +15,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use golden::{certificate, hello, meta, password, path, signer, verifier};
+use syncd_proto::attributes::Attributes;
 use syncd_proto::auth::{Transcript, key_hash};
 use syncd_proto::chain;
 use syncd_proto::delta::{BlockSize, GroupHasher, sign_range};
@@ -179,19 +180,22 @@ fn commit() -> Commit {
         module: b"www".to_vec(),
         session: [1; 32],
         seq: 1,
-        names: vec![
-            IdName {
-                kind: IdKind::User,
-                id: 1_000,
-                name: b"alice".to_vec(),
-            },
-            IdName {
-                kind: IdKind::Group,
-                id: 100,
-                name: b"users".to_vec(),
-            },
-        ],
         ops: ops(),
+    }
+}
+
+fn id_query() -> IdQuery {
+    let name = |kind, id, name: &[u8]| IdName {
+        kind,
+        id,
+        name: name.to_vec(),
+    };
+    IdQuery {
+        id: 5,
+        names: vec![
+            name(IdKind::User, 1_000, b"alice"),
+            name(IdKind::Group, 100, b"users"),
+        ],
     }
 }
 
@@ -347,6 +351,7 @@ fn agent_frames() {
                     &[],
                 ),
             ),
+            ("IdQuery", agent(11, id_query(), &[])),
             ("Ping", agent(250, Ping { token: 250 }, &[])),
             ("Ping, two bytes", agent(251, Ping { token: 251 }, &[])),
             ("Ping, four bytes", agent(252, Ping { token: 65_536 }, &[])),
@@ -376,7 +381,11 @@ fn receiver_frames() {
         owner: false,
         mode_mask: 0o777,
         mtime: true,
-        xattrs: true,
+        xattrs: Attributes {
+            user: true,
+            acls: true,
+            ..Attributes::NONE
+        },
         specials: false,
         links: true,
     };
@@ -387,6 +396,7 @@ fn receiver_frames() {
         proof: Some(Digest::of(b"proof")),
         writable: true,
         compare,
+        maps_names: true,
         durability: Durability::Files,
         window_bytes: 16 << 20,
         window_commits: 64,
@@ -495,6 +505,17 @@ fn receiver_frames() {
                     &[],
                 ),
             ),
+            (
+                "Ids",
+                receiver(
+                    6,
+                    Ids {
+                        id: 5,
+                        numbers: vec![1_001, 100],
+                    },
+                    &[],
+                ),
+            ),
             ("Credit", receiver(7, Credit { bytes: 1 << 20 }, &[])),
             ("Pong", receiver(8, Pong { token: 250 }, &[])),
             ("Draining", receiver(9, Draining { text: text() }, &[])),
@@ -578,7 +599,7 @@ fn directory_digests() {
         owner: false,
         mode_mask: 0,
         mtime: false,
-        xattrs: false,
+        xattrs: Attributes::NONE,
         specials: false,
         links: false,
     };
@@ -752,6 +773,7 @@ fn the_document_has_the_limits_of_the_code() {
         ("LISTING_ENTRIES_MAX", limits::LISTING_ENTRIES_MAX as u64),
         ("LINK_NAMES_MAX", limits::LINK_NAMES_MAX as u64),
         ("DIGEST_PATHS_MAX", limits::DIGEST_PATHS_MAX as u64),
+        ("ID_NAMES_MAX", limits::ID_NAMES_MAX as u64),
         ("TEXT_BYTES_MAX", limits::TEXT_BYTES_MAX as u64),
         ("LABEL_BYTES_MAX", limits::LABEL_BYTES_MAX as u64),
         ("MODULES_MAX", limits::MODULES_MAX as u64),

@@ -227,6 +227,8 @@ fn powers() -> Powers {
             && has(CapabilitySet::FSETID)
             && has(CapabilitySet::DAC_OVERRIDE),
         mknod: has(CapabilitySet::MKNOD),
+        trusted: has(CapabilitySet::SYS_ADMIN),
+        capabilities: has(CapabilitySet::SETFCAP),
     }
 }
 

@@ -9,7 +9,6 @@
 //! | [`accounts`] | users, groups, ids |
 //! | [`policy`] | the configuration applied to one peer |
 //! | [`handshake`] | from an accepted socket to a session |
-//! | [`hooks`] | the commands around a session |
 //! | [`sessions`] | who is connected |
 //! | [`workers`] | the processes that touch files |
 //! | [`reload`] | SIGHUP |
@@ -17,7 +16,6 @@
 pub mod accounts;
 pub mod credentials;
 pub mod handshake;
-pub mod hooks;
 pub mod policy;
 pub mod reload;
 pub mod sessions;
@@ -40,7 +38,6 @@ use crate::error::Fatal;
 use crate::front::reload::Generation;
 use crate::front::sessions::Sessions;
 use crate::front::workers::Pool;
-use crate::fs::lock_file::LockFiles;
 use crate::logic::authorize::Slots;
 use crate::net::listen::{self, Budget};
 
@@ -80,7 +77,7 @@ impl Front {
         Self {
             generation: RwLock::new(Arc::new(generation)),
             sessions: Arc::default(),
-            slots: Slots::shared(Arc::new(LockFiles)),
+            slots: Slots::default(),
             workers: Pool::new(worker_arguments),
             draining: watch::Sender::new(false),
         }
@@ -123,7 +120,13 @@ pub async fn run(options: Options) -> Result<(), Fatal> {
     let mut signals = Signals::new()?;
     raise_descriptor_limit();
     let listeners = bind(&options, &generation).await?;
-    let front = Arc::new(Front::new(generation, options.worker_arguments.clone()));
+    let front = Arc::new(Front {
+        generation: RwLock::new(Arc::new(generation)),
+        sessions: Arc::default(),
+        workers: Pool::new(options.worker_arguments.clone()),
+        slots: Slots::default(),
+        draining: watch::Sender::new(false),
+    });
     let (alive, all_gone) = mpsc::channel::<()>(1);
     let mut accepting = JoinSet::new();
     let budget = Budget::default();

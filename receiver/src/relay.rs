@@ -11,6 +11,7 @@
 //! descriptor and does not wait for the agent to do so.
 
 use bincode::{Decode, Encode};
+use syncd_proto::attributes::Attributes;
 use syncd_proto::digest::Digest;
 use syncd_proto::message::{Durability, Purpose};
 use syncd_proto::path::WirePath;
@@ -56,7 +57,7 @@ pub struct ModuleSetup {
     pub shared_writers: bool,
     /// Whether a directory symlink inside the module may be walked through.
     pub keep_dirlinks: bool,
-    /// Whether ids are kept as numbers; otherwise names declared by the agent are looked up.
+    /// Whether ids are kept as numbers; otherwise the agent's names are looked up.
     pub numeric_ids: bool,
     /// `munge symlinks`; unset depends on whether the chroot took.
     pub munge_symlinks: Option<bool>,
@@ -88,6 +89,8 @@ pub struct SessionOpen {
     pub purpose: Purpose,
     /// Root of the mirror within the module.
     pub sub_path: WirePath,
+    /// Extended attributes it wants to mirror.
+    pub attributes: Attributes,
     /// Whether it may write.
     pub writable: bool,
     /// Number of the next frame to send.

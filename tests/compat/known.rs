@@ -119,7 +119,6 @@ const OURS: &[(Standing, &str, &[&str])] = &[
             "syntax-bom",
             "syntax-bom-list",
             "syntax-bom-comment",
-            "hooks-pre-name-blank",
         ],
     ),
     (
@@ -178,9 +177,6 @@ const OURS: &[(Standing, &str, &[&str])] = &[
             "order-gid-before-path",
             "order-refuse-before-readonly",
             "refuse-readonly-first",
-            "hooks-pre-readonly",
-            "order-pre-before-refuse",
-            "order-early-before-chroot",
         ],
     ),
     (
@@ -246,14 +242,29 @@ const OURS: &[(Standing, &str, &[&str])] = &[
     ),
     (
         Standing::Differs,
+        "no lock file is made, so there is none that cannot be",
+        &[
+            "limits-lock-link-other",
+            "limits-lock-dir-missing",
+            "limits-lock-empty",
+            "limits-svc-default-lock",
+        ],
+    ),
+    (
+        Standing::Differs,
         "`munge symlinks = no` without chroot stores targets as they are: cut ones could never be equal again, and \
          the receiver follows none",
         &["place-munge-no-nochroot-*"],
     ),
     (
         Standing::Refuses,
-        "a name that a shell would not take as one word refuses a command it is written into, and that is told",
-        &["hooks-pre-user-var-bad"],
+        "commands before a transfer are not supported: the module is not served",
+        &[
+            "hooks-pre-*",
+            "hooks-early-*",
+            "order-early-*",
+            "order-pre-before-refuse",
+        ],
     ),
 ];
 

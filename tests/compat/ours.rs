@@ -268,6 +268,7 @@ fn hello(purpose: Purpose, module: Vec<u8>, sub_path: WirePath, user: Option<&st
         purpose,
         module,
         sub_path,
+        attributes: syncd_proto::attributes::Attributes::ALL,
         user,
         nonce: [7; 32],
         agent: "compat".to_owned(),
@@ -503,7 +504,7 @@ struct Opened {
 
 impl Opened {
     fn commit(mut self, signer: &CommitSigner, (ops, inline): (Vec<Op>, Vec<u8>)) -> Met {
-        let made = self.session.commit(signer, Vec::new(), ops, &inline);
+        let made = self.session.commit(signer, ops, &inline);
         let (number, frame) = made.expect("a commit");
         self.agent.write(&frame);
         let mut met = Met::new("accepted");

@@ -79,6 +79,7 @@ fn hello(versions: (u16, u16)) -> Frame {
         purpose: Purpose::Mirror,
         module: b"demo".to_vec(),
         sub_path: WirePath::root(),
+        attributes: syncd_proto::attributes::Attributes::ALL,
         user: Some(b"mirror".to_vec()),
         nonce: [7; 32],
         agent: "an agent of another time".to_owned(),

@@ -3,6 +3,7 @@
 //! Sizes are small enough for every run; `SYNCD_TESTS_SCALE=full` makes them those of real trees.
 
 mod atomic;
+mod attributes;
 mod common;
 mod fake;
 mod fidelity;

@@ -23,18 +23,19 @@ pub type RelPath = Vec<u8>;
 pub struct Options {
     /// Paths relative to the root that are left out, with everything below them.
     pub ignore: Vec<RelPath>,
-    /// Whether extended attributes (and so ACLs) are read.
+    /// Whether extended attributes (and so ACLs and capabilities) are read; a machine's own label
+    /// (`security.selinux`) is left out.
     pub xattrs: bool,
     /// Whether the root directory's own metadata is part of the picture.
     pub root: bool,
 }
 
 impl Default for Options {
-    /// Everything but extended attributes and the receiver's own `.syncd` in the root.
+    /// Everything but the receiver's own `.syncd` in the root.
     fn default() -> Self {
         Self {
             ignore: vec![b".syncd".to_vec()],
-            xattrs: false,
+            xattrs: true,
             root: true,
         }
     }

@@ -6,6 +6,8 @@
 //! | [`root`] | the source root, held open; every path is resolved beneath it without following symlinks |
 //! | [`scan`] | directory listings and the walk that digests are built from |
 //! | [`read`] | stable reads: the file did not change underneath, or the read says so |
+//! | `attributes` | extended attributes, as far as both sides keep them |
+//! | [`accounts`] | names of this machine's users and groups; what the process may see |
 //! | [`watch`] | change detection over inotify |
 //! | [`rules`] | files of filter rules |
 //! | [`credentials`], [`password`] | certificate, key and password files |
@@ -13,6 +15,8 @@
 //! Nothing here decides what a change means. A path that is gone is an answer (`None`, `Gone`), not a
 //! failure: the source is in use while it is read.
 
+pub mod accounts;
+mod attributes;
 pub mod credentials;
 pub mod password;
 pub mod read;

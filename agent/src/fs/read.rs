@@ -5,7 +5,8 @@
 
 use std::io;
 use std::num::NonZeroU64;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use rustix::buffer::spare_capacity;
 use rustix::fs::{Advice, SeekFrom, Statx};
@@ -14,7 +15,9 @@ use syncd_proto::digest::{Digest, Hasher};
 use syncd_proto::meta::{EntryMeta, Kind, Meta};
 use syncd_proto::path::WirePath;
 
+use super::attributes::{self, Place};
 use super::root::{self, Identity, SourceRoot};
+use crate::logic::terms::Terms;
 
 /// Why a file could not be read as one version.
 #[derive(Debug)]
@@ -106,14 +109,16 @@ pub fn read_small(
     path: &WirePath,
     max: u64,
     stability: Stability,
+    terms: &Terms,
 ) -> Result<SmallFile, ReadError> {
-    let (fd, stamp, entry) = open(root, path)?;
+    let (fd, stamp, entry) = open(root, path, terms)?;
     if stamp.size > max {
         return Err(ReadError::TooLarge);
     }
     let size = usize::try_from(stamp.size).map_err(|_| ReadError::TooLarge)?;
     // One byte more, so that a file that grew shows.
     let mut bytes = read_range(&fd, 0, size.saturating_add(1))?;
+    let meta = meta_of(&fd, &entry, terms);
     let after = root::statx_of(&fd)?;
     let changed = bytes.len() != size || Stamp::of(&after) != stamp;
     if changed && stability == Stability::Required {
@@ -121,7 +126,7 @@ pub fn read_small(
     }
     bytes.truncate(size);
     Ok(SmallFile {
-        meta: root::meta_of(&entry),
+        meta,
         digest: Digest::of(&bytes),
         linked: root::linked(&after).map(|linked| linked.file),
         entry,
@@ -159,6 +164,7 @@ pub struct LargeFile {
     fd: OwnedFd,
     stamp: Stamp,
     entry: EntryMeta,
+    terms: Arc<Terms>,
     hasher: Hasher,
     position: u64,
     /// End of the stretch of data that `position` is in.
@@ -166,23 +172,24 @@ pub struct LargeFile {
 }
 
 impl LargeFile {
-    /// Opens the file at `path`.
+    /// Opens the file at `path`; what it becomes at the receiver is told by `terms`.
     ///
     /// # Errors
     /// See [`ReadError`].
-    pub fn open(root: &SourceRoot, path: &WirePath) -> Result<Self, ReadError> {
-        Self::from_fd(root.open_file(path)?)
+    pub fn open(root: &SourceRoot, path: &WirePath, terms: Arc<Terms>) -> Result<Self, ReadError> {
+        Self::from_fd(root.open_file(path)?, terms)
     }
 
     /// The same for a descriptor that is already open.
-    pub(super) fn from_fd(fd: OwnedFd) -> Result<Self, ReadError> {
-        let (stamp, entry) = examine(&fd)?;
+    pub(super) fn from_fd(fd: OwnedFd, terms: Arc<Terms>) -> Result<Self, ReadError> {
+        let (stamp, entry) = examine(&fd, &terms)?;
         // Only a hint to read ahead; a filesystem without it is fine.
         let _ = rustix::fs::fadvise(&fd, 0, None::<NonZeroU64>, Advice::Sequential);
         Ok(Self {
             fd,
             stamp,
             entry,
+            terms,
             hasher: Hasher::new(),
             position: 0,
             data_end: 0,
@@ -270,8 +277,8 @@ impl LargeFile {
     /// [`ReadError::Changed`] if it is not; else see [`ReadError`].
     pub fn finish(mut self) -> Result<(Meta, u64, Digest), ReadError> {
         while self.next_piece(REST_BYTES)?.is_some() {}
+        let meta = meta_of(&self.fd, &self.entry, &self.terms);
         self.check_unchanged()?;
-        let meta = root::meta_of(&self.entry);
         Ok((meta, self.stamp.size, self.hasher.finish()))
     }
 
@@ -282,10 +289,11 @@ impl LargeFile {
     /// [`ReadError::Changed`] if it has become shorter; else see [`ReadError`].
     pub fn finish_as_read(mut self) -> Result<ReadFile, ReadError> {
         while self.next_piece(REST_BYTES)?.is_some() {}
+        let meta = meta_of(&self.fd, &self.entry, &self.terms);
         Ok(ReadFile {
             stable: self.check_unchanged().is_ok(),
             linked: self.linked()?,
-            meta: root::meta_of(&self.entry),
+            meta,
             len: self.stamp.size,
             digest: self.hasher.finish(),
         })
@@ -344,18 +352,32 @@ impl Stamp {
     }
 }
 
-fn open(root: &SourceRoot, path: &WirePath) -> Result<(OwnedFd, Stamp, EntryMeta), ReadError> {
+fn open(
+    root: &SourceRoot,
+    path: &WirePath,
+    terms: &Terms,
+) -> Result<(OwnedFd, Stamp, EntryMeta), ReadError> {
     let fd = root.open_file(path)?;
-    let (stamp, entry) = examine(&fd)?;
+    let (stamp, entry) = examine(&fd, terms)?;
     Ok((fd, stamp, entry))
 }
 
-fn examine(fd: &OwnedFd) -> Result<(Stamp, EntryMeta), ReadError> {
+fn examine(fd: &OwnedFd, terms: &Terms) -> Result<(Stamp, EntryMeta), ReadError> {
     let stat = root::statx_of(fd)?;
     match root::entry_of(&stat, None) {
-        Some(entry) if entry.kind == Kind::File => Ok((Stamp::of(&stat), entry)),
+        Some(entry) if entry.kind == Kind::File => Ok((Stamp::of(&stat), terms.entry(entry))),
         _ => Err(ReadError::NotAFile),
     }
+}
+
+/// Metadata with the attributes, or without if those cannot be read or sent: the content goes all the
+/// same, and whoever looks at the attributes alone is told why.
+fn meta_of(fd: &OwnedFd, entry: &EntryMeta, terms: &Terms) -> Meta {
+    let mut meta = root::meta_of(entry);
+    if terms.attributes.any() {
+        meta.xattrs = attributes::read(&Place::Opened(fd.as_fd()), terms).ok();
+    }
+    meta
 }
 
 /// Up to `len` bytes at `offset`; fewer only at the end of the file.
@@ -411,14 +433,22 @@ mod tests {
     fn a_small_file_is_read_whole_with_what_was_seen_of_it() {
         let (dir, root) = setup();
         fs::write(dir.path().join("f"), "hello").unwrap();
-        let file = read_small(&root, &path("f"), 5, Stability::Required).unwrap();
+        let file =
+            read_small(&root, &path("f"), 5, Stability::Required, &Terms::default()).unwrap();
         assert_eq!(file.bytes, b"hello");
         assert_eq!(file.digest, Digest::of(b"hello"));
         assert_eq!(Some(file.entry), root.stat(&path("f")).unwrap());
-        let too_large = read_small(&root, &path("f"), 4, Stability::Waived);
+        let too_large = read_small(&root, &path("f"), 4, Stability::Waived, &Terms::default());
         assert!(matches!(too_large, Err(ReadError::TooLarge)));
         fs::write(dir.path().join("empty"), "").unwrap();
-        let empty = read_small(&root, &path("empty"), 0, Stability::Required).unwrap();
+        let empty = read_small(
+            &root,
+            &path("empty"),
+            0,
+            Stability::Required,
+            &Terms::default(),
+        )
+        .unwrap();
         assert!(empty.bytes.is_empty());
     }
 
@@ -431,12 +461,24 @@ mod tests {
         symlink("/etc/passwd", dir.path().join("link")).unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("sock")).unwrap();
         for bad in ["fifo", "dir", "link", "sock"] {
-            let read = read_small(&root, &path(bad), 100, Stability::Required);
+            let read = read_small(
+                &root,
+                &path(bad),
+                100,
+                Stability::Required,
+                &Terms::default(),
+            );
             assert!(matches!(read, Err(ReadError::NotAFile)), "{bad}: {read:?}");
-            assert!(LargeFile::open(&root, &path(bad)).is_err());
+            assert!(LargeFile::open(&root, &path(bad), Arc::default()).is_err());
         }
         for gone in ["fifo/x", "absent"] {
-            let read = read_small(&root, &path(gone), 100, Stability::Required);
+            let read = read_small(
+                &root,
+                &path(gone),
+                100,
+                Stability::Required,
+                &Terms::default(),
+            );
             assert!(matches!(read, Err(ReadError::Gone)), "{gone}: {read:?}");
         }
     }
@@ -452,7 +494,7 @@ mod tests {
             file.write_all(&want[start..start + 70_000]).unwrap();
         }
         file.set_len(3 << 20).unwrap();
-        let mut large = LargeFile::open(&root, &path("f")).unwrap();
+        let mut large = LargeFile::open(&root, &path("f"), Arc::default()).unwrap();
         let (mut got, mut holes) = (Vec::new(), 0);
         while let Some(piece) = large.next_piece(64 << 10).unwrap() {
             match piece {
@@ -497,7 +539,7 @@ mod tests {
             fs::write(&at, vec![1; 100_000]).unwrap();
             // A time in the past: the change cannot fall into the same tick of the clock.
             write_to(&at).set_modified(SystemTime::UNIX_EPOCH).unwrap();
-            let mut large = LargeFile::open(&root, &path("f")).unwrap();
+            let mut large = LargeFile::open(&root, &path("f"), Arc::default()).unwrap();
             large.next_piece(10).unwrap();
             assert!(large.check_unchanged().is_ok());
             change(&at);
@@ -515,7 +557,7 @@ mod tests {
         let (dir, root) = setup();
         let bytes: Vec<u8> = (0..1_000_000_u32).map(|n| n as u8).collect();
         fs::write(dir.path().join("f"), &bytes).unwrap();
-        let large = LargeFile::open(&root, &path("f")).unwrap();
+        let large = LargeFile::open(&root, &path("f"), Arc::default()).unwrap();
         assert_eq!(large.finish().unwrap().2, Digest::of(&bytes));
     }
 }

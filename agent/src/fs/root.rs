@@ -12,8 +12,11 @@ use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Statx, StatxFlags};
 use rustix::io::Errno;
 use syncd_proto::digest::Digest;
 use syncd_proto::limits::LINK_TARGET_BYTES_MAX;
-use syncd_proto::meta::{EntryMeta, Kind, Meta, Mtime};
+use syncd_proto::meta::{EntryMeta, Kind, Meta, Mtime, Xattr};
 use syncd_proto::path::{Name, WirePath};
+
+use super::attributes::{self, Place};
+use crate::logic::terms::Terms;
 
 /// What makes a directory the one it was: device and inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -136,6 +139,53 @@ impl SourceRoot {
             return Ok(self.stat(path)?.map(|entry| (entry, None)));
         };
         present(self.with_dir(parents, |dir| stat_links(dir, name))).map(Option::flatten)
+    }
+
+    /// What is at `path` as the receiver is to have it, with the digest of its attributes.
+    ///
+    /// # Errors
+    /// As [`Self::stat`].
+    pub fn stat_for(&self, path: &WirePath, terms: &Terms) -> io::Result<Option<EntryMeta>> {
+        let Some(mut entry) = self.stat(path)?.map(|entry| terms.entry(entry)) else {
+            return Ok(None);
+        };
+        if terms.attributes.any() {
+            match self.at_place(path, |place| attributes::digest(place, terms)) {
+                Ok(digest) => entry.xattrs = digest,
+                Err(error) if is_absent(error) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(Some(entry))
+    }
+
+    /// The extended attributes of what is at `path`, as the receiver is to have them.
+    ///
+    /// # Errors
+    /// Those of the system; `E2BIG` if they are more than can be sent.
+    pub fn attributes(&self, path: &WirePath, terms: &Terms) -> io::Result<Vec<Xattr>> {
+        Ok(self.at_place(path, |place| attributes::read(place, terms))?)
+    }
+
+    /// Whether extended attributes of everything can be read here.
+    ///
+    /// # Errors
+    /// Those of the system: most likely that there is no `/proc`.
+    pub fn check_attributes(&self) -> io::Result<()> {
+        Ok(attributes::check(&self.fd)?)
+    }
+
+    fn at_place<T>(
+        &self,
+        path: &WirePath,
+        then: impl FnOnce(&Place<'_>) -> rustix::io::Result<T>,
+    ) -> rustix::io::Result<T> {
+        match path.names().split_last() {
+            None => then(&Place::named(&self.fd, b".")),
+            Some((name, parents)) => {
+                self.with_dir(parents, |dir| then(&Place::named(dir, name.as_bytes())))
+            }
+        }
     }
 
     /// The target of the symlink at `path`; `None` if there is no symlink there.

@@ -9,6 +9,7 @@ use syncd_proto::path::{Name, WirePath};
 use super::read::{self, ReadError, Stability};
 use super::root::SourceRoot;
 use crate::logic::filter::RULES_BYTES_MAX;
+use crate::logic::terms::Terms;
 
 /// Reads a file of rules that the configuration names.
 ///
@@ -36,7 +37,13 @@ pub fn read_in_dir(
     let Some(path) = Name::new(name).and_then(|name| dir.join(&name)) else {
         return Ok(None);
     };
-    match read::read_small(root, &path, RULES_BYTES_MAX, Stability::Waived) {
+    match read::read_small(
+        root,
+        &path,
+        RULES_BYTES_MAX,
+        Stability::Waived,
+        &Terms::default(),
+    ) {
         Ok(file) => Ok(Some(file.bytes)),
         Err(ReadError::Gone) => Ok(None),
         Err(error) => Err(error),

@@ -6,17 +6,21 @@
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::RawDir;
+use rustix::io::Errno;
 use syncd_proto::digest::Digest;
 use syncd_proto::links::LinkGroups;
 use syncd_proto::meta::{EntryMeta, Kind};
 use syncd_proto::path::{Name, WirePath};
 use syncd_proto::tree::TreeReader;
 
+use super::attributes::{self, Place};
 use super::read::{LargeFile, ReadError};
 use super::root::{self, Identity, SourceRoot, is_gone};
+use crate::logic::terms::Terms;
 
 /// The entries of the directory at `path`, in no order; `None` if there is no directory. The name the
 /// receiver keeps for itself is left out at the root.
@@ -65,6 +69,8 @@ pub enum Unscanned {
     Reserved,
     /// The directory has an entry whose name cannot be sent (longer than any name on Linux).
     BadName(Vec<u8>),
+    /// Its extended attributes cannot be read.
+    Attributes(io::Error),
     /// The file kept changing while its content was hashed.
     Unstable,
 }
@@ -74,6 +80,9 @@ impl fmt::Display for ScanProblem {
         write!(f, "{}: ", self.path)?;
         match &self.what {
             Unscanned::Unreadable(error) => write!(f, "cannot be read: {error}"),
+            Unscanned::Attributes(error) => {
+                write!(f, "its extended attributes cannot be read: {error}")
+            }
             Unscanned::Reserved => {
                 f.write_str("not mirrored: the receiver keeps this name for itself")
             }
@@ -106,6 +115,7 @@ pub struct SourceReader<'a> {
     report: &'a mut dyn FnMut(ScanProblem),
     cancel: &'a AtomicBool,
     hash_contents: bool,
+    terms: Arc<Terms>,
     links: LinkGroups,
 }
 
@@ -133,6 +143,7 @@ impl<'a> SourceReader<'a> {
             report,
             cancel,
             hash_contents: false,
+            terms: Arc::default(),
             links: LinkGroups::default(),
         }
     }
@@ -141,6 +152,13 @@ impl<'a> SourceReader<'a> {
     #[must_use]
     pub fn hash_contents(mut self, yes: bool) -> Self {
         self.hash_contents = yes;
+        self
+    }
+
+    /// Entries are told as the receiver is to have them, with the digests of the attributes it keeps.
+    #[must_use]
+    pub fn terms(mut self, terms: Arc<Terms>) -> Self {
+        self.terms = terms;
         self
     }
 
@@ -157,8 +175,12 @@ impl<'a> SourceReader<'a> {
     pub fn start(&self, path: &WirePath) -> io::Result<Option<(WalkDir, EntryMeta)>> {
         match self.root.open_dir(path) {
             Ok(fd) => {
-                let entry = root::entry_of(&root::statx_of(&fd)?, None);
-                Ok(entry.map(|entry| (WalkDir::Held(fd, 0), entry)))
+                let Some(entry) = root::entry_of(&root::statx_of(&fd)?, None) else {
+                    return Ok(None);
+                };
+                let mut entry = self.terms.entry(entry);
+                entry.xattrs = attributes::digest(&Place::Opened(fd.as_fd()), &self.terms)?;
+                Ok(Some((WalkDir::Held(fd, 0), entry)))
             }
             Err(error) if is_gone(&error) => Ok(None),
             Err(error) => Err(error),
@@ -212,9 +234,10 @@ impl<'a> SourceReader<'a> {
             self.tell(path, Unscanned::Reserved);
             return Ok(None);
         }
-        let Some((mut entry, linked)) = root::stat_links(dir, name)? else {
+        let Some((entry, linked)) = root::stat_links(dir, name)? else {
             return Ok(None);
         };
+        let mut entry = self.terms.entry(entry);
         if !(self.keep)(&path, entry.kind == Kind::Dir) {
             return Ok(None);
         }
@@ -226,14 +249,22 @@ impl<'a> SourceReader<'a> {
                 Ok(hashed) => hashed,
                 Err(ReadError::Gone | ReadError::NotAFile) => return Ok(None),
                 Err(ReadError::Changed | ReadError::TooLarge) => {
-                    self.tell(path, Unscanned::Unstable);
+                    self.tell(path.clone(), Unscanned::Unstable);
                     entry
                 }
                 Err(ReadError::Denied(error) | ReadError::Io(error)) => {
-                    self.tell(path, Unscanned::Unreadable(error));
+                    self.tell(path.clone(), Unscanned::Unreadable(error));
                     entry
                 }
             };
+        }
+        if self.terms.attributes.any() {
+            let place = Place::named(dir, name.as_bytes());
+            match attributes::digest(&place, &self.terms) {
+                Ok(digest) => entry.xattrs = digest,
+                Err(Errno::NOENT) => return Ok(None),
+                Err(error) => self.tell(path, Unscanned::Attributes(error.into())),
+            }
         }
         Ok(Some(entry))
     }
@@ -241,7 +272,7 @@ impl<'a> SourceReader<'a> {
     /// The entry of a file with the digest of its content.
     fn hash(&self, dir: BorrowedFd<'_>, name: &Name) -> Result<EntryMeta, ReadError> {
         for _ in 0..HASH_TRIES {
-            let file = LargeFile::from_fd(root::open_file_at(dir, name)?)?;
+            let file = LargeFile::from_fd(root::open_file_at(dir, name)?, self.terms.clone())?;
             let mut entry = file.entry().clone();
             match self.digest(file) {
                 Ok(digest) => {

@@ -11,6 +11,8 @@ use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use syncd_proto::attributes::Attributes;
+
 use crate::logic::filter::Rules;
 use crate::logic::target::Target;
 
@@ -115,6 +117,8 @@ pub struct Source {
     pub backend: Backend,
     /// When deletes are held.
     pub max_delete: MaxDelete,
+    /// Extended attributes that are mirrored, as far as agent and receiver may.
+    pub attributes: Attributes,
     /// What takes part.
     pub rules: Rules,
     /// At least one.
@@ -234,6 +238,12 @@ pub struct SourceOptions {
     pub backend: Option<Backend>,
     /// `max_delete`
     pub max_delete: Option<MaxDelete>,
+    /// `xattrs`
+    pub xattrs: Option<bool>,
+    /// `acls`
+    pub acls: Option<bool>,
+    /// `capabilities`
+    pub capabilities: Option<bool>,
     /// `filter`, `include`, `exclude`, ..., in their order
     pub rules: Rules,
 }
@@ -265,6 +275,12 @@ impl SourceOptions {
             hold_max: Duration::from_millis(hold_max_ms),
             backend: self.backend.unwrap_or(Backend::Auto),
             max_delete: self.max_delete.unwrap_or_default(),
+            attributes: Attributes {
+                user: self.xattrs.unwrap_or(true),
+                trusted: self.xattrs.unwrap_or(true),
+                acls: self.acls.unwrap_or(true),
+                capabilities: self.capabilities.unwrap_or(true),
+            },
             rules: self.rules,
             targets,
         })

@@ -11,3 +11,4 @@ pub mod outbox;
 pub mod password;
 pub mod plan;
 pub mod target;
+pub mod terms;

@@ -90,6 +90,20 @@ pub enum Found {
 }
 
 impl Found {
+    /// The metadata it sets, if it sets some.
+    #[must_use]
+    pub const fn meta(&self) -> Option<&Meta> {
+        match self {
+            Self::Dir(meta)
+            | Self::Symlink { meta, .. }
+            | Self::Special { meta, .. }
+            | Self::Small { meta, .. }
+            | Self::Staged { meta, .. }
+            | Self::Metadata { meta, .. } => Some(meta),
+            Self::Absent | Self::AbsentName | Self::Link { .. } => None,
+        }
+    }
+
     /// Which file it is, if its content goes and it has several names.
     #[must_use]
     pub const fn linked(&self) -> Option<Inode> {
@@ -178,7 +192,14 @@ impl Planner {
     /// Adds what was found at a dirty path.
     pub fn found(&mut self, taken: Taken, found: Found) {
         let path = WirePath::clone(&taken.path);
-        let metadata_only = matches!(found, Found::Metadata { .. });
+        // What cannot be opened is replaced by one like it, which changes its directory.
+        let metadata_only = matches!(
+            found,
+            Found::Metadata {
+                kind: Kind::File | Kind::Dir | Kind::Symlink,
+                ..
+            }
+        );
         let op = match found {
             Found::Absent | Found::AbsentName => {
                 let recursive = found == Found::Absent;
@@ -330,7 +351,14 @@ impl Planner {
             Op::Symlink { target, .. } => target.len(),
             _ => 0,
         };
-        self.body_bytes += 128 + 2 * names + target;
+        let attributes: usize = op
+            .meta()
+            .and_then(|meta| meta.xattrs.as_deref())
+            .unwrap_or_default()
+            .iter()
+            .map(|xattr| xattr.name.len() + xattr.value.len() + 12)
+            .sum();
+        self.body_bytes += 128 + 2 * names + target + attributes;
     }
 }
 
@@ -348,7 +376,7 @@ pub fn meta_of(entry: &EntryMeta) -> Meta {
 
 #[cfg(test)]
 mod tests {
-    use syncd_proto::meta::Mtime;
+    use syncd_proto::meta::{Mtime, Xattr};
 
     use super::*;
     use crate::logic::coalesce::{DirtySet, Settle};
@@ -437,6 +465,40 @@ mod tests {
             );
         }
         assert!(planner.touched().is_empty());
+    }
+
+    #[test]
+    fn a_metadata_change_of_what_is_replaced_touches_its_parent() {
+        let mut planner = Planner::new();
+        for taken in dirty(&["d/fifo"]) {
+            planner.found(
+                taken,
+                Found::Metadata {
+                    kind: Kind::Fifo,
+                    size: 0,
+                    meta: meta(),
+                },
+            );
+        }
+        assert_eq!(planner.touched(), [path("d")]);
+    }
+
+    #[test]
+    fn attributes_fill_a_batch_too() {
+        let mut planner = Planner::new();
+        let value = vec![0; limits::XATTR_VALUE_BYTES_MAX];
+        for taken in dirty(&["a", "b"]) {
+            let xattrs = vec![Xattr {
+                name: b"user.x".to_vec(),
+                value: value.clone(),
+            }];
+            let meta = Meta {
+                xattrs: Some(xattrs),
+                ..meta()
+            };
+            planner.found(taken, Found::Dir(meta));
+        }
+        assert!(planner.is_full());
     }
 
     #[test]

@@ -7,9 +7,15 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use rustls::pki_types::UnixTime;
+use syncd_proto::attributes::Attributes;
+use syncd_proto::error::ProtocolError;
 use syncd_proto::exchange::agent::{self, AgentSession, Channel, Reply};
 use syncd_proto::frame::{Frame, FrameLimits};
-use syncd_proto::message::{Hello, ModuleLine, Purpose, Welcome};
+use syncd_proto::limits::ID_NAMES_MAX;
+use syncd_proto::message::{
+    AgentMessage, Hello, IdQuery, ModuleLine, Purpose, ReceiverMessage, Welcome,
+};
+use syncd_proto::op::IdName;
 use syncd_proto::path::WirePath;
 use syncd_proto::{ALPN, EXPORTER_LABEL, VERSION, auth};
 use tokio::io::{ReadHalf, WriteHalf};
@@ -21,6 +27,7 @@ pub use crate::net::connect_error::{ConnectError, Fault, Stage};
 
 use crate::logic::password::Password;
 use crate::logic::target::{Address, Target};
+use crate::logic::terms::Terms;
 use crate::net::framing::{FrameReader, FrameWriter};
 use crate::net::tls::TlsSettings;
 
@@ -41,6 +48,10 @@ pub struct Dial<'a> {
     pub password: Option<&'a Password>,
     /// Time for everything together.
     pub timeout: Duration,
+    /// Extended attributes to mirror.
+    pub attributes: Attributes,
+    /// Names of our users and groups.
+    pub names: &'a [IdName],
 }
 
 /// An open session.
@@ -54,6 +65,8 @@ pub struct Connected {
     pub session: AgentSession,
     /// What the receiver allows and expects.
     pub welcome: Welcome,
+    /// What was agreed about metadata.
+    pub terms: Terms,
     /// The address that answered.
     pub peer: SocketAddr,
 }
@@ -72,18 +85,56 @@ pub async fn connect(
         target.module.clone(),
         target.sub_path.clone(),
         target.user.clone(),
+        dial.attributes,
     )?;
-    let (call, reply) = greet(dial, &target.address(), hello).await?;
-    match reply {
-        Reply::Open(session, welcome) => Ok(Connected {
-            reader: call.reader,
-            writer: call.writer,
-            session: *session,
-            welcome: *welcome,
-            peer: call.peer,
-        }),
-        other => Err(no_session(other)),
+    let deadline = Deadline::of(dial);
+    let (mut call, reply) = greet(dial, deadline, &target.address(), hello).await?;
+    let (mut session, welcome) = match reply {
+        Reply::Open(session, welcome) => (session, welcome),
+        other => return Err(no_session(other)),
+    };
+    let mut terms = Terms::new(welcome.compare.xattrs.and(dial.attributes));
+    if welcome.maps_names {
+        let asking = ask_numbers(&mut call, &mut session, dial.names, &mut terms);
+        deadline.within(Stage::Greeting, asking).await?;
     }
+    Ok(Connected {
+        reader: call.reader,
+        writer: call.writer,
+        session: *session,
+        welcome: *welcome,
+        terms,
+        peer: call.peer,
+    })
+}
+
+/// Asks which numbers our users and groups have at the receiver.
+async fn ask_numbers(
+    call: &mut Call,
+    session: &mut AgentSession,
+    names: &[IdName],
+    terms: &mut Terms,
+) -> Result<(), ConnectError> {
+    for (id, names) in (0..).zip(names.chunks(ID_NAMES_MAX)) {
+        let query = AgentMessage::IdQuery(IdQuery {
+            id,
+            names: names.to_vec(),
+        });
+        let frame = session.frame(&query, Vec::new());
+        let frame = frame.map_err(|error| ConnectError::Protocol(error.into()))?;
+        match session.handle(&call.ask(&frame).await?)? {
+            ReceiverMessage::Ids(ids) if ids.id == id && ids.numbers.len() == names.len() => {
+                terms.learn(names, &ids.numbers);
+            }
+            other => {
+                return Err(ConnectError::Protocol(ProtocolError::Unexpected {
+                    message: other.name(),
+                    state: "in reply to IdQuery",
+                }));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The modules of a receiver that we may see.
@@ -92,8 +143,15 @@ pub async fn connect(
 /// [`ConnectError`].
 pub async fn modules(dial: &Dial<'_>, address: &Address) -> Result<Vec<ModuleLine>, ConnectError> {
     let user = address.user.clone();
-    let hello = hello(Purpose::ListModules, Vec::new(), WirePath::root(), user)?;
-    match greet(dial, address, hello).await?.1 {
+    let hello = hello(
+        Purpose::ListModules,
+        Vec::new(),
+        WirePath::root(),
+        user,
+        Attributes::NONE,
+    )?;
+    let deadline = Deadline::of(dial);
+    match greet(dial, deadline, address, hello).await?.1 {
         Reply::Modules(list) => Ok(list.modules),
         other => Err(no_session(other)),
     }
@@ -101,7 +159,7 @@ pub async fn modules(dial: &Dial<'_>, address: &Address) -> Result<Vec<ModuleLin
 
 fn no_session(reply: Reply) -> ConnectError {
     let surprise = |message| {
-        ConnectError::Protocol(syncd_proto::error::ProtocolError::Unexpected {
+        ConnectError::Protocol(ProtocolError::Unexpected {
             message,
             state: "for what was asked",
         })
@@ -120,6 +178,7 @@ fn hello(
     module: Vec<u8>,
     sub_path: WirePath,
     user: Option<Vec<u8>>,
+    attributes: Attributes,
 ) -> Result<Hello, ConnectError> {
     let mut nonce = [0; 32];
     getrandom::fill(&mut nonce)
@@ -132,6 +191,7 @@ fn hello(
         purpose,
         module,
         sub_path,
+        attributes,
         user,
         nonce,
         agent: format!(
@@ -179,6 +239,13 @@ struct Deadline {
 }
 
 impl Deadline {
+    fn of(dial: &Dial<'_>) -> Self {
+        Self {
+            at: Instant::now() + dial.timeout,
+            after: dial.timeout,
+        }
+    }
+
     async fn within<T>(
         self,
         stage: Stage,
@@ -193,14 +260,11 @@ impl Deadline {
 
 async fn greet(
     dial: &Dial<'_>,
+    deadline: Deadline,
     address: &Address,
     hello: Hello,
 ) -> Result<(Call, Reply), ConnectError> {
     dial.tls.check_validity(UnixTime::now())?;
-    let deadline = Deadline {
-        at: Instant::now() + dial.timeout,
-        after: dial.timeout,
-    };
     let key = match (&hello.user, dial.password) {
         (Some(user), Some(password)) => Some(password.key(user, &hello.module)),
         _ => None,

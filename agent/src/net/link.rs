@@ -7,7 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use syncd_proto::chain::CommitSigner;
@@ -17,11 +17,12 @@ use syncd_proto::frame::Frame;
 use syncd_proto::message::{
     AgentMessage, Digests, Listing, ReceiverMessage, Reject, Rejected, Signature, Welcome,
 };
-use syncd_proto::op::{IdName, Op, TransferId};
+use syncd_proto::op::{Op, TransferId};
 use tokio::io::AsyncWrite;
 use tokio::sync::Notify;
 
 use crate::logic::bucket::Bucket;
+use crate::logic::terms::Terms;
 use crate::net::framing::FrameWriter;
 
 /// Longest wait for the answer to one question.
@@ -77,6 +78,7 @@ struct Inbox {
 #[derive(Debug)]
 pub struct Link {
     welcome: Welcome,
+    terms: Arc<Terms>,
     signer: CommitSigner,
     outgoing: Mutex<Outgoing>,
     writable: Notify,
@@ -100,10 +102,16 @@ struct Outgoing {
 impl Link {
     /// A link over an open session.
     #[must_use]
-    pub fn new(session: AgentSession, welcome: Welcome, signer: CommitSigner) -> Self {
+    pub fn new(
+        session: AgentSession,
+        welcome: Welcome,
+        terms: Terms,
+        signer: CommitSigner,
+    ) -> Self {
         let credit = i64::try_from(welcome.window_bytes).unwrap_or(i64::MAX);
         Self {
             welcome,
+            terms: Arc::new(terms),
             signer,
             outgoing: Mutex::new(Outgoing {
                 session,
@@ -129,6 +137,12 @@ impl Link {
     #[must_use]
     pub fn welcome(&self) -> &Welcome {
         &self.welcome
+    }
+
+    /// What was agreed about metadata.
+    #[must_use]
+    pub fn terms(&self) -> &Arc<Terms> {
+        &self.terms
     }
 
     /// A number for a question or transfer, not used before in this session.
@@ -161,14 +175,9 @@ impl Link {
     /// # Errors
     /// [`CommitError`]. On a closed link the commit is numbered and goes nowhere; what was in flight is
     /// given back when the connection ends.
-    pub fn commit(
-        &self,
-        names: Vec<IdName>,
-        ops: Vec<Op>,
-        inline: &[u8],
-    ) -> Result<(u64, usize), CommitError> {
+    pub fn commit(&self, ops: Vec<Op>, inline: &[u8]) -> Result<(u64, usize), CommitError> {
         let mut outgoing = lock(&self.outgoing);
-        let (seq, frame) = outgoing.session.commit(&self.signer, names, ops, inline)?;
+        let (seq, frame) = outgoing.session.commit(&self.signer, ops, inline)?;
         let bytes = frame.wire_len();
         outgoing.frames.push_back(frame);
         drop(outgoing);

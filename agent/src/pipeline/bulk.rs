@@ -179,7 +179,7 @@ fn settle(
 }
 
 fn transfer(target: &Target, link: &Link, taken: &Taken) -> Result<Found, TransferError> {
-    let file = LargeFile::open(&target.root, &taken.path)?;
+    let file = LargeFile::open(&target.root, &taken.path, link.terms().clone())?;
     let hold_over = is_held_long_enough(target, taken);
     let channel = Channel {
         link,

@@ -29,6 +29,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use syncd_proto::attributes::Attributes;
 use syncd_proto::message::Purpose;
 use tokio::sync::{broadcast, mpsc};
 
@@ -36,6 +37,7 @@ use crate::commands::load;
 use crate::control::ControlRequest;
 use crate::control::protocol::Event;
 use crate::error::Fatal;
+use crate::fs::accounts;
 use crate::fs::root::SourceRoot;
 use crate::fs::watch::Backend;
 use crate::logic::brake::{Brake, DeleteLimit};
@@ -88,6 +90,7 @@ fn prepare_source(source: &config::Source, started: Instant) -> Result<Mirror, F
     let root = SourceRoot::open(&source.path)
         .map_err(|error| Fatal::Source(source.path.clone(), error))?;
     let root = Arc::new(root);
+    let attributes = attributes(source, &root)?;
     let selection = Arc::new(Selection::new(&source.rules, root.clone())?);
     let settle = Settle {
         settle_ms: source.settle.as_millis() as u64,
@@ -102,7 +105,7 @@ fn prepare_source(source: &config::Source, started: Instant) -> Result<Mirror, F
     };
     let mut reach = Vec::new();
     for config in &source.targets {
-        let access = Arc::new(prepare_access(config)?);
+        let access = Arc::new(prepare_access(config, attributes)?);
         let name = config.to.to_string();
         let target = Target::new(
             name,
@@ -125,12 +128,24 @@ fn prepare_source(source: &config::Source, started: Instant) -> Result<Mirror, F
     })
 }
 
-fn prepare_access(config: &TargetConfig) -> Result<Access, Fatal> {
+/// The attributes to mirror that this process can see.
+fn attributes(source: &config::Source, root: &SourceRoot) -> Result<Attributes, Fatal> {
+    let mut wanted = source.attributes;
+    wanted.trusted &= accounts::sees_trusted();
+    if wanted.any() {
+        root.check_attributes()
+            .map_err(|error| Fatal::Attributes(source.path.clone(), error))?;
+    }
+    Ok(wanted)
+}
+
+fn prepare_access(config: &TargetConfig, attributes: Attributes) -> Result<Access, Fatal> {
     let (tls, password) = load(&config.access)?;
     Ok(Access {
         config: config.clone(),
         tls,
         password,
+        attributes,
     })
 }
 

@@ -7,12 +7,13 @@ use syncd_proto::meta::{EntryMeta, Kind, Meta};
 use syncd_proto::path::WirePath;
 
 use crate::fs::read::{self, ReadError, Stability};
-use crate::fs::root::{Identity, Linked};
+use crate::fs::root::{Identity, Linked, is_gone};
 use crate::fs::scan;
 use crate::logic::brake::Verdict;
 use crate::logic::coalesce::{Leave, Look, Millis, Remote, Rename, Taken};
 use crate::logic::links::{self, Inode, Known, Version};
 use crate::logic::plan::{Found, Planner, meta_of};
+use crate::logic::terms::Terms;
 use crate::net::link::Link;
 use crate::pipeline::reconcile;
 use crate::pipeline::target::{State, Target};
@@ -70,7 +71,7 @@ pub fn run(target: &Arc<Target>) {
         let (link, horizon) = (work.link, work.horizon);
         add_renames(target, &mut batch, work.renames);
         for (taken, found) in work.ready {
-            add(target, &mut batch, taken, found);
+            add(target, &link, &mut batch, taken, found);
         }
         let mut looks = Looks::default();
         for taken in work.taken {
@@ -80,7 +81,7 @@ pub fn run(target: &Arc<Target>) {
             if alone || looks.is_full() {
                 add_looks(target, &link, &mut batch, &mut looks, horizon);
             }
-            let outcome = look(target, &taken, there);
+            let outcome = look(target, &link, &taken, there);
             looks.push(taken, outcome);
         }
         add_looks(target, &link, &mut batch, &mut looks, horizon);
@@ -196,8 +197,15 @@ fn add_rename(target: &Target, batch: &mut Planner, rename: Rename) {
 
 /// Adds what was found to the batch. Where that gives a file with several names another content, they
 /// are linked to it at once.
-fn add(target: &Target, batch: &mut Planner, taken: Taken, found: Found) {
+fn add(target: &Target, link: &Link, batch: &mut Planner, taken: Taken, found: Found) {
     let path = taken.path.clone();
+    let incomplete =
+        link.terms().attributes.any() && found.meta().is_some_and(|meta| meta.xattrs.is_none());
+    if incomplete {
+        // The content goes without the attributes, which are looked at by themselves to tell why.
+        let path = WirePath::clone(&path);
+        target.update(|state, now| state.dirty.found(path, Look::Meta, Remote::Present, now));
+    }
     let inode = found.linked();
     let others = links::note(&mut target.lock().links, &taken, &found);
     batch.found(taken, found);
@@ -301,7 +309,7 @@ fn add_outcome(
         Outcome::Found(Found::Absent) if !target.delete => {
             target.leave(&taken);
         }
-        Outcome::Found(Found::Absent) => remove(target, batch, taken),
+        Outcome::Found(Found::Absent) => remove(target, link, batch, taken),
         Outcome::Found(found) => {
             if taken.mark.gone && matches!(found, Found::Dir(_)) {
                 // It went and came again before we looked: what the target has in the old one must go.
@@ -314,7 +322,7 @@ fn add_outcome(
                 send(target, link, std::mem::take(batch), horizon);
                 wait_for_room(target, link);
             }
-            add(target, batch, taken, found);
+            add(target, link, batch, taken, found);
         }
         Outcome::Large(linked, version) => target.update(|state, _| {
             if let Some(Identity { dev, ino }) = linked {
@@ -327,7 +335,7 @@ fn add_outcome(
     }
 }
 
-fn remove(target: &Target, batch: &mut Planner, mut taken: Taken) {
+fn remove(target: &Target, link: &Link, batch: &mut Planner, mut taken: Taken) {
     let found = match what_may_go(target, &taken) {
         MayGo::All => Found::Absent,
         MayGo::Name => Found::AbsentName,
@@ -363,7 +371,7 @@ fn remove(target: &Target, batch: &mut Planner, mut taken: Taken) {
         state.brake.check(weight, now)
     });
     match verdict {
-        Verdict::Go => add(target, batch, taken, found),
+        Verdict::Go => add(target, link, batch, taken, found),
         Verdict::Held => {
             taken.mark.leave = Leave::Held;
             target.defer(taken, target.now() + HELD_MS);
@@ -412,11 +420,13 @@ fn what_may_go(target: &Target, taken: &Taken) -> MayGo {
 
 fn look(
     target: &Target,
+    link: &Link,
     taken: &Taken,
     there: std::io::Result<Option<(EntryMeta, Option<Linked>)>>,
 ) -> Outcome {
+    let terms = link.terms();
     let (entry, linked) = match there {
-        Ok(Some(found)) => found,
+        Ok(Some((entry, linked))) => (terms.entry(entry), linked),
         Ok(None) => return Outcome::Found(Found::Absent),
         Err(error) => return Outcome::Failed("unreadable", describe(taken, "stat", &error)),
     };
@@ -428,17 +438,28 @@ fn look(
     }
     let known = taken.mark.remote != Remote::Absent && !taken.mark.born;
     if taken.mark.look == Look::Meta && known {
-        return Outcome::Found(Found::Metadata {
-            kind: entry.kind,
-            size: entry.size,
-            meta: meta_of(&entry),
-        });
+        return match meta_at(target, terms, taken, &entry) {
+            Ok(meta) => Outcome::Found(Found::Metadata {
+                kind: entry.kind,
+                size: entry.size,
+                meta,
+            }),
+            Err(error) if is_gone(&error) => Outcome::Later(target.now() + 1),
+            Err(error) => {
+                let text = describe(taken, "read the extended attributes of", &error);
+                Outcome::Failed("attributes not readable", text)
+            }
+        };
     }
+    let meta = || {
+        let meta = meta_at(target, terms, taken, &entry);
+        meta.unwrap_or_else(|_| meta_of(&entry))
+    };
     match entry.kind {
-        Kind::Dir => Outcome::Found(Found::Dir(meta_of(&entry))),
+        Kind::Dir => Outcome::Found(Found::Dir(meta())),
         Kind::Symlink => match target.root.read_link(&taken.path) {
             Ok(Some(link)) => Outcome::Found(Found::Symlink {
-                meta: meta_of(&entry),
+                meta: meta(),
                 target: link,
             }),
             Ok(None) | Err(_) => Outcome::Later(target.now() + ABSENCE_MS),
@@ -446,14 +467,34 @@ fn look(
         Kind::File => linked
             .and_then(|linked| look_at_links(target, taken, &entry, linked))
             .unwrap_or_else(|| {
-                look_at_file(target, taken, &entry, linked.map(|linked| linked.file))
+                look_at_file(
+                    target,
+                    terms,
+                    taken,
+                    &entry,
+                    linked.map(|linked| linked.file),
+                )
             }),
         kind => Outcome::Found(Found::Special {
-            meta: meta_of(&entry),
+            meta: meta(),
             kind,
             rdev: entry.rdev,
         }),
     }
+}
+
+/// The metadata of an entry with its attributes, if those take part.
+fn meta_at(
+    target: &Target,
+    terms: &Terms,
+    taken: &Taken,
+    entry: &EntryMeta,
+) -> std::io::Result<Meta> {
+    let mut meta = meta_of(entry);
+    if terms.attributes.any() {
+        meta.xattrs = Some(target.root.attributes(&taken.path, terms)?);
+    }
+    Ok(meta)
 }
 
 /// A file with several names: it is linked to a name that the target has, if there is one. `None` if
@@ -498,6 +539,7 @@ fn look_at_links(
 
 fn look_at_file(
     target: &Target,
+    terms: &Terms,
     taken: &Taken,
     entry: &EntryMeta,
     linked: Option<Identity>,
@@ -517,7 +559,13 @@ fn look_at_file(
     } else {
         Stability::Required
     };
-    match read::read_small(&target.root, &taken.path, INLINE_FILE_BYTES_MAX, stability) {
+    match read::read_small(
+        &target.root,
+        &taken.path,
+        INLINE_FILE_BYTES_MAX,
+        stability,
+        terms,
+    ) {
         Ok(file) => Outcome::Found(Found::Small {
             meta: file.meta,
             bytes: file.bytes,
@@ -542,7 +590,7 @@ fn send(target: &Target, link: &Arc<Link>, batch: Planner, horizon: u64) {
     }
     let mut dirs = Vec::new();
     for dir in batch.touched() {
-        match dir_meta(target, &dir) {
+        match dir_meta(target, link, &dir) {
             Some(meta) => dirs.push((dir, meta)),
             None => target.update(|state, now| state.dirty.lost_parent(dir, horizon - 1, now)),
         }
@@ -550,9 +598,10 @@ fn send(target: &Target, link: &Arc<Link>, batch: Planner, horizon: u64) {
     target.send(link, batch.finish(dirs));
 }
 
-fn dir_meta(target: &Target, dir: &WirePath) -> Option<Meta> {
+/// Its attributes are left alone: they do not change with its entries.
+fn dir_meta(target: &Target, link: &Link, dir: &WirePath) -> Option<Meta> {
     let entry = target.root.stat(dir).ok().flatten()?;
-    (entry.kind == Kind::Dir).then(|| meta_of(&entry))
+    (entry.kind == Kind::Dir).then(|| meta_of(&link.terms().entry(entry)))
 }
 
 fn describe(taken: &Taken, what: &str, error: &std::io::Error) -> String {

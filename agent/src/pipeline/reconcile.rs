@@ -22,6 +22,7 @@ use syncd_proto::tree::{DigestTree, TreeReader};
 use crate::fs::scan::{ScanProblem, SourceReader};
 use crate::logic::coalesce::{Comparison, Look, Millis, Remote};
 use crate::logic::links::Inode;
+use crate::logic::terms::Terms;
 use crate::net::link::{Answer, Link, LinkError};
 use crate::pipeline::source::is_recent;
 use crate::pipeline::sweep::{is_clear, sweep};
@@ -130,7 +131,8 @@ pub fn run(target: &Arc<Target>) {
 /// target has.
 fn seek(target: &Target) {
     let sought = target.lock().links.take_sought();
-    let found = build(target, &WirePath::root(), Compare::ALL, false);
+    let terms = plain_terms(target);
+    let found = build(target, &terms, &WirePath::root(), Compare::ALL, false);
     let groups = found.map(|(_, groups)| groups).unwrap_or_default();
     for (inode, group) in groups
         .iter()
@@ -287,7 +289,7 @@ pub fn compare(
     };
     // Both sides walk at the same time.
     link.ask(id, &AgentMessage::DigestQuery(question))?;
-    let (here, groups) = build(target, path, policy, content)?;
+    let (here, groups) = build(target, link.terms(), path, policy, content)?;
     let policy = Compare {
         links: policy.links && !groups.is_full(),
         ..policy
@@ -307,7 +309,7 @@ pub fn compare(
     let there = answer.digests.first().copied().flatten();
     let Some(here) = here else {
         // No such directory: whatever stands there is looked at by itself.
-        if let Some(entry) = stat(target, path)? {
+        if let Some(entry) = stat(target, link, path)? {
             report(path.clone(), Difference::Missing(entry))?;
         } else if there.is_some() && !path.is_root() {
             let gone = EntryMeta {
@@ -344,7 +346,7 @@ pub fn compare(
         content,
     };
     if there.is_none() {
-        if let Some(entry) = stat(target, path)? {
+        if let Some(entry) = stat(target, link, path)? {
             report(path.clone(), Difference::Missing(entry))?;
         }
         walk.report_all(path.clone(), report)?;
@@ -411,25 +413,34 @@ fn unknown() -> EntryMeta {
     }
 }
 
-fn stat(target: &Target, path: &WirePath) -> Result<Option<EntryMeta>, CompareError> {
-    target.root.stat(path).map_err(CompareError::Source)
+fn stat(target: &Target, link: &Link, path: &WirePath) -> Result<Option<EntryMeta>, CompareError> {
+    let found = target.root.stat_for(path, link.terms());
+    found.map_err(CompareError::Source)
 }
 
 /// How many entries the source has now, if it can be read whole.
 pub fn count_entries(target: &Target) -> Option<u64> {
     let root = WirePath::root();
-    let (tree, _) = build(target, &root, Compare::ALL, false).ok()?;
+    let (tree, _) = build(target, &plain_terms(target), &root, Compare::ALL, false).ok()?;
     tree.filter(|tree| tree.is_complete(&root))
         .map(|tree| tree.entries())
 }
 
+/// The terms of the open session, if there is one, without attributes.
+fn plain_terms(target: &Target) -> Arc<Terms> {
+    let state = target.lock();
+    let terms = state.link.as_ref().map(|link| link.terms());
+    Arc::new(terms.map_or_else(Terms::default, |terms| terms.without_attributes()))
+}
+
 fn build(
     target: &Target,
+    terms: &Arc<Terms>,
     path: &WirePath,
     policy: Compare,
     content: bool,
 ) -> Result<(Option<DigestTree>, LinkGroups), CompareError> {
-    with_reader(target, content, |reader| {
+    with_reader(target, terms, content, |reader| {
         let started = reader.start(path).map_err(CompareError::Source)?;
         let Some((dir, meta)) = started.filter(|(_, meta)| meta.kind == Kind::Dir) else {
             return Ok((None, LinkGroups::default()));
@@ -442,6 +453,7 @@ fn build(
 
 fn with_reader<T>(
     target: &Target,
+    terms: &Arc<Terms>,
     content: bool,
     work: impl FnOnce(&mut SourceReader<'_>) -> T,
 ) -> T {
@@ -450,8 +462,9 @@ fn with_reader<T>(
         tracing::warn!(target = %target.name, "{problem}");
     };
     let cancel = AtomicBool::new(false);
-    let mut reader =
-        SourceReader::new(&target.root, &keep, &mut problem, &cancel).hash_contents(content);
+    let mut reader = SourceReader::new(&target.root, &keep, &mut problem, &cancel)
+        .hash_contents(content)
+        .terms(terms.clone());
     work(&mut reader)
 }
 
@@ -504,12 +517,12 @@ impl Walk<'_> {
     ) -> Result<(), CompareError> {
         let (dir, there) = receive(self.link, id)?;
         let Some(dir) = dir else {
-            if let Some(entry) = stat(self.target, &path)? {
+            if let Some(entry) = stat(self.target, self.link, &path)? {
                 report(path.clone(), Difference::Missing(entry))?;
             }
             return self.report_all(path, report);
         };
-        if let Some(entry) = stat(self.target, &path)?
+        if let Some(entry) = stat(self.target, self.link, &path)?
             && !merkle::same_entry(self.policy, &entry, &dir)
         {
             report(path.clone(), Difference::Changed(entry, dir))?;
@@ -629,7 +642,7 @@ impl Walk<'_> {
     }
 
     fn list(&self, path: &WirePath) -> Result<Option<BTreeMap<Name, EntryMeta>>, CompareError> {
-        with_reader(self.target, self.content, |reader| {
+        with_reader(self.target, self.link.terms(), self.content, |reader| {
             let Some((dir, _)) = reader.start(path).map_err(CompareError::Source)? else {
                 return Ok(None);
             };

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use syncd_proto::attributes::Attributes;
 use syncd_proto::message::{AgentMessage, Bye, Ping, Purpose, ReceiverMessage, Rejected};
 use tokio::io::ReadHalf;
 
+use crate::fs::accounts;
 use crate::logic::backoff::Backoff;
 use crate::logic::config::TargetConfig;
 use crate::logic::password::Password;
@@ -34,6 +36,8 @@ pub struct Access {
     pub tls: TlsSettings,
     /// Password, if there is one.
     pub password: Option<Password>,
+    /// Extended attributes to mirror.
+    pub attributes: Attributes,
 }
 
 impl Access {
@@ -42,10 +46,14 @@ impl Access {
     /// # Errors
     /// [`ConnectError`].
     pub async fn connect(&self, purpose: Purpose) -> Result<Connected, ConnectError> {
+        let names = tokio::task::spawn_blocking(accounts::names).await;
+        let names = names.unwrap_or_default();
         let dial = Dial {
             tls: &self.tls,
             password: self.password.as_ref(),
             timeout: self.config.access.connect_timeout,
+            attributes: self.attributes,
+            names: &names,
         };
         handshake::connect(&dial, &self.config.to, purpose).await
     }
@@ -75,6 +83,7 @@ pub async fn run(
                 attempt = 0;
                 was_open = true;
                 tracing::info!(target = %target.name, peer = %connected.peer, receiver = %syncd_proto::path::escaped(connected.welcome.receiver.as_bytes()), "connected");
+                note_lacking(target, access, &connected);
                 let text = run_session(target, access, connected, stop).await;
                 if stop.is_cancelled() {
                     return Ok(());
@@ -105,6 +114,19 @@ pub async fn run(
     }
 }
 
+/// Says which attributes the receiver does not keep although they are to be mirrored.
+fn note_lacking(target: &Target, access: &Access, connected: &Connected) {
+    let kept = connected.terms.attributes;
+    let lacking = access.attributes.without(kept);
+    if lacking.any() {
+        tracing::warn!(
+            target = %target.name,
+            "not kept by the receiver, which may not set them: {}",
+            lacking.words()
+        );
+    }
+}
+
 /// Runs an open session to its end; says why it ended.
 async fn run_session(
     target: &Arc<Target>,
@@ -117,9 +139,15 @@ async fn run_session(
         writer,
         session,
         welcome,
+        terms,
         ..
     } = connected;
-    let link = Arc::new(Link::new(session, welcome, access.tls.signer().clone()));
+    let link = Arc::new(Link::new(
+        session,
+        welcome,
+        terms,
+        access.tls.signer().clone(),
+    ));
     target.connected(link.clone());
     let sending = tokio::spawn({
         let link = link.clone();

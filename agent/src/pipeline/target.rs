@@ -388,7 +388,7 @@ impl Target {
             .as_ref()
             .is_some_and(|open| Arc::ptr_eq(open, link));
         let sent = if current && !link.is_closed() {
-            link.commit(Vec::new(), batch.ops, &batch.inline)
+            link.commit(batch.ops, &batch.inline)
                 .map_err(|error| error.to_string())
         } else {
             Err("connection lost".to_owned())
@@ -531,7 +531,9 @@ impl Target {
                 }
                 let State { dirty, .. } = &mut *state;
                 dirty.look_where_it_went(&taken.path, taken.mark.seq, now);
-                if note.is_some_and(|note| note.verb == LINK) {
+                if reject.code == RejectCode::Attributes {
+                    state.attributes_failed(taken, &reject.text, now);
+                } else if note.is_some_and(|note| note.verb == LINK) {
                     state.link_failed(taken, reject.code, &reject.text, now);
                 } else {
                     let others = state.links.put_refused(&taken.path);
@@ -686,6 +688,15 @@ impl State {
             return;
         }
         self.wait_longer(taken, code.to_string(), text.to_owned(), now);
+    }
+
+    /// Everything but the attributes arrived: only metadata is tried again.
+    fn attributes_failed(&mut self, mut taken: Taken, text: &str, now: Millis) {
+        taken.mark.look = Look::Meta;
+        taken.mark.remote = Remote::Present;
+        taken.mark.born = false;
+        let code = RejectCode::Attributes.to_string();
+        self.wait_longer(taken, code, text.to_owned(), now);
     }
 
     fn wait_longer(&mut self, mut taken: Taken, code: String, text: String, now: Millis) {

@@ -13,7 +13,7 @@ use crate::limits::SIGNATURE_BYTES_MAX;
 use crate::message::{
     Ack, AgentMessage, Answer, Commit, Hello, Modules, ReceiverMessage, Refused, Welcome,
 };
-use crate::op::{IdName, Op};
+use crate::op::Op;
 
 /// What the TLS connection says of itself.
 #[derive(Debug, Clone)]
@@ -239,7 +239,6 @@ impl AgentSession {
     pub fn commit(
         &mut self,
         signer: &CommitSigner,
-        names: Vec<IdName>,
         ops: Vec<Op>,
         inline: &[u8],
     ) -> Result<(u64, Frame), CommitError> {
@@ -248,7 +247,6 @@ impl AgentSession {
             module: self.module.clone(),
             session: self.session,
             seq,
-            names,
             ops,
         });
         let mut body = Vec::new();

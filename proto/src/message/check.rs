@@ -43,6 +43,12 @@ impl AgentMessage {
                 at_most("digest query", query.paths.len(), limits::DIGEST_PATHS_MAX)?;
             }
             Self::SignatureQuery(query) => query.want.check()?,
+            Self::IdQuery(query) => {
+                at_most("id names", query.names.len(), limits::ID_NAMES_MAX)?;
+                for name in &query.names {
+                    at_most("id name", name.name.len(), limits::LABEL_BYTES_MAX)?;
+                }
+            }
             Self::Bye(bye) => at_most("text", bye.text.len(), limits::TEXT_BYTES_MAX)?,
             _ => {}
         }
@@ -113,10 +119,6 @@ impl Commit {
     pub(super) fn check(&self, payload_len: usize) -> Result<(), DecodeError> {
         at_most("module name", self.module.len(), limits::LABEL_BYTES_MAX)?;
         at_most("commit", self.ops.len(), limits::COMMIT_OPS_MAX)?;
-        at_most("name list", self.names.len(), limits::COMMIT_OPS_MAX)?;
-        for name in &self.names {
-            at_most("id name", name.name.len(), limits::LABEL_BYTES_MAX)?;
-        }
         at_most("commit payload", payload_len, limits::PAYLOAD_BYTES_MAX)?;
         self.ops.iter().try_for_each(check_op)?;
         let inline = self.ops.iter().map(Op::inline_len).sum::<u64>();
@@ -191,6 +193,7 @@ impl ReceiverMessage {
             Self::Digests(answer) => {
                 at_most("digests", answer.digests.len(), limits::DIGEST_PATHS_MAX)?;
             }
+            Self::Ids(answer) => at_most("ids", answer.numbers.len(), limits::ID_NAMES_MAX)?,
             Self::Listing(listing) => listing.check()?,
             Self::Ack(ack) if ack.durable > ack.applied => {
                 return Err(DecodeError::Invalid("ack: durable before applied"));

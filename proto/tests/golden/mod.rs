@@ -78,6 +78,7 @@ pub(crate) fn hello() -> Hello {
         purpose: Purpose::Mirror,
         module: b"www".to_vec(),
         sub_path: WirePath::root(),
+        attributes: syncd_proto::attributes::Attributes::ALL,
         user: Some(b"alice".to_vec()),
         nonce: [0x11; 32],
         agent: "syncd-agent 0.1.0 on web01".to_owned(),

@@ -159,6 +159,7 @@ impl Receiver {
             proof: handover.proof,
             writable: true,
             compare: Compare::ALL,
+            maps_names: false,
             durability: Durability::Batch,
             window_bytes: 8 << 20,
             window_commits: 64,
@@ -692,7 +693,7 @@ impl Agent {
             });
         }
         for (ops, inline) in [(first, Vec::new()), (second, inline)] {
-            let made = session.commit(&self.signer, Vec::new(), ops, &inline);
+            let made = session.commit(&self.signer, ops, &inline);
             self.out.push(made.unwrap().1);
         }
         Ok(())

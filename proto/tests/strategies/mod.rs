@@ -3,6 +3,7 @@
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
+use syncd_proto::attributes::Attributes;
 use syncd_proto::digest::Digest;
 use syncd_proto::frame::Frame;
 use syncd_proto::message::*;
@@ -211,21 +212,25 @@ fn hello() -> impl Strategy<Value = Hello> {
     let tail = (
         bytes(100),
         path(),
+        attributes(),
         option::of(bytes(60)),
         any::<[u8; 32]>(),
         text(),
     );
-    (head, tail).prop_map(|(head, (module, sub_path, user, nonce, agent))| Hello {
-        version_min: head.0,
-        version_max: head.1,
-        features: head.2,
-        purpose: head.3,
-        module,
-        sub_path,
-        user,
-        nonce,
-        agent,
-    })
+    (head, tail).prop_map(
+        |(head, (module, sub_path, attributes, user, nonce, agent))| Hello {
+            version_min: head.0,
+            version_max: head.1,
+            features: head.2,
+            purpose: head.3,
+            module,
+            sub_path,
+            attributes,
+            user,
+            nonce,
+            agent,
+        },
+    )
 }
 
 fn stage_begin() -> impl Strategy<Value = StageBegin> {
@@ -276,20 +281,14 @@ fn stage_chunk() -> impl Strategy<Value = (StageChunk, usize)> {
 }
 
 fn commit() -> impl Strategy<Value = Commit> {
-    (
-        bytes(60),
-        any::<[u8; 32]>(),
-        number(),
-        vec(id_name(), 0..4),
-        vec(op(), 0..12),
-    )
-        .prop_map(|(module, session, seq, names, ops)| Commit {
+    (bytes(60), any::<[u8; 32]>(), number(), vec(op(), 0..12)).prop_map(
+        |(module, session, seq, ops)| Commit {
             module,
             session,
             seq,
-            names,
             ops,
-        })
+        },
+    )
 }
 
 fn signature_want() -> impl Strategy<Value = SignatureWant> {
@@ -345,6 +344,7 @@ pub(crate) fn agent_message() -> impl Strategy<Value = (AgentMessage, usize)> {
             path,
             want
         })),
+        (number(), vec(id_name(), 0..5)).prop_map(|(id, names)| plain(IdQuery { id, names })),
         number().prop_map(|token| plain(Ping { token })),
         text().prop_map(|text| plain(Bye { text })),
     ]
@@ -382,12 +382,22 @@ fn code() -> impl Strategy<Value = RejectCode> {
         C::TooLarge,
         C::DeleteHeld,
         C::Other,
+        C::Attributes,
     ])
 }
 
+fn attributes() -> impl Strategy<Value = Attributes> {
+    any::<[bool; 4]>().prop_map(|[user, trusted, acls, capabilities]| Attributes {
+        user,
+        trusted,
+        acls,
+        capabilities,
+    })
+}
+
 fn compare() -> impl Strategy<Value = Compare> {
-    (any::<[bool; 5]>(), 0..=0o7777u16).prop_map(
-        |([owner, mtime, xattrs, specials, links], mode_mask)| Compare {
+    (any::<[bool; 4]>(), attributes(), 0..=0o7777u16).prop_map(
+        |([owner, mtime, specials, links], xattrs, mode_mask)| Compare {
             owner,
             mode_mask,
             mtime,
@@ -411,6 +421,7 @@ fn welcome() -> impl Strategy<Value = Welcome> {
         text(),
         option::of(digest()),
         any::<bool>(),
+        any::<bool>(),
     );
     let tail = (
         number(),
@@ -425,6 +436,7 @@ fn welcome() -> impl Strategy<Value = Welcome> {
         proof: head.3,
         writable: head.4,
         compare,
+        maps_names: head.5,
         durability,
         window_bytes: tail.0,
         window_commits: tail.1,
@@ -512,6 +524,7 @@ pub(crate) fn receiver_message() -> impl Strategy<Value = (ReceiverMessage, usiz
             .prop_map(|(id, digests)| plain(Digests { id, digests })),
         listing().prop_map(plain),
         signature().prop_map(|(signature, payload)| (signature.into(), payload)),
+        (number(), vec(small(), 0..5)).prop_map(|(id, numbers)| plain(Ids { id, numbers })),
         number().prop_map(|bytes| plain(Credit { bytes })),
         number().prop_map(|token| plain(Pong { token })),
         text().prop_map(|text| plain(Draining { text })),

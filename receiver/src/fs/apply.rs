@@ -16,6 +16,7 @@ use syncd_proto::path::WirePath;
 use syncd_proto::reject::RejectCode;
 
 use super::area::{Area, Temp};
+use super::attributes::Lacking;
 use super::meta::{Keeper, identity_of, kind_of, mtime_of, statx_at, statx_fd};
 use super::refusal::Refusal;
 use super::root::{LISTABLE, Root};
@@ -32,8 +33,8 @@ use replace::{Replaced, discard_dir, replace};
 /// What an operation installs, ready under a temporary name.
 #[derive(Debug)]
 pub enum Prepared {
-    /// An entry to be renamed to its place.
-    Entry(Temp),
+    /// An entry to be renamed to its place, and an attribute that it should have and has not.
+    Entry(Temp, Option<Lacking>),
     /// Nothing: the operation only works on what is there.
     Nothing,
 }
@@ -72,24 +73,25 @@ impl Applier<'_> {
             Op::Put { meta, content, .. } => {
                 let staged = self.content(op, content, inline, staged)?;
                 let fd = staged.fd();
-                self.keeper
+                let lacking = self
+                    .keeper
                     .set_fd(fd, Kind::File, meta)
                     .map_err(|errno| metadata_refusal(op, errno))?;
                 if sync {
                     rustix::fs::fsync(fd).map_err(fail)?;
                 }
-                Ok(Prepared::Entry(staged.into_temp()))
+                Ok(Prepared::Entry(staged.into_temp(), lacking))
             }
             Op::Symlink { meta, target, .. } => {
                 let temp = self.area.temp();
-                self.make_symlink(&temp, target, meta).map_err(fail)?;
-                Ok(Prepared::Entry(temp))
+                let lacking = self.make_symlink(&temp, target, meta).map_err(fail)?;
+                Ok(Prepared::Entry(temp, lacking))
             }
             Op::Special {
                 meta, kind, rdev, ..
             } => self
                 .make_special(*kind, *rdev, meta)
-                .map(Prepared::Entry)
+                .map(|(temp, lacking)| Prepared::Entry(temp, lacking))
                 .map_err(fail),
             _ => Ok(Prepared::Nothing),
         }
@@ -101,7 +103,10 @@ impl Applier<'_> {
     /// As [`Self::prepare`].
     pub fn perform(&mut self, op: &Op, prepared: Prepared) -> Done {
         match (op, prepared) {
-            (_, Prepared::Entry(temp)) => self.install(op, &temp),
+            (_, Prepared::Entry(temp, lacking)) => {
+                self.install(op, &temp)?;
+                complete(op, lacking)
+            }
             (Op::Mkdir { path, meta }, _) => self.mkdir(op, path, meta),
             (Op::Link { to, .. }, _) => self.link(op, to),
             (Op::Rename { from, to, expect }, _) => self.rename(op, from, to, expect.as_ref()),
@@ -153,7 +158,12 @@ impl Applier<'_> {
         }
     }
 
-    fn make_symlink(&self, temp: &Temp, target: &[u8], meta: &Meta) -> rustix::io::Result<()> {
+    fn make_symlink(
+        &self,
+        temp: &Temp,
+        target: &[u8],
+        meta: &Meta,
+    ) -> rustix::io::Result<Option<Lacking>> {
         if self.keeper.munges {
             rustix::fs::symlinkat(munge::munged(target), temp.dir(), temp.name())?;
         } else {
@@ -168,7 +178,7 @@ impl Applier<'_> {
         kind: Kind,
         (major, minor): (u32, u32),
         meta: &Meta,
-    ) -> rustix::io::Result<Temp> {
+    ) -> rustix::io::Result<(Temp, Option<Lacking>)> {
         let file_type = match kind {
             Kind::Fifo => FileType::Fifo,
             Kind::Socket => FileType::Socket,
@@ -186,8 +196,8 @@ impl Applier<'_> {
         let mode = self.keeper.mode(kind, meta);
         rustix::fs::mknodat(temp.dir(), temp.name(), file_type, mode, device)?;
         let name = temp.name().as_bytes();
-        self.keeper.set_private(temp.dir(), name, kind, meta)?;
-        Ok(temp)
+        let lacking = self.keeper.set_private(temp.dir(), name, kind, meta)?;
+        Ok((temp, lacking))
     }
 
     /// Renames a temporary entry to its place, whatever stands there.
@@ -238,12 +248,13 @@ impl Applier<'_> {
         let flags = LISTABLE | OFlags::NOFOLLOW;
         let made = rustix::fs::openat(temp.dir(), temp.name(), flags, Mode::empty());
         let made = made.map_err(|errno| Refusal::system(op.verb(), op.path(), errno))?;
-        self.keeper
+        let lacking = self
+            .keeper
             .set_fd(made.as_fd(), Kind::Dir, meta)
             .map_err(|errno| metadata_refusal(op, errno))?;
         self.install(op, temp)?;
         self.touched.file(made);
-        Ok(())
+        complete(op, lacking)
     }
 
     fn set_dir(&mut self, op: &Op, path: &WirePath, meta: &Meta) -> Done {
@@ -400,6 +411,18 @@ impl Applier<'_> {
         own.ok().flatten().as_ref().is_some_and(marked)
             || statx_fd(&*dir).as_ref().is_ok_and(marked)
     }
+}
+
+/// An operation is done whole, or all but an attribute.
+fn complete(op: &Op, lacking: Option<Lacking>) -> Done {
+    let Some(lacking) = lacking else {
+        return Ok(());
+    };
+    let text = format!(
+        "cannot set an attribute of {}: {lacking}; everything else of it is in place",
+        op.path()
+    );
+    Err(Refusal::new(RejectCode::Attributes, text))
 }
 
 fn is_expected(stat: &Statx, expect: &Expect) -> bool {

@@ -204,9 +204,6 @@ impl Committer {
         };
         self.anchor.check(&self.root)?;
         self.root.forget_all();
-        for name in group.iter().flat_map(|commit| &commit.commit().names) {
-            self.keeper.ids.declare(name);
-        }
         let prepared = self.prepare(group)?;
         let mut rejects = Vec::new();
         for (commit, prepared) in group.iter().zip(prepared) {
@@ -275,12 +272,15 @@ impl Committer {
     }
 
     fn perform(&mut self, op: &Op, prepared: Result<Prepared, Refusal>) -> Result<(), Refusal> {
-        self.applier().perform(op, prepared?)?;
-        self.totals.ops += 1;
-        if let Op::Put { content, .. } = op {
-            self.totals.content_bytes += Content::len(content);
+        let done = self.applier().perform(op, prepared?);
+        // Without an attribute it is done all the same.
+        if !matches!(&done, Err(refusal) if refusal.code != RejectCode::Attributes) {
+            self.totals.ops += 1;
+            if let Op::Put { content, .. } = op {
+                self.totals.content_bytes += Content::len(content);
+            }
         }
-        Ok(())
+        done
     }
 
     fn applier(&mut self) -> Applier<'_> {

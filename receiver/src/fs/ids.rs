@@ -1,9 +1,9 @@
-//! Owners: which number here belongs to a number there ([`IdMap`]), by the names both machines have.
+//! Owners: which number a user or group of the agent's machine has here, by the names both machines know.
 
 use std::collections::HashMap;
 use std::io::Read;
-use std::sync::Arc;
 
+use syncd_proto::accounts::accounts;
 use syncd_proto::op::{IdKind, IdName};
 
 /// Users and groups of this machine, read before the root directory changes.
@@ -18,59 +18,24 @@ impl Accounts {
     #[must_use]
     pub fn load() -> Self {
         Self {
-            users: parse(&read("/etc/passwd")),
-            groups: parse(&read("/etc/group")),
+            users: by_name(&read("/etc/passwd")),
+            groups: by_name(&read("/etc/group")),
         }
     }
 
-    fn find(&self, kind: IdKind, name: &[u8]) -> Option<u32> {
-        let names = match kind {
+    /// The number here of a name there. A name that is unknown here keeps its number; the superuser stays
+    /// who it is, and nobody else becomes it.
+    #[must_use]
+    pub fn number(&self, theirs: &IdName) -> u32 {
+        let names = match theirs.kind {
             IdKind::User => &self.users,
             IdKind::Group => &self.groups,
         };
-        names.get(name).copied()
+        let known = names.get(&theirs.name).copied();
+        let ours = known.filter(|&number| number != 0 && theirs.id != 0);
+        ours.unwrap_or(theirs.id)
     }
 }
-
-/// The numbers of one agent, mapped to ours.
-#[derive(Debug)]
-pub struct IdMap {
-    accounts: Option<Arc<Accounts>>,
-    known: HashMap<(IdKind, u32), u32>,
-}
-
-impl IdMap {
-    /// Maps by these accounts; without them every number stays as it is (`numeric ids`).
-    #[must_use]
-    pub fn new(accounts: Option<Arc<Accounts>>) -> Self {
-        Self {
-            accounts,
-            known: HashMap::new(),
-        }
-    }
-
-    /// Takes a name the agent declared. One that is unknown here keeps its number.
-    pub fn declare(&mut self, declared: &IdName) {
-        let Some(accounts) = &self.accounts else {
-            return;
-        };
-        let Some(local) = accounts.find(declared.kind, &declared.name) else {
-            return;
-        };
-        if local != declared.id && self.known.len() < KNOWN_MAX {
-            self.known.insert((declared.kind, declared.id), local);
-        }
-    }
-
-    /// Our number for a number of theirs.
-    #[must_use]
-    pub fn local(&self, kind: IdKind, id: u32) -> u32 {
-        self.known.get(&(kind, id)).copied().unwrap_or(id)
-    }
-}
-
-/// Most numbers mapped for one agent: bounds its memory.
-const KNOWN_MAX: usize = 1 << 16;
 
 /// Longest account file read, in bytes.
 const ACCOUNTS_BYTES_MAX: u64 = 16 << 20;
@@ -82,21 +47,11 @@ fn read(path: &str) -> Vec<u8> {
     bytes
 }
 
-/// Names and numbers of lines `name:password:number:...`; the first of a name wins.
-fn parse(bytes: &[u8]) -> HashMap<Vec<u8>, u32> {
+/// The first number of each name.
+fn by_name(bytes: &[u8]) -> HashMap<Vec<u8>, u32> {
     let mut found = HashMap::new();
-    for line in bytes.split(|&byte| byte == b'\n') {
-        let mut fields = line.split(|&byte| byte == b':');
-        let (Some(name), Some(_), Some(number)) = (fields.next(), fields.next(), fields.next())
-        else {
-            continue;
-        };
-        let number = std::str::from_utf8(number)
-            .ok()
-            .and_then(|n| n.parse().ok());
-        if let (false, Some(number)) = (name.is_empty(), number) {
-            found.entry(name.to_vec()).or_insert(number);
-        }
+    for (name, number) in accounts(bytes) {
+        found.entry(name.to_vec()).or_insert(number);
     }
     found
 }
@@ -105,38 +60,21 @@ fn parse(bytes: &[u8]) -> HashMap<Vec<u8>, u32> {
 mod tests {
     use super::*;
 
-    fn map() -> IdMap {
+    #[test]
+    fn a_name_both_know_has_our_number_and_any_other_keeps_its_own() {
         let accounts = Accounts {
-            users: parse(b"root:x:0:0::/root:/bin/sh\nwww:x:33:33::/:/bin/false\nwww:x:34:1::/:\nbad\n:x:7:\n"),
-            groups: parse(b"www:x:82:\n"),
+            users: by_name(b"root:x:0:0\nwww:x:33:33\nwww:x:34:1\ntoor:x:0:0\n"),
+            groups: by_name(b"www:x:82:\n"),
         };
-        IdMap::new(Some(Arc::new(accounts)))
-    }
-
-    fn declared(kind: IdKind, id: u32, name: &str) -> IdName {
-        IdName {
-            kind,
-            id,
-            name: name.into(),
-        }
-    }
-
-    #[test]
-    fn a_name_both_have_maps_and_any_other_keeps_its_number() {
-        let mut map = map();
-        map.declare(&declared(IdKind::User, 1001, "www"));
-        map.declare(&declared(IdKind::Group, 1001, "www"));
-        map.declare(&declared(IdKind::User, 1002, "nobody-here"));
-        assert_eq!(map.local(IdKind::User, 1001), 33);
-        assert_eq!(map.local(IdKind::Group, 1001), 82);
-        assert_eq!(map.local(IdKind::User, 1002), 1002);
-        assert_eq!(map.local(IdKind::User, 5), 5);
-    }
-
-    #[test]
-    fn numeric_ids_map_nothing() {
-        let mut map = IdMap::new(None);
-        map.declare(&declared(IdKind::User, 1001, "root"));
-        assert_eq!(map.local(IdKind::User, 1001), 1001);
+        let number = |kind, id, name: &str| {
+            let name = name.into();
+            accounts.number(&IdName { kind, id, name })
+        };
+        assert_eq!(number(IdKind::User, 1_001, "www"), 33);
+        assert_eq!(number(IdKind::Group, 1_001, "www"), 82);
+        assert_eq!(number(IdKind::User, 1_002, "nobody-here"), 1_002);
+        assert_eq!(number(IdKind::User, 0, "www"), 0);
+        assert_eq!(number(IdKind::User, 500, "toor"), 500);
+        assert_eq!(number(IdKind::User, 501, "root"), 501);
     }
 }

@@ -1,21 +1,21 @@
 //! Metadata: what a file is ([`entry_of`]), and setting it on descriptors ([`Keeper`]).
 //!
-//! Order matters and is kept here: owner (which clears setuid), then mode, then extended attributes,
-//! times last.
+//! Order matters and is kept here: owner (which clears setuid and capabilities), then extended attributes
+//! (an ACL changes the mode), then mode, times last.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Gid, Mode, Statx, StatxFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{AtFlags, Gid, Mode, Statx, StatxFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
+use syncd_proto::attributes::Attributes;
 use syncd_proto::digest::Digest;
 use syncd_proto::limits::LINK_TARGET_BYTES_MAX;
 use syncd_proto::meta::{Compare, EntryMeta, Kind, Meta, Mtime, Xattr};
-use syncd_proto::op::IdKind;
 
+use super::attributes::{self, Lacking, Place};
 use super::guard::Guard;
-use super::ids::IdMap;
 use crate::logic::chmod::Chmod;
 
 /// What makes a file the one it was: device and inode.
@@ -36,12 +36,17 @@ pub struct Powers {
     pub any_mode: bool,
     /// It may make devices.
     pub mknod: bool,
+    /// It may set `trusted` attributes.
+    pub trusted: bool,
+    /// It may give programs capabilities.
+    pub capabilities: bool,
 }
 
 impl Powers {
-    /// What the two trees are compared by when this process keeps one of them.
+    /// What the two trees are compared by when this process keeps one of them, and the agent wants these
+    /// attributes. Where modes are mapped, ACLs could not be what they are there.
     #[must_use]
-    pub fn compare(self, maps_modes: bool) -> Compare {
+    pub fn compare(self, maps_modes: bool, wanted: Attributes) -> Compare {
         let mode_mask = match (maps_modes, self.any_mode) {
             (true, _) => 0,
             (false, true) => 0o7777,
@@ -51,7 +56,12 @@ impl Powers {
             owner: self.chown,
             mode_mask,
             mtime: true,
-            xattrs: false,
+            xattrs: wanted.and(Attributes {
+                user: true,
+                trusted: self.trusted,
+                acls: !maps_modes,
+                capabilities: self.capabilities,
+            }),
             specials: self.mknod,
             links: true,
         }
@@ -63,8 +73,8 @@ impl Powers {
 pub struct Keeper {
     /// What the process may do.
     pub powers: Powers,
-    /// The agent's numbers.
-    pub ids: IdMap,
+    /// Extended attributes that were agreed.
+    pub attributes: Attributes,
     /// `incoming chmod`.
     pub chmod: Option<Chmod>,
     /// What it leaves out where it names nobody.
@@ -76,30 +86,78 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Sets everything on an open file or directory.
+    /// Sets everything on an open file or directory; tells an attribute that could not be set.
     ///
     /// # Errors
     /// Those of the system; some of it may be set then.
-    pub fn set_fd(&self, fd: BorrowedFd<'_>, kind: Kind, meta: &Meta) -> rustix::io::Result<()> {
+    pub fn set_fd(
+        &self,
+        fd: BorrowedFd<'_>,
+        kind: Kind,
+        meta: &Meta,
+    ) -> rustix::io::Result<Option<Lacking>> {
         if self.powers.chown {
-            let (uid, gid) = self.owner(meta)?;
-            rustix::fs::fchown(fd, Some(uid), Some(gid))?;
+            let (uid, gid) = owner(meta)?;
+            let now = rustix::fs::fstat(fd)?;
+            // Even to the same owner it would take setuid and capabilities away for a moment.
+            if (now.st_uid, now.st_gid) != (uid.as_raw(), gid.as_raw()) {
+                rustix::fs::fchown(fd, Some(uid), Some(gid))?;
+            }
         }
+        let lacking = match &meta.xattrs {
+            Some(xattrs) => self.set_attributes_fd(fd, xattrs)?,
+            None => None,
+        };
         rustix::fs::fchmod(fd, self.mode(kind, meta))?;
-        if let Some(xattrs) = &meta.xattrs {
-            set_xattrs(fd, xattrs)?;
-        }
-        rustix::fs::futimens(fd, &times(meta.mtime))
+        rustix::fs::futimens(fd, &times(meta.mtime))?;
+        Ok(lacking)
     }
 
-    /// Sets owner and times of a symlink, which has nothing else; never follows.
+    fn set_attributes_fd(
+        &self,
+        fd: BorrowedFd<'_>,
+        wanted: &[Xattr],
+    ) -> rustix::io::Result<Option<Lacking>> {
+        let place = Place::Opened(fd);
+        let lacking = attributes::set(&place, wanted, self.attributes)?;
+        if lacking.is_none() || self.powers.any_mode {
+            return Ok(lacking);
+        }
+        // Without the right to write to a file of ours nothing in `user` can be set.
+        let mode = Mode::from_raw_mode(rustix::fs::fstat(fd)?.st_mode & 0o7777);
+        if mode.contains(Mode::WUSR) || rustix::fs::fchmod(fd, mode | Mode::WUSR).is_err() {
+            return Ok(lacking);
+        }
+        attributes::set(&place, wanted, self.attributes)
+    }
+
+    fn set_attributes_named(
+        &self,
+        dir: impl AsFd,
+        name: &[u8],
+        meta: &Meta,
+    ) -> rustix::io::Result<Option<Lacking>> {
+        let Some(xattrs) = &meta.xattrs else {
+            return Ok(None);
+        };
+        attributes::set(&Place::named(dir, name)?, xattrs, self.attributes)
+    }
+
+    /// Sets owner, attributes and times of a symlink, which has nothing else; never follows.
     ///
     /// # Errors
     /// Those of the system.
-    pub fn set_link(&self, dir: impl AsFd, name: &[u8], meta: &Meta) -> rustix::io::Result<()> {
+    pub fn set_link(
+        &self,
+        dir: impl AsFd,
+        name: &[u8],
+        meta: &Meta,
+    ) -> rustix::io::Result<Option<Lacking>> {
         self.set_owner(&dir, name, meta)?;
+        let lacking = self.set_attributes_named(&dir, name, meta)?;
         let flags = AtFlags::SYMLINK_NOFOLLOW;
-        rustix::fs::utimensat(dir, name, &times(meta.mtime), flags)
+        rustix::fs::utimensat(dir, name, &times(meta.mtime), flags)?;
+        Ok(lacking)
     }
 
     /// Sets everything on something that must not be opened, in a directory that is ours alone: the
@@ -113,18 +171,20 @@ impl Keeper {
         name: &[u8],
         kind: Kind,
         meta: &Meta,
-    ) -> rustix::io::Result<()> {
+    ) -> rustix::io::Result<Option<Lacking>> {
         self.set_owner(&dir, name, meta)?;
+        let lacking = self.set_attributes_named(&dir, name, meta)?;
         rustix::fs::chmodat(&dir, name, self.mode(kind, meta), AtFlags::empty())?;
         let flags = AtFlags::SYMLINK_NOFOLLOW;
-        rustix::fs::utimensat(dir, name, &times(meta.mtime), flags)
+        rustix::fs::utimensat(dir, name, &times(meta.mtime), flags)?;
+        Ok(lacking)
     }
 
     fn set_owner(&self, dir: impl AsFd, name: &[u8], meta: &Meta) -> rustix::io::Result<()> {
         if !self.powers.chown {
             return Ok(());
         }
-        let (uid, gid) = self.owner(meta)?;
+        let (uid, gid) = owner(meta)?;
         let flags = AtFlags::SYMLINK_NOFOLLOW;
         rustix::fs::chownat(dir, name, Some(uid), Some(gid), flags)
     }
@@ -139,43 +199,14 @@ impl Keeper {
         };
         Mode::from_raw_mode(mode & 0o7777)
     }
-
-    fn owner(&self, meta: &Meta) -> rustix::io::Result<(Uid, Gid)> {
-        let uid = self.ids.local(IdKind::User, meta.uid);
-        let gid = self.ids.local(IdKind::Group, meta.gid);
-        // The highest number means "leave it" to the kernel.
-        if uid == u32::MAX || gid == u32::MAX {
-            return Err(Errno::INVAL);
-        }
-        Ok((Uid::from_raw(uid), Gid::from_raw(gid)))
-    }
 }
 
-fn set_xattrs(fd: BorrowedFd<'_>, wanted: &[Xattr]) -> rustix::io::Result<()> {
-    for name in user_xattrs(fd)? {
-        if !wanted.iter().any(|xattr| xattr.name == name) {
-            rustix::fs::fremovexattr(fd, name.as_slice())?;
-        }
+fn owner(meta: &Meta) -> rustix::io::Result<(Uid, Gid)> {
+    // The highest number means "leave it" to the kernel.
+    if meta.uid == u32::MAX || meta.gid == u32::MAX {
+        return Err(Errno::INVAL);
     }
-    wanted.iter().try_for_each(|xattr| {
-        let flags = XattrFlags::empty();
-        rustix::fs::fsetxattr(fd, xattr.name.as_slice(), &xattr.value, flags)
-    })
-}
-
-/// Names of the attributes in the `user` namespace: the ones that are ours to remove.
-fn user_xattrs(fd: BorrowedFd<'_>) -> rustix::io::Result<Vec<Vec<u8>>> {
-    let mut list = vec![0; XATTR_LIST_BYTES_MAX];
-    let length = match rustix::fs::flistxattr(fd, list.as_mut_slice()) {
-        Ok(length) => length,
-        Err(Errno::OPNOTSUPP) => 0,
-        Err(error) => return Err(error),
-    };
-    let names = list[..length].split(|&byte| byte == 0);
-    Ok(names
-        .filter(|name| name.starts_with(b"user."))
-        .map(<[u8]>::to_vec)
-        .collect())
+    Ok((Uid::from_raw(meta.uid), Gid::from_raw(meta.gid)))
 }
 
 /// Access time is left alone.
@@ -285,9 +316,6 @@ const EPOCH: Mtime = match Mtime::new(0, 0) {
 
 const WANTED: StatxFlags = StatxFlags::BASIC_STATS;
 
-/// The kernel's limit of an attribute list, in bytes (`XATTR_LIST_MAX`).
-const XATTR_LIST_BYTES_MAX: usize = 64 << 10;
-
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -299,7 +327,7 @@ mod tests {
     fn keeper(powers: Powers) -> Keeper {
         Keeper {
             powers,
-            ids: IdMap::new(None),
+            attributes: Attributes::NONE,
             chmod: None,
             umask: 0,
             munges: false,
@@ -311,6 +339,8 @@ mod tests {
         chown: false,
         any_mode: false,
         mknod: false,
+        trusted: false,
+        capabilities: false,
     };
 
     fn meta(mode: u16) -> Meta {
@@ -351,9 +381,18 @@ mod tests {
 
     #[test]
     fn what_cannot_be_kept_is_not_compared() {
-        let compare = NONE.compare(false);
+        let compare = NONE.compare(false, Attributes::ALL);
         assert!(!compare.owner && !compare.specials && compare.mtime);
         assert_eq!(compare.mode_mask, 0o777);
-        assert_eq!(NONE.compare(true).mode_mask, 0);
+        let user_and_acls = Attributes {
+            trusted: false,
+            capabilities: false,
+            ..Attributes::ALL
+        };
+        assert_eq!(compare.xattrs, user_and_acls);
+        let mapped = NONE.compare(true, Attributes::ALL);
+        assert_eq!(mapped.mode_mask, 0);
+        assert!(mapped.xattrs.user && !mapped.xattrs.acls);
+        assert!(!NONE.compare(false, Attributes::NONE).xattrs.any());
     }
 }

@@ -12,16 +12,16 @@
 //! | [`guard`] | what a module forbids |
 //! | [`meta`], [`ids`] | metadata: read, mapped, set |
 //! | [`tree`], [`signature`] | what an agent may ask of the tree |
-//! | [`config`], [`secrets`], [`lock_file`] | the front's own files |
+//! | [`config`], [`secrets`] | the front's own files |
 //! | [`refusal`] | errno to the closed list of reasons a peer is told |
 
 pub mod apply;
 pub mod area;
+pub mod attributes;
 pub mod commit;
 pub mod config;
 pub mod guard;
 pub mod ids;
-pub mod lock_file;
 pub mod meta;
 pub mod recover;
 pub mod refusal;

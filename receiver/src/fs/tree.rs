@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use syncd_proto::attributes::Attributes;
 use syncd_proto::digest::{Digest, Hasher};
 use syncd_proto::links::{LinkGroups, LinkNames};
 use syncd_proto::message::{DigestQuery, Digests, ListEntry, ListQuery, Listing};
@@ -15,6 +16,7 @@ use syncd_proto::meta::{Compare, EntryMeta, Kind};
 use syncd_proto::path::{Name, WirePath};
 use syncd_proto::tree::{DigestTree, TreeReader};
 
+use super::attributes::{self, Place};
 use super::meta::{Identity, entry_of, identity_of, kind_of, link_target, statx_at, statx_fd};
 use super::recover::names;
 use super::root::{LISTABLE, READABLE, Root};
@@ -97,8 +99,8 @@ impl Trees {
         if !self.built.as_ref().is_some_and(covered) {
             self.build(root, &query.path, query.content, applied, stop)?;
         }
-        let mut reader = Reader::new(query.content, self.munges, stop);
-        let opened = open_with_meta(root, &query.path);
+        let mut reader = self.reader(query.content, stop);
+        let opened = open_with_meta(root, &query.path, self.compare.xattrs);
         let found = match &opened {
             Some((dir, _)) => reader.entries(dir, &query.path)?,
             None => None,
@@ -154,6 +156,16 @@ impl Trees {
         digest.filter(|_| built.tree.is_complete(&below))
     }
 
+    fn reader<'a>(&self, content: bool, stop: &'a AtomicBool) -> Reader<'a> {
+        Reader {
+            content,
+            munges: self.munges,
+            attributes: self.compare.xattrs,
+            stop,
+            links: LinkGroups::default(),
+        }
+    }
+
     fn build(
         &mut self,
         root: &Root,
@@ -163,10 +175,10 @@ impl Trees {
         stop: &AtomicBool,
     ) -> Result<(), Stopped> {
         self.built = None;
-        let Some((dir, meta)) = open_with_meta(root, path) else {
+        let Some((dir, meta)) = open_with_meta(root, path, self.compare.xattrs) else {
             return Ok(());
         };
-        let mut reader = Reader::new(content, self.munges, stop);
+        let mut reader = self.reader(content, stop);
         let tree = DigestTree::build(&mut reader, dir, path, &meta, self.compare)?;
         let links = if self.compare.links {
             reader.links.names(path)
@@ -190,12 +202,15 @@ impl Built {
     }
 }
 
-fn open_with_meta(root: &Root, path: &WirePath) -> Option<(OwnedFd, EntryMeta)> {
+fn open_with_meta(root: &Root, path: &WirePath, which: Attributes) -> Option<(OwnedFd, EntryMeta)> {
     if path.is_reserved() {
         return None;
     }
     let dir = root.open_listable(path).ok()?;
-    let meta = entry_of(&statx_fd(&dir).ok()?, None)?;
+    let mut meta = entry_of(&statx_fd(&dir).ok()?, None)?;
+    if which.any() {
+        meta.xattrs = attributes::digest(&Place::Opened(dir.as_fd()), which).ok()?;
+    }
     Some((dir, meta))
 }
 
@@ -204,6 +219,7 @@ fn open_with_meta(root: &Root, path: &WirePath) -> Option<(OwnedFd, EntryMeta)> 
 struct Reader<'a> {
     content: bool,
     munges: bool,
+    attributes: Attributes,
     stop: &'a AtomicBool,
     links: LinkGroups,
 }
@@ -249,16 +265,7 @@ impl TreeReader for Reader<'_> {
     }
 }
 
-impl<'a> Reader<'a> {
-    fn new(content: bool, munges: bool, stop: &'a AtomicBool) -> Self {
-        Self {
-            content,
-            munges,
-            stop,
-            links: LinkGroups::default(),
-        }
-    }
-
+impl Reader<'_> {
     fn entry(
         &mut self,
         dir: &OwnedFd,
@@ -277,7 +284,14 @@ impl<'a> Reader<'a> {
             Some(Kind::File) if self.content => self.file_digest(dir.as_fd(), name)?,
             _ => None,
         };
-        let entry = entry_of(&stat, content);
+        let mut entry = entry_of(&stat, content);
+        if let Some(entry) = entry.as_mut().filter(|_| self.attributes.any()) {
+            let place = Place::named(dir, name.as_bytes())?;
+            entry.xattrs = match attributes::digest(&place, self.attributes) {
+                Err(Errno::NOENT) => return Ok(None),
+                digest => digest?,
+            };
+        }
         if let Some(entry) = entry.as_ref().filter(|entry| entry.kind == Kind::File)
             && stat.stx_nlink > 1
             && let Some(path) = parent.join(name)

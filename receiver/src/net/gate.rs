@@ -6,8 +6,8 @@
 use syncd_proto::error::{DecodeError, ProtocolError};
 use syncd_proto::frame::{FrameLimits, HEADER_BYTES, Header};
 
-/// Types an agent may send in a session: `StageBegin` to `Bye`.
-const SESSION_KINDS: std::ops::RangeInclusive<u16> = 3..=12;
+/// Types an agent may send in a session: `StageBegin` to `IdQuery`.
+const SESSION_KINDS: std::ops::RangeInclusive<u16> = 3..=13;
 
 /// Follows the frame boundaries of one direction.
 #[derive(Debug)]
@@ -91,7 +91,7 @@ fn unexpected(kind: u16) -> ProtocolError {
 mod tests {
     use syncd_proto::frame::Frame;
     use syncd_proto::limits::BODY_BYTES_MAX;
-    use syncd_proto::message::{AgentMessage, Bye, StageBegin};
+    use syncd_proto::message::{AgentMessage, IdQuery, StageBegin};
 
     use super::*;
 
@@ -148,7 +148,7 @@ mod tests {
             frame(1, 1, 3, 0),
             frame(1, 2, 3, 0),
             frame(1, 0, 3, 0),
-            frame(1, 13, 3, 0),
+            frame(1, 14, 3, 0),
             frame(1, 130, 3, 0),
             too_large[..100].to_vec(),
         ] {
@@ -169,8 +169,9 @@ mod tests {
             key: None,
             resume_at: 0,
         });
-        let last = AgentMessage::from(Bye {
-            text: String::new(),
+        let last = AgentMessage::from(IdQuery {
+            id: 1,
+            names: Vec::new(),
         });
         assert_eq!(SESSION_KINDS, first.kind()..=last.kind());
     }

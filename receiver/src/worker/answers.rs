@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
 
-use syncd_proto::message::{Rejected, Signature};
+use syncd_proto::message::{Ids, Rejected, Signature};
 
 use super::outbox::Outbox;
 use super::reader::Question;
 use super::shared::Shared;
+use crate::fs::ids::Accounts;
 use crate::fs::root::Root;
 use crate::fs::signature::{self, Frames};
 use crate::fs::tree::{Stopped, Trees};
@@ -17,12 +18,13 @@ use crate::fs::tree::{Stopped, Trees};
 pub(super) fn run(
     root: &Arc<Root>,
     mut trees: Trees,
+    accounts: Option<&Accounts>,
     queue: &Receiver<Question>,
     shared: &Shared<'_>,
     outbox: &Outbox,
 ) {
     while let Ok(question) = queue.recv() {
-        if answer(root, &mut trees, &question, shared, outbox).is_err() {
+        if answer(root, &mut trees, accounts, &question, shared, outbox).is_err() {
             return;
         }
     }
@@ -31,6 +33,7 @@ pub(super) fn run(
 fn answer(
     root: &Root,
     trees: &mut Trees,
+    accounts: Option<&Accounts>,
     question: &Question,
     shared: &Shared<'_>,
     outbox: &Outbox,
@@ -49,6 +52,19 @@ fn answer(
         Question::List(query) => {
             let send = |listing| outbox.send(listing);
             trees.list(root, query, applied, stop, send)
+        }
+        Question::Ids(query) => {
+            let numbers = query.names.iter();
+            let numbers = numbers.map(|name| accounts.map_or(name.id, |known| known.number(name)));
+            let ids = Ids {
+                id: query.id,
+                numbers: numbers.collect(),
+            };
+            if outbox.send(ids) {
+                Ok(())
+            } else {
+                Err(Stopped)
+            }
         }
         Question::Signature(query) => {
             let mut sink = Sink { shared, outbox };

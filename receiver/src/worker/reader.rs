@@ -10,8 +10,8 @@ use syncd_proto::exchange::receiver::{Incoming, ReceiverSession, Verified};
 use syncd_proto::frame::{Frame, FrameLimits, HEADER_BYTES, Header};
 use syncd_proto::limits::PAYLOAD_BYTES_MAX;
 use syncd_proto::message::{
-    AgentMessage, DigestQuery, ListQuery, Pong, SignatureQuery, StageAbort, StageBegin, StageChunk,
-    StageEnd,
+    AgentMessage, DigestQuery, IdQuery, ListQuery, Pong, SignatureQuery, StageAbort, StageBegin,
+    StageChunk, StageEnd,
 };
 use syncd_proto::reject::RejectCode;
 
@@ -50,6 +50,8 @@ pub(super) enum Question {
     Digests(DigestQuery),
     /// For entries.
     List(ListQuery),
+    /// For the numbers of users and groups.
+    Ids(IdQuery),
     /// For a signature.
     Signature(SignatureQuery),
 }
@@ -150,6 +152,7 @@ impl Reader<'_> {
             AgentMessage::StageAbort(abort) => self.stage(StageMessage::Abort(abort)),
             AgentMessage::DigestQuery(query) => questions.send(Question::Digests(query)).is_ok(),
             AgentMessage::ListQuery(query) => questions.send(Question::List(query)).is_ok(),
+            AgentMessage::IdQuery(query) => questions.send(Question::Ids(query)).is_ok(),
             AgentMessage::SignatureQuery(query) => {
                 questions.send(Question::Signature(query)).is_ok()
             }

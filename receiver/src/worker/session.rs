@@ -27,7 +27,6 @@ use super::stager::Stager;
 use super::{Module, answers, commits};
 use crate::fs::area::Area;
 use crate::fs::commit::{Anchor, Committer, StagedMap, Totals};
-use crate::fs::ids::IdMap;
 use crate::fs::meta::Keeper;
 use crate::fs::recover;
 use crate::fs::refusal::{Refusal, describe, shortened};
@@ -200,10 +199,18 @@ fn converse<'scope>(
             commits::run(committer, durability, &commit_jobs, shared, &outbox)
         })?);
     }
-    let trees = Trees::new(compare(module), module.confined.munges);
+    let trees = Trees::new(compare(module, open), module.confined.munges);
     let (root, answer_box) = (Arc::clone(&ready.root), outbox.clone());
+    let accounts = module.confined.accounts.clone();
     let answering = spawn("answers").spawn_scoped(scope, move || {
-        answers::run(&root, trees, &questions, shared, &answer_box);
+        answers::run(
+            &root,
+            trees,
+            accounts.as_deref(),
+            &questions,
+            shared,
+            &answer_box,
+        );
     })?;
     let queues = Queues {
         commits: commit_queue,
@@ -237,7 +244,7 @@ fn committer(
     };
     let keeper = Keeper {
         powers: confined.powers,
-        ids: IdMap::new(confined.accounts.clone()),
+        attributes: compare(module, open).xattrs,
         chmod: module.chmod.clone(),
         umask: confined.umask,
         munges: confined.munges,
@@ -254,8 +261,9 @@ fn committer(
     )
 }
 
-fn compare(module: &Module) -> syncd_proto::meta::Compare {
-    module.confined.powers.compare(module.chmod.is_some())
+fn compare(module: &Module, open: &SessionOpen) -> syncd_proto::meta::Compare {
+    let powers = module.confined.powers;
+    powers.compare(module.chmod.is_some(), open.attributes)
 }
 
 fn welcome(module: &Module, open: &SessionOpen, ready: &Ready) -> Welcome {
@@ -265,7 +273,8 @@ fn welcome(module: &Module, open: &SessionOpen, ready: &Ready) -> Welcome {
         receiver: concat!("syncd-recv ", env!("CARGO_PKG_VERSION")).to_owned(),
         proof: open.proof,
         writable: ready.area.is_some(),
-        compare: compare(module),
+        compare: compare(module, open),
+        maps_names: module.confined.powers.chown && module.confined.accounts.is_some(),
         durability: module.setup.durability,
         window_bytes: WINDOW_BYTES,
         window_commits: WINDOW_COMMITS,

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use certs_dev::{Authority, Issued};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use syncd_proto::attributes::Attributes;
 use syncd_proto::chain::CommitSigner;
 use syncd_proto::digest::Digest;
 use syncd_proto::exchange::agent::{self, AgentSession, Channel, Reply};
@@ -20,7 +21,7 @@ use syncd_proto::message::{
     AgentMessage, Durability, Hello, Purpose, ReceiverMessage, Refused, Rejected, Welcome,
 };
 use syncd_proto::meta::{Meta, Mtime};
-use syncd_proto::op::{IdName, Op};
+use syncd_proto::op::Op;
 use syncd_proto::path::WirePath;
 use syncd_proto::reject::RejectCode;
 use syncd_recv::net::relay_io;
@@ -169,6 +170,7 @@ impl Bench {
             label: format!("session {id}"),
             purpose: Purpose::Mirror,
             sub_path: WirePath::root(),
+            attributes: Attributes::ALL,
             writable: true,
             next_out: 0,
             next_in: 1,
@@ -291,6 +293,7 @@ impl Agent {
             purpose: Purpose::Mirror,
             module: b"m".to_vec(),
             sub_path: WirePath::root(),
+            attributes: Attributes::ALL,
             user: None,
             nonce: [0; 32],
             agent: "test".to_owned(),
@@ -322,16 +325,9 @@ impl Agent {
 
     /// Sends a commit; its number.
     pub(crate) fn send_commit(&mut self, ops: Vec<(Op, Vec<u8>)>) -> u64 {
-        self.send_named(Vec::new(), ops)
-    }
-
-    pub(crate) fn send_named(&mut self, names: Vec<IdName>, ops: Vec<(Op, Vec<u8>)>) -> u64 {
         let (ops, inline): (Vec<Op>, Vec<Vec<u8>>) = ops.into_iter().unzip();
         let inline = inline.concat();
-        let (seq, frame) = self
-            .session
-            .commit(&self.signer, names, ops, &inline)
-            .unwrap();
+        let (seq, frame) = self.session.commit(&self.signer, ops, &inline).unwrap();
         self.write(&frame);
         seq
     }
@@ -339,9 +335,7 @@ impl Agent {
     /// Sends a commit whose signature is that of something else.
     pub(crate) fn forge(&mut self, ops: Vec<(Op, Vec<u8>)>) {
         let (ops, inline): (Vec<Op>, Vec<Vec<u8>>) = ops.into_iter().unzip();
-        let commit = self
-            .session
-            .commit(&self.signer, Vec::new(), ops, &inline.concat());
+        let commit = self.session.commit(&self.signer, ops, &inline.concat());
         let (_, mut frame) = commit.unwrap();
         frame.payload[10] ^= 1;
         self.write(&frame);

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bench::{Agent, Bench, dir_meta, meta, path};
 use syncd_proto::digest::Digest;
 use syncd_proto::message::{
-    Basis, DigestQuery, Durability, PatchOp, Ping, Purpose, ReceiverMessage, Rejected,
+    Basis, DigestQuery, Durability, IdQuery, PatchOp, Ping, Purpose, ReceiverMessage, Rejected,
     SignatureInfo, SignatureQuery, SignatureWant, StageBegin, StageChunk, StageEnd,
 };
 use syncd_proto::meta::{Kind, Meta};
@@ -648,18 +648,31 @@ fn an_ordinary_user_serves_what_is_its_own() {
 }
 
 #[test]
-fn owners_are_mapped_by_name_unless_ids_are_numbers() {
-    let name = IdName {
-        kind: IdKind::User,
-        id: 12,
-        name: b"root".to_vec(),
+fn owners_are_known_by_name_unless_ids_are_numbers() {
+    let name = |kind, id, name: &str| IdName {
+        kind,
+        id,
+        name: name.into(),
     };
-    for (numeric, owner) in [(false, 0), (true, 12)] {
+    let own = |kind, id| {
+        let own = name(kind, id, "nobody");
+        let bytes = fs::read("/etc/passwd").unwrap();
+        let found = syncd_proto::accounts::accounts(&bytes);
+        let found: Vec<_> = found.filter(|(known, _)| *known == own.name).collect();
+        (own, found[0].1)
+    };
+    let (nobody, number) = own(IdKind::User, 12);
+    let names = vec![
+        nobody,
+        name(IdKind::User, 13, "no-such-user"),
+        name(IdKind::User, 0, "nobody"),
+        name(IdKind::User, 14, "root"),
+    ];
+    for (numeric, first) in [(false, number), (true, 12)] {
         let bench = Bench::start(|setup| setup.numeric_ids = numeric);
         let mut agent = bench.open();
-        let seq = agent.send_named(vec![name.clone()], vec![put("f", b"x")]);
-        assert!(agent.wait_durable(seq).is_empty());
-        assert_eq!(fs::metadata(bench.at("f")).unwrap().uid(), owner);
+        let ids = agent.ids(names.clone());
+        assert_eq!(ids, [first, 13, 0, 14], "numeric ids: {numeric}");
     }
 }
 
@@ -681,6 +694,14 @@ fn a_crash_leaves_nothing_that_stays() {
 }
 
 impl Agent {
+    fn ids(&mut self, names: Vec<IdName>) -> Vec<u32> {
+        self.say(IdQuery { id: 1, names });
+        self.find(|message| match message {
+            ReceiverMessage::Ids(ids) => Some(ids.numbers.clone()),
+            _ => None,
+        })
+    }
+
     fn begin(&mut self, transfer: u64, basis: Option<Basis>, key: Option<Digest>, resume_at: u64) {
         self.say(StageBegin {
             transfer,

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use syncd_tests::tree::{Options, Tree, TreeError, diff};
 
 const SHOWN_MAX: usize = 50;
-const USAGE: &str = "usage: compare [--xattrs] A B";
+const USAGE: &str = "usage: compare [--no-xattrs] A B";
 const EXIT_DIFFERENT: u8 = 1;
 const EXIT_FAILED: u8 = 3;
 const EXIT_USAGE: u8 = 64;
@@ -15,8 +15,8 @@ fn main() -> ExitCode {
     let mut options = Options::default();
     let mut roots = Vec::new();
     for arg in std::env::args_os().skip(1) {
-        if arg == "--xattrs" {
-            options.xattrs = true;
+        if arg == "--no-xattrs" {
+            options.xattrs = false;
         } else {
             roots.push(PathBuf::from(arg));
         }

@@ -162,7 +162,7 @@ fn xattrs_of(
     let mut found = BTreeMap::new();
     for name in names[..length]
         .split(|&byte| byte == 0)
-        .filter(|name| !name.is_empty())
+        .filter(|name| !name.is_empty() && name != b"security.selinux")
     {
         let mut value = vec![0; XATTR_SIZE_BYTES_MAX];
         let length = rustix::fs::lgetxattr(&place[..], name, &mut value[..]).map_err(failed)?;

@@ -70,6 +70,9 @@ fn source(
         hold_max_ms: section.number("hold_max_ms")?,
         backend: choice(&mut section, "backend", &Backend::NAMES)?,
         max_delete: max_delete(&mut section)?,
+        xattrs: section.flag("xattrs")?,
+        acls: section.flag("acls")?,
+        capabilities: section.flag("capabilities")?,
         rules: rules(&mut section, base)?,
     };
     let mut targets: Vec<TargetConfig> = Vec::new();

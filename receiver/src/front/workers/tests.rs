@@ -98,6 +98,7 @@ fn session(id: u64) -> SessionOpen {
         label: "test".to_owned(),
         purpose: Purpose::Mirror,
         sub_path: WirePath::root(),
+        attributes: syncd_proto::attributes::Attributes::NONE,
         writable: true,
         next_out: 0,
         next_in: 1,

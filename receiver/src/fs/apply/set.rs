@@ -10,7 +10,7 @@ use syncd_proto::op::Op;
 use syncd_proto::path::WirePath;
 
 use super::rights::grant;
-use super::{Applier, Done, metadata_refusal, mismatch};
+use super::{Applier, Done, complete, metadata_refusal, mismatch};
 use crate::fs::meta::{kind_of, statx_at, statx_fd};
 use crate::fs::refusal::Refusal;
 use crate::fs::root::READABLE;
@@ -29,21 +29,23 @@ impl Applier<'_> {
             Kind::Symlink => {
                 let (dir, name) = self.place(op, path)?;
                 self.expect_kind(op, &dir, name, kind)?;
-                self.keeper
+                let lacking = self
+                    .keeper
                     .set_link(&dir, name, meta)
                     .map_err(|errno| self.refusal(op, path, errno))?;
                 self.touched.unopened(&dir);
-                Ok(())
+                complete(op, lacking)
             }
             // Such a file is not opened; one like it takes its place.
             Kind::Fifo | Kind::Socket | Kind::CharDevice | Kind::BlockDevice => {
                 let (dir, name) = self.place(op, path)?;
                 let stat = self.expect_kind(op, &dir, name, kind)?;
                 let rdev = (stat.stx_rdev_major, stat.stx_rdev_minor);
-                let temp = self
+                let (temp, lacking) = self
                     .make_special(kind, rdev, meta)
                     .map_err(|errno| self.refusal(op, path, errno))?;
-                self.install(op, &temp)
+                self.install(op, &temp)?;
+                complete(op, lacking)
             }
         }
     }
@@ -83,11 +85,12 @@ impl Applier<'_> {
         if kind_of(&stat) != Some(kind) || size_differs {
             return Err(mismatch(op, path, "another version is there"));
         }
-        self.keeper
+        let lacking = self
+            .keeper
             .set_fd(file.as_fd(), kind, meta)
             .map_err(|errno| metadata_refusal(op, errno))?;
         self.touched.file(file);
-        Ok(())
+        complete(op, lacking)
     }
 
     fn open_dir_to_set(&self, path: &WirePath) -> rustix::io::Result<OwnedFd> {

@@ -113,15 +113,16 @@ parameters! {
     HostsDeny, "hosts deny", Module, TEXT, Honoured, GUARD, "";
     ReverseLookup, "reverse lookup", Module, YES, Honoured, GUARD, "";
     ForwardLookup, "forward lookup", Module, YES, Honoured, GUARD, "";
-    MaxConnections, "max connections", Module, ZERO, Honoured, GUARD, "counted together with an rsync daemon that has the same lock file";
-    LockFile, "lock file", Module, TEXT_BUILT_IN, Honoured, PLAIN, "";
+    MaxConnections, "max connections", Module, ZERO, Honoured, GUARD, "counted in this process, apart from the rsync daemon's";
+    LockFile, "lock file", Module, TEXT_BUILT_IN, Honoured, PLAIN, "no file is made; modules naming the same one share their slots";
     Timeout, "timeout", Module, ZERO, Honoured, PLAIN, "";
     Uid, "uid", Module, TEXT, Honoured, GUARD, "";
     Gid, "gid", Module, TEXT, Honoured, GUARD, "";
     UseChroot, "use chroot", Module, Kind::Choice, Honoured, GUARD, "";
     MungeSymlinks, "munge symlinks", Module, Kind::Choice, Honoured, GUARD, "`no` stores targets as they are, with or without chroot";
     InsecureLinks, "insecure links", Module, NO, Warned, PLAIN, "not honoured: no symlink leads out of a module";
-    NumericIds, "numeric ids", Module, Kind::Choice, Honoured, PLAIN, "";
+    NumericIds, "numeric ids", Module, Kind::Choice, Honoured, PLAIN,
+        "names are those of `/etc/passwd` and `/etc/group`; no name is mapped to 0";
     NameConverter, "name converter", Module, TEXT, Refused, PLAIN, "not supported; owners would differ";
     FakeSuper, "fake super", Module, NO, Refused, PLAIN, "not supported; owners and special files would be lost";
     IncomingChmod, "incoming chmod", Module, TEXT, Honoured, GUARD, "";
@@ -138,9 +139,9 @@ parameters! {
     OpenNoatime, "open noatime", Module, Kind::Choice, Accepted, PLAIN, "nothing is sent out";
     DontCompress, "dont compress", Module, TEXT_BUILT_IN, Accepted, PLAIN, "nothing is sent out";
     Charset, "charset", Module, TEXT, Warned, PLAIN, "not honoured: names are bytes and stay as they are";
-    EarlyExec, "early exec", Module, TEXT, Honoured, GUARD, "within 15 seconds, for each session";
-    PreXferExec, "pre-xfer exec", Module, TEXT, Honoured, GUARD, "within 15 seconds, for each session; there are no `RSYNC_ARGn`";
-    PostXferExec, "post-xfer exec", Module, TEXT, Honoured, PLAIN, "for each session, at most ten minutes";
+    EarlyExec, "early exec", Module, TEXT, Refused, GUARD, "not supported; a check that is not made would open the module";
+    PreXferExec, "pre-xfer exec", Module, TEXT, Refused, GUARD, "not supported; a check that is not made would open the module";
+    PostXferExec, "post-xfer exec", Module, TEXT, Warned, PLAIN, "not run";
     LogFile, "log file", Module, TEXT, Warned, PLAIN, "not written: the log goes to standard error";
     SyslogFacility, "syslog facility", Module, TEXT_BUILT_IN, Warned, PLAIN, "not used: the log goes to standard error";
     SyslogTag, "syslog tag", Module, TEXT_BUILT_IN, Warned, PLAIN, "not used: the log goes to standard error";

@@ -97,6 +97,7 @@ pub(crate) fn hello(module: &str) -> Hello {
         purpose: Purpose::Mirror,
         module: module.as_bytes().to_vec(),
         sub_path: WirePath::root(),
+        attributes: syncd_proto::attributes::Attributes::ALL,
         user: None,
         nonce: [3; 32],
         agent: "test agent".to_owned(),
