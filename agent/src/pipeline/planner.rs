@@ -119,13 +119,23 @@ fn next_work(target: &Target) -> Option<Work> {
 }
 
 fn take_work(state: &mut State, link: Arc<Link>, now: Millis) -> Work {
-    let renames = state.dirty.take_renames(now, RENAMES_MAX);
+    let parents = state.dirty.take_new_parents(now);
+    let renames = if parents.is_empty() {
+        state.dirty.take_renames(now, RENAMES_MAX)
+    } else {
+        Vec::new()
+    };
     // Names of renamed things are those they had before the later ones.
-    let first = renames.first().map(|rename| rename.seq);
+    let first = match parents.is_empty() {
+        true => renames.first().map(|rename| rename.seq),
+        false => state.dirty.first_rename(),
+    };
     let horizon = first.unwrap_or_else(|| state.dirty.horizon());
     let ready = std::mem::take(&mut state.ready);
     // While renames of directories wait, paths already carry names that the target does not know yet.
-    let taken = if state.dirty.renames_come_first() {
+    let taken = if !parents.is_empty() {
+        parents
+    } else if state.dirty.renames_come_first() {
         Vec::new()
     } else {
         state.dirty.take(now, TAKE_MAX)

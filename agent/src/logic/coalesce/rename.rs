@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use syncd_proto::path::WirePath;
 
-use super::mark::{Look, Remote};
+use super::mark::{Look, Remote, Taken};
 use super::{DirtySet, Millis, aside, range_below};
 
 /// A rename to be replayed.
@@ -90,6 +90,9 @@ impl DirtySet {
                 self.unclear(moved, now);
             }
         }
+        if dir {
+            self.comparisons_move(&from, &to, now);
+        }
         if replay {
             self.remember_move(&from, &to);
             self.push_rename(from, to, dir, now);
@@ -108,10 +111,53 @@ impl DirtySet {
     }
 
     /// Renames to be sent before anything they concern, oldest first, as far as they are due.
+    ///
+    /// Ends before one into a directory that the target may not have: see [`DirtySet::take_new_parents`].
     pub fn take_renames(&mut self, now: Millis, max: usize) -> Vec<Rename> {
-        let due = self.renames.iter().take_while(|rename| rename.due <= now);
-        let count = due.count().min(max);
+        let count = (0..self.renames.len().min(max))
+            .take_while(|&at| self.renames[at].due <= now)
+            .take_while(|&at| self.new_parents(at, now).is_empty())
+            .count();
         self.renames.drain(..count).collect()
+    }
+
+    /// The number of the first rename that waits.
+    #[must_use]
+    pub fn first_rename(&self) -> Option<u64> {
+        self.renames.front().map(|rename| rename.seq)
+    }
+
+    /// Directories that the first rename goes into and that have to be sent before it, parents first.
+    pub fn take_new_parents(&mut self, now: Millis) -> Vec<Taken> {
+        if self.renames.front().is_none_or(|rename| rename.due > now) {
+            return Vec::new();
+        }
+        let parents = self.new_parents(0, now);
+        let marks = parents.iter().filter_map(|path| self.remove(path));
+        marks.map(|(path, mark)| Taken { path, mark }).collect()
+    }
+
+    /// Marked directories above the new name of a rename, as far as they have their names from before the
+    /// renames after it.
+    fn new_parents(&self, at: usize, now: Millis) -> Vec<WirePath> {
+        let to = &self.renames[at].to;
+        let mut parents = Vec::new();
+        let mut above = to.parent();
+        while let Some(parent) = above.filter(|parent| !parent.is_root()) {
+            let mark = self.marks.get(&parent);
+            if mark.is_some_and(|mark| mark.look == Look::Content && !mark.gone && mark.due <= now)
+                && !self.in_flight.contains_key(&parent)
+            {
+                parents.push(parent.clone());
+            }
+            above = parent.parent();
+        }
+        let moves = |rename: &Rename| to.starts_with(&rename.from) || to.starts_with(&rename.to);
+        if !parents.is_empty() && self.renames.iter().skip(at + 1).any(moves) {
+            parents.clear();
+        }
+        parents.reverse();
+        parents
     }
 
     /// Whether renames wait that must go before any path: of directories, or too many to tell which path
@@ -146,6 +192,9 @@ impl DirtySet {
         self.look_where_it_went(&rename.to, rename.seq, now);
         self.unclear(rename.from.clone(), now);
         if rename.dir {
+            for name in self.later_names(&rename.to, rename.seq) {
+                self.compare(name, now);
+            }
             self.compare(rename.to.clone(), now);
         }
         self.unclear(rename.to.clone(), now);
@@ -168,6 +217,13 @@ impl DirtySet {
             self.compare(WirePath::root(), now);
             return;
         }
+        for name in self.later_names(path, seq) {
+            self.unclear(name, now);
+        }
+    }
+
+    /// What something may be called now that was seen as `seq` under this name.
+    fn later_names(&self, path: &WirePath, seq: u64) -> BTreeSet<WirePath> {
         // Which of the moves came first for this name is not known: each may have.
         let later = self.moves.iter().skip_while(|moved| moved.seq <= seq);
         let later: Vec<_> = later.collect();
@@ -185,15 +241,28 @@ impl DirtySet {
             names.insert(name);
         }
         names.remove(path);
-        for name in names {
-            self.unclear(name, now);
-        }
+        names
     }
 
     /// Whether renames wait to be sent.
     #[must_use]
     pub fn has_renames(&self) -> bool {
         !self.renames.is_empty()
+    }
+
+    /// What was to be compared under the old name of a directory is to be compared under the new one.
+    fn comparisons_move(&mut self, from: &WirePath, to: &WirePath, now: Millis) {
+        let above = self.comparisons.keys().any(|path| from.starts_with(path));
+        let below = range_below(&self.comparisons, from);
+        let mut moved: Vec<_> = below
+            .filter_map(|(path, _)| to.join_path(&path.strip_prefix(from)?))
+            .collect();
+        if above {
+            moved.push(to.clone());
+        }
+        for path in moved {
+            self.compare(path, now);
+        }
     }
 
     pub(super) fn remember_move(&mut self, from: &WirePath, to: &WirePath) {

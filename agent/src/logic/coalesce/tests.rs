@@ -331,3 +331,48 @@ fn what_is_given_back_keeps_its_place_and_merges() {
     assert_eq!(set.outstanding(), 1);
     assert_eq!(set.take(3, 1).len(), 1);
 }
+
+#[test]
+fn a_directory_goes_before_what_is_renamed_into_it() {
+    let mut set = DirtySet::new(SETTLE);
+    set.created_dir(path("new"), 0);
+    set.created_dir(path("new/sub"), 0);
+    set.renamed(path("a"), path("b"), true, 0);
+    set.renamed(path("old"), path("new/sub/old"), true, 0);
+    set.renamed(path("other"), path("new/other"), true, 0);
+    assert!(set.take_new_parents(0).is_empty());
+    let names = |renames: Vec<Rename>| -> Vec<String> {
+        renames.iter().map(|rename| rename.to.to_string()).collect()
+    };
+    assert_eq!(names(set.take_renames(0, 9)), ["b"]);
+    let parents = set.take_new_parents(0);
+    let parents: Vec<_> = parents.iter().map(|taken| taken.path.to_string()).collect();
+    assert_eq!(parents, ["new", "new/sub"]);
+    assert_eq!(names(set.take_renames(0, 9)), ["new/sub/old", "new/other"]);
+}
+
+#[test]
+fn what_is_to_be_compared_moves_with_its_directory() {
+    let mut set = DirtySet::new(SETTLE);
+    set.compare(path("a/b"), 0);
+    set.renamed(path("a"), path("c"), true, 0);
+    let mut compared = Vec::new();
+    while let Some((dir, _)) = set.take_comparison(0) {
+        compared.push(dir.to_string());
+    }
+    assert_eq!(compared, ["a/b", "c/b"]);
+}
+
+#[test]
+fn a_refused_rename_of_a_directory_is_compared_where_it_is_now() {
+    let mut set = DirtySet::new(SETTLE);
+    set.renamed(path("a"), path("p/b"), true, 0);
+    let refused = set.take_renames(0, 9).remove(0);
+    set.renamed(path("p"), path("q"), true, 1);
+    set.give_back_rename(&refused, 2);
+    let mut compared = Vec::new();
+    while let Some((dir, _)) = set.take_comparison(2) {
+        compared.push(dir.to_string());
+    }
+    assert_eq!(compared, ["p/b", "q/b"]);
+}
