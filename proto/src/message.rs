@@ -291,6 +291,8 @@ pub enum SignatureWant {
         /// Offset and length of each range; offsets are multiples of the block size.
         ranges: Vec<(u64, u64)>,
     },
+    /// Only which version is there: for an agent that remembers the rest.
+    Version,
 }
 
 /// Asks for the signature of a file the receiver has.
@@ -412,6 +414,8 @@ pub struct SignatureInfo {
     pub len: u64,
     /// Its modification time.
     pub mtime: Mtime,
+    /// Digest of its content, if the receiver has verified this very version before and remembers.
+    pub content: Option<Digest>,
 }
 
 /// A signature, or a part of one; the payload is raw digests ([`crate::delta`]).

@@ -533,6 +533,7 @@ fn limits_of_signatures_and_listings() {
             version,
             len: 1,
             mtime,
+            content: None,
         });
         let (kind, body, _) = receiver(Signature {
             id: 1,

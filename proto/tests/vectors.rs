@@ -452,6 +452,7 @@ fn receiver_frames() {
         version: [4; 16],
         len: 70_000,
         mtime: meta().mtime,
+        content: Some(Digest::of(b"whole")),
     };
     let signature = Signature {
         id: 3,

@@ -41,6 +41,7 @@ use syncd_proto::reject::RejectCode;
 use crate::confine::{Confined, confine};
 use crate::fs::area::Area;
 use crate::fs::guard::Guard;
+use crate::fs::known::Known;
 use crate::fs::recover;
 use crate::fs::refusal::Refusal;
 use crate::logic::chmod::Chmod;
@@ -70,6 +71,7 @@ struct Module {
     guard: Arc<Guard>,
     area: Mutex<Option<Arc<Area>>>,
     registry: Registry,
+    known: Arc<Known>,
     control: Mutex<UnixStream>,
 }
 
@@ -146,6 +148,7 @@ fn prepare(setup: ModuleSetup, control: UnixStream) -> Result<Module, FromWorker
         chmod,
         area: Mutex::default(),
         registry: Registry::default(),
+        known: Arc::default(),
         control: Mutex::new(control),
     })
 }

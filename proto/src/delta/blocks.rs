@@ -18,6 +18,12 @@ const HASH_BYTES: usize = 8;
 /// Bytes of one block's sums on the wire: a rolling sum of 4 and 8 of MD4.
 pub const SUM_BYTES: usize = 4 + HASH_BYTES;
 
+/// Blocks compared at once where a copy may go on, at first: what can be summed in one go.
+const FOLLOW_BLOCKS_MIN: usize = 16;
+
+/// Bytes compared at once where a copy goes on.
+const FOLLOW_BYTES_MAX: usize = 1 << 20;
+
 /// Length of the header that fast_rsync expects and that never crosses the wire.
 const HEADER_BYTES: usize = 12;
 
@@ -177,6 +183,36 @@ impl BlockSignature {
         let size = u64::from(self.block.0);
         let found = within.is_multiple_of(size) && within / size < run.blocks;
         found.then(|| run.first + within / size)
+    }
+
+    /// How many bytes at the beginning of `bytes` are the whole blocks that begin at this offset of the
+    /// basis.
+    pub(super) fn followed_by(&self, offset: u64, bytes: &[u8]) -> u64 {
+        let Some(first) = self.index_at(offset) else {
+            return 0;
+        };
+        let at = self.runs.partition_point(|run| run.start <= offset);
+        let run = at.checked_sub(1).and_then(|at| self.runs.get(at));
+        let end = run.map_or(first, |run| run.first + run.blocks);
+        let size = self.block.0 as usize;
+        let (mut index, mut batch, mut sums) = (first, FOLLOW_BLOCKS_MIN, Vec::new());
+        let mut rest = bytes;
+        while index < end && rest.len() >= size {
+            let count = batch.min(rest.len() / size).min((end - index) as usize);
+            let (head, tail) = rest.split_at(count * size);
+            sums.clear();
+            sign_range(head, self.block, &mut sums);
+            let found = sums.chunks_exact(SUM_BYTES).zip(index..end);
+            let equal = found.take_while(|(sum, index)| self.sums(*index) == Some(*sum));
+            let equal = equal.count();
+            index += equal as u64;
+            if equal < count {
+                break;
+            }
+            rest = tail;
+            batch = (batch * 2).min(FOLLOW_BYTES_MAX.div_ceil(size).max(FOLLOW_BLOCKS_MIN));
+        }
+        (index - first) * size as u64
     }
 
     /// The sums of a block.

@@ -20,6 +20,8 @@ pub struct GroupHasher {
     digests: Vec<GroupDigest>,
     group: blake3::Hasher,
     in_group: u64,
+    /// Set while the open group is one whose digest was known, see [`Self::add_known`].
+    known: Option<GroupDigest>,
     /// Roots of complete subtrees, the largest first: group counts are the bits of `merged`.
     stack: Vec<GroupDigest>,
     merged: u64,
@@ -38,6 +40,13 @@ impl GroupHasher {
         Self::new(basis.group_bytes, basis.digests.len())
     }
 
+    /// For a new version of a file: groups as large as the basis', and all of them, to be compared as
+    /// they come and kept for next time.
+    #[must_use]
+    pub fn like(basis: &GroupList) -> Self {
+        Self::new(basis.group_bytes, GROUPS_MAX as usize)
+    }
+
     fn new(group_bytes: u64, keep: usize) -> Self {
         Self {
             group_bytes,
@@ -46,9 +55,16 @@ impl GroupHasher {
             digests: Vec::new(),
             group: blake3::Hasher::new(),
             in_group: 0,
+            known: None,
             stack: Vec::new(),
             merged: 0,
         }
+    }
+
+    /// Size of a group, in bytes.
+    #[must_use]
+    pub fn group_bytes(&self) -> u64 {
+        self.group_bytes
     }
 
     /// Adds bytes.
@@ -75,6 +91,30 @@ impl GroupHasher {
         }
     }
 
+    /// Adds a whole group by its digest, which must be that of its bytes at this offset. `false`, and
+    /// nothing is added, inside of a group, or in front of the first, whose bytes a file of one group
+    /// needs.
+    #[must_use]
+    pub fn add_known(&mut self, digest: &GroupDigest) -> bool {
+        if self.len == 0 || !self.len.is_multiple_of(self.group_bytes) {
+            return false;
+        }
+        self.close_full_group();
+        self.known = Some(*digest);
+        self.in_group = self.group_bytes;
+        self.len += self.group_bytes;
+        true
+    }
+
+    /// Digest of the open group as far as it has come; `None` if nothing has been added.
+    #[must_use]
+    pub fn open_digest(&self) -> Option<GroupDigest> {
+        match self.known {
+            Some(digest) => Some(digest),
+            None => (self.in_group > 0).then(|| self.group.finalize_non_root()),
+        }
+    }
+
     /// Digests of the groups that are complete and have more bytes behind them.
     #[must_use]
     pub fn closed(&self) -> &[GroupDigest] {
@@ -97,8 +137,10 @@ impl GroupHasher {
     #[must_use]
     pub fn finish(mut self) -> (GroupList, Digest) {
         let digest = self.digest();
-        if self.in_group > 0 && self.digests.len() < self.keep {
-            self.digests.push(self.group.finalize_non_root());
+        if let Some(last) = self.open_digest()
+            && self.digests.len() < self.keep
+        {
+            self.digests.push(last);
         }
         let list = GroupList {
             group_bytes: self.group_bytes,
@@ -113,7 +155,10 @@ impl GroupHasher {
         if self.in_group < self.group_bytes {
             return;
         }
-        let value = self.group.finalize_non_root();
+        let value = match self.known.take() {
+            Some(digest) => digest,
+            None => self.group.finalize_non_root(),
+        };
         if self.digests.len() < self.keep {
             self.digests.push(value);
         }
@@ -134,10 +179,9 @@ impl GroupHasher {
 
     fn digest(&self) -> Digest {
         let mut stack = self.stack.iter().rev();
-        let Some(mut left) = stack.next() else {
+        let (Some(mut left), Some(mut right)) = (stack.next(), self.open_digest()) else {
             return Digest::from_bytes(*self.group.finalize().as_bytes());
         };
-        let mut right = self.group.finalize_non_root();
         for next in stack {
             right = merge_subtrees_non_root(left, &right, Mode::Hash);
             left = next;

@@ -3,7 +3,7 @@
 //! | step | side | what |
 //! |---|---|---|
 //! | [`GroupHasher`] | both | digests of aligned groups and of the whole file, in one pass |
-//! | [`GroupList::compare`] | agent | which groups are equal at the same offset, which are not |
+//! | [`GroupList::compare`], [`Matcher`] | agent | which groups are equal at the same offset, which are not |
 //! | [`BlockQuery::plan`] | agent | whether and how finely to ask for the rest |
 //! | [`sign_range`] | receiver | sums of the blocks of the ranges asked for |
 //! | [`BlockSignature`], [`BlockIndex::diff_window`] | agent | copies and literals, window by window |
@@ -16,8 +16,10 @@
 //! never crosses the wire.
 
 mod blocks;
+mod cache;
 mod groups;
 mod hasher;
+mod matcher;
 mod ops;
 mod plan;
 mod window;
@@ -32,10 +34,12 @@ pub use blocks::{
     BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, BlockIndex, BlockSignature, BlockSize, SUM_BYTES,
     block_bytes_for, sign_range,
 };
+pub use cache::{GroupCache, KnownVersion};
 pub use groups::{GROUP_DIGEST_BYTES, GroupDiff, GroupDigest, GroupList, Segment, group_bytes};
 pub use hasher::GroupHasher;
+pub use matcher::Matcher;
 pub use ops::{CHUNK_LITERAL_BYTES, Chunk, Chunker, LiteralMeter, apply};
-pub use plan::BlockQuery;
+pub use plan::{BlockQuery, IN_PLACE_RUN_BYTES_MAX};
 pub use window::{WINDOW_BYTES_MAX, WindowDelta};
 
 /// What is wrong with a signature or with instructions.

@@ -96,6 +96,20 @@ impl Chunker {
         }
     }
 
+    /// A chunk of its own for one instruction and its literals, which are not copied; to be sent after
+    /// what [`Self::flush`] gave.
+    #[must_use]
+    pub fn single(&self, op: PatchOp, payload: Vec<u8>) -> Chunk {
+        Chunk {
+            message: StageChunk {
+                transfer: self.transfer,
+                ops: vec![op],
+                zstd_len: None,
+            },
+            payload,
+        }
+    }
+
     /// What has not gone yet, if anything: at the end, or when nothing more is ready.
     pub fn flush(&mut self) -> Option<Chunk> {
         if self.ops.is_empty() {

@@ -6,7 +6,7 @@ use crate::message::SignatureWant;
 
 /// Runs of changed groups up to this length are taken for changes in place, where the finest blocks
 /// pay; a longer one looks like content that moved.
-const IN_PLACE_RUN_BYTES_MAX: u64 = 4 << 20;
+pub const IN_PLACE_RUN_BYTES_MAX: u64 = 4 << 20;
 
 /// What to ask the receiver for: the fields of `SignatureWant::Blocks`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,17 +40,28 @@ impl BlockQuery {
         })
     }
 
+    /// Whether it asks for the whole of a basis of this length.
+    #[must_use]
+    pub fn is_whole(&self, basis_len: u64) -> bool {
+        self.ranges == [(0, basis_len)]
+    }
+
     /// What to ask for after the first tier: nothing if what changed lies beyond the basis or is
     /// smaller than a block, the whole basis if most of it changed, otherwise the changed ranges.
     #[must_use]
     pub fn plan(diff: &GroupDiff) -> Option<Self> {
-        let mut ranges: Vec<(u64, u64)> = diff.changed_in_basis().collect();
+        Self::for_ranges(diff.changed_in_basis().collect(), diff.basis_len())
+    }
+
+    /// The same for these changed ranges (offset, length) of the basis, which begin at groups and ascend.
+    #[must_use]
+    pub fn for_ranges(mut ranges: Vec<(u64, u64)>, basis_len: u64) -> Option<Self> {
         let changed: u64 = ranges.iter().map(|(_, len)| len).sum();
         if changed < u64::from(BlockSize::MIN.bytes()) {
             return None;
         }
-        if changed > diff.basis_len() / 2 {
-            return Self::whole(diff.basis_len());
+        if changed > basis_len / 2 {
+            return Self::whole(basis_len);
         }
         let longest = ranges.iter().map(|(_, len)| *len).max().unwrap_or(0);
         join_nearest(&mut ranges);
@@ -64,7 +75,7 @@ impl BlockQuery {
         let block = u32::try_from(wanted.next_power_of_two()).ok();
         match block.and_then(BlockSize::new) {
             Some(block) if u64::from(block.bytes()) <= GROUP_BYTES => Some(Self { block, ranges }),
-            _ => Self::whole(diff.basis_len()),
+            _ => Self::whole(basis_len),
         }
     }
 }

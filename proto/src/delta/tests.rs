@@ -378,6 +378,75 @@ fn holes_hash_as_zeros() {
 }
 
 #[test]
+fn a_group_may_be_added_by_its_digest() {
+    let bytes = noise(5, 9 * GROUP + 300);
+    for len in [2 * GROUP, 2 * GROUP + 1, 4 * GROUP, 9 * GROUP, bytes.len()] {
+        let bytes = &bytes[..len];
+        let (list, digest) = groups(bytes);
+        for known in 0..1 << 9 {
+            let mut hasher = GroupHasher::for_len(len as u64);
+            for (index, group) in bytes.chunks(GROUP).enumerate() {
+                let by_digest = known >> index & 1 == 1 && group.len() == GROUP;
+                let added = by_digest && hasher.add_known(&list.digests()[index]);
+                assert_eq!(added, by_digest && index > 0);
+                if !added {
+                    hasher.update(group);
+                }
+            }
+            assert!(hasher.finish() == (list.clone(), digest), "{len} {known:b}");
+        }
+    }
+    let mut hasher = GroupHasher::for_len(0);
+    hasher.update(&bytes[..GROUP + 1]);
+    assert!(!hasher.add_known(&[0; 32]), "within a group");
+}
+
+/// What a [`Matcher`] says of a new version: the ranges that are the same.
+fn same_ranges(basis: &[u8], new: &[u8], piece: usize) -> Vec<(usize, usize)> {
+    let (list, _) = groups(basis);
+    let mut matcher = Matcher::new(&list);
+    let (mut same, mut at, mut start) = (Vec::new(), 0, 0);
+    while at < new.len() {
+        let stretch = (matcher.stretch_end() as usize).min(new.len());
+        let end = stretch.min(at + piece);
+        matcher.update(&new[at..end]);
+        at = end;
+        if at == stretch {
+            if matcher.is_same() {
+                assert!(basis.get(start..at) == Some(&new[start..at]));
+                same.push((start, at));
+            }
+            start = at;
+        }
+    }
+    let mut expected = GroupHasher::like(&list);
+    expected.update(new);
+    assert!(matcher.finish() == expected.finish());
+    same
+}
+
+#[test]
+fn a_matcher_sees_what_is_at_its_place_and_where_the_basis_ends() {
+    let basis = noise(6, 3 * GROUP + 100);
+    let tail = noise(7, 2 * GROUP);
+    let whole = [(0, GROUP), (GROUP, 2 * GROUP), (2 * GROUP, 3 * GROUP)];
+    let longer = [&basis[..], &tail].concat();
+    for piece in [1000, GROUP, 1 << 20] {
+        let mut same = whole.to_vec();
+        same.push((3 * GROUP, basis.len()));
+        assert_eq!(same_ranges(&basis, &basis, piece), same);
+        assert_eq!(same_ranges(&basis, &longer, piece), same, "appended");
+        assert_eq!(same_ranges(&basis, &basis[..basis.len() - 1], piece), whole);
+        assert_eq!(same_ranges(&basis, &basis[..2 * GROUP], piece), whole[..2]);
+        let mut changed = basis.clone();
+        changed[GROUP + 7] ^= 1;
+        assert_eq!(same_ranges(&basis, &changed, piece)[1], whole[2]);
+        assert_eq!(same_ranges(&basis, &tail, piece), []);
+        assert_eq!(same_ranges(&[], &tail, piece), []);
+    }
+}
+
+#[test]
 fn an_appended_tail_and_a_truncation_are_seen() {
     let basis = noise(9, 3 * GROUP);
     let (list, _) = groups(&basis);

@@ -8,6 +8,9 @@ use crate::message::PatchOp;
 /// Largest window, in bytes. Windows of 8 to 16 MiB are best.
 pub const WINDOW_BYTES_MAX: usize = 64 << 20;
 
+/// What is searched at once where nothing is known of the place, in bytes, and at least eight blocks.
+const SLICE_BYTES: usize = 256 << 10;
+
 const DELTA_MAGIC: [u8; 4] = 0x7273_0236_u32.to_be_bytes();
 const END: u8 = 0;
 const LITERAL_SHORT_MAX: u8 = 0x40;
@@ -60,6 +63,20 @@ impl WindowDelta {
         }
     }
 
+    /// Goes on where the last copy ended, as long as whole blocks are those that follow in the basis. Sums
+    /// of many blocks at known places are made several times faster than blocks are searched.
+    fn follow(&mut self, signature: &BlockSignature, window: &[u8]) {
+        let Some(&PatchOp::Copy { from, len }) = self.ops.last() else {
+            return;
+        };
+        let next = from + len;
+        let rest = window.get(self.consumed..).unwrap_or_default();
+        let followed = signature.followed_by(next, rest);
+        if followed > 0 {
+            self.copy(next, followed);
+        }
+    }
+
     /// Takes back the end of a trailing literal.
     fn give_back(&mut self, most: usize) {
         let (Some(PatchOp::Literal { len }), Some(range)) =
@@ -93,14 +110,42 @@ impl BlockIndex<'_> {
         if window.len() > WINDOW_BYTES_MAX {
             return Err(DeltaError::WindowTooLarge(window.len()));
         }
-        let mut raw = Vec::new();
-        fast_rsync::diff(&self.inner, window, &mut raw)
-            .map_err(|_| DeltaError::Search("signature not usable"))?;
-        let mut delta = translate(&raw, self.signature, window, offset)?;
+        let block = self.signature.block().bytes() as usize;
+        let shortest = SLICE_BYTES.max(8 * block);
+        let (mut delta, mut slice) = (WindowDelta::default(), shortest);
+        while delta.consumed < window.len() {
+            delta.follow(self.signature, window);
+            let end = delta.consumed.saturating_add(slice).min(window.len());
+            if end == delta.consumed {
+                break;
+            }
+            self.search(window, end, offset, &mut delta)?;
+            let found = matches!(delta.ops.last(), Some(PatchOp::Copy { .. }));
+            if end < window.len() {
+                delta.give_back(block - 1);
+            }
+            slice = if found { shortest } else { slice * 2 };
+        }
         if !last {
-            delta.give_back(self.signature.block().bytes() as usize - 1);
+            delta.give_back(block - 1);
         }
         Ok(delta)
+    }
+
+    /// Searches on to `end`.
+    fn search(
+        &self,
+        window: &[u8],
+        end: usize,
+        offset: u64,
+        delta: &mut WindowDelta,
+    ) -> Result<(), DeltaError> {
+        let mut raw = Vec::new();
+        let part = window.get(delta.consumed..end).unwrap_or_default();
+        fast_rsync::diff(&self.inner, part, &mut raw)
+            .map_err(|_| DeltaError::Search("signature not usable"))?;
+        let window = window.get(..end).unwrap_or_default();
+        translate(&raw, self.signature, window, offset, delta)
     }
 }
 
@@ -109,8 +154,8 @@ fn translate(
     signature: &BlockSignature,
     window: &[u8],
     offset: u64,
-) -> Result<WindowDelta, DeltaError> {
-    let mut delta = WindowDelta::default();
+    delta: &mut WindowDelta,
+) -> Result<(), DeltaError> {
     let mut reader = Reader(raw);
     if reader.take(4)? != DELTA_MAGIC {
         return Err(DeltaError::Search("wrong magic"));
@@ -119,18 +164,16 @@ fn translate(
         let command = reader.integer(1)?;
         match command as u8 {
             END => break,
-            short @ 1..=LITERAL_SHORT_MAX => {
-                reader.literal(u64::from(short), &mut delta, window)?
-            }
+            short @ 1..=LITERAL_SHORT_MAX => reader.literal(u64::from(short), delta, window)?,
             long @ LITERAL_1..=LITERAL_8 => {
                 let len = reader.integer(1 << (long - LITERAL_1))?;
-                reader.literal(len, &mut delta, window)?;
+                reader.literal(len, delta, window)?;
             }
             copy @ COPY_1_1..=COPY_8_8 => {
                 let mode = copy - COPY_1_1;
                 let from = reader.integer(1 << (mode / 4))?;
                 let len = reader.integer(1 << (mode % 4))?;
-                copy_blocks(signature, from, len, offset, window.len(), &mut delta)?;
+                copy_blocks(signature, from, len, offset, window.len(), delta)?;
             }
             _ => return Err(DeltaError::Search("unknown command")),
         }
@@ -138,7 +181,7 @@ fn translate(
     if !reader.0.is_empty() || delta.consumed != window.len() {
         return Err(DeltaError::Search("not the whole window"));
     }
-    Ok(delta)
+    Ok(())
 }
 
 /// Translates a copy block by block: neighbours in the signature need not be neighbours in the basis.

@@ -360,6 +360,7 @@ fn sign(tree: &Tree, query: &SignatureQuery) -> (Signature, Vec<u8>) {
         );
     };
     match &query.want {
+        SignatureWant::Version => {}
         SignatureWant::Groups => {
             let mut hasher = GroupHasher::for_len(bytes.len() as u64);
             hasher.update(bytes);
@@ -381,6 +382,7 @@ fn sign(tree: &Tree, query: &SignatureQuery) -> (Signature, Vec<u8>) {
         version: [1; 16],
         len: bytes.len() as u64,
         mtime: meta().mtime,
+        content: None,
     };
     (
         Signature {

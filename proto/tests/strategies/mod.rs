@@ -299,6 +299,7 @@ fn signature_want() -> impl Strategy<Value = SignatureWant> {
     );
     prop_oneof![
         Just(SignatureWant::Groups),
+        Just(SignatureWant::Version),
         blocks.prop_map(|(version, block_bytes, steps)| {
             let mut at = 0;
             let ranges = steps.iter().map(|(gap, len)| {
@@ -482,12 +483,14 @@ fn listing() -> impl Strategy<Value = Listing> {
 }
 
 fn signature() -> impl Strategy<Value = (Signature, usize)> {
-    let info =
-        (any::<[u8; 16]>(), number(), mtime()).prop_map(|(version, len, mtime)| SignatureInfo {
+    let info = (any::<[u8; 16]>(), number(), mtime(), option::of(digest())).prop_map(
+        |(version, len, mtime, content)| SignatureInfo {
             version,
             len,
             mtime,
-        });
+            content,
+        },
+    );
     (number(), option::of(info), any::<bool>(), 0..300usize).prop_map(
         |(id, info, last, payload)| {
             let payload = if info.is_some() { payload } else { 0 };

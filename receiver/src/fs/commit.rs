@@ -20,6 +20,7 @@ use syncd_proto::reject::RejectCode;
 
 use super::apply::{Applier, Prepared};
 use super::area::Area;
+use super::known::Known;
 use super::meta::{Identity, Keeper, identity_of, kind_of, statx_fd};
 use super::refusal::{Refusal, describe};
 use super::root::Root;
@@ -54,10 +55,28 @@ pub fn ack_of(committed: Committed) -> Ack {
 
 /// Complete transfers of a session, until a commit takes them; and why others failed, since their commit
 /// may be under way already.
-#[derive(Debug, Default)]
-pub struct StagedMap(Mutex<HashMap<TransferId, Result<Staged, Refusal>>>);
+#[derive(Debug)]
+pub struct StagedMap {
+    entries: Mutex<HashMap<TransferId, Result<Staged, Refusal>>>,
+    known: Arc<Known>,
+}
 
 impl StagedMap {
+    /// An empty one of a session; `known` is for all of them.
+    #[must_use]
+    pub fn new(known: Arc<Known>) -> Self {
+        Self {
+            entries: Mutex::default(),
+            known,
+        }
+    }
+
+    /// What is known of versions.
+    #[must_use]
+    pub fn known(&self) -> &Known {
+        &self.known
+    }
+
     /// Takes one in; `false` if there are too many that nobody committed.
     #[must_use]
     pub fn insert(&self, id: TransferId, staged: Staged, most: usize) -> bool {
@@ -72,14 +91,14 @@ impl StagedMap {
     /// Gives one away, once.
     #[must_use]
     pub fn take(&self, id: TransferId) -> Option<Result<Staged, Refusal>> {
-        self.0
+        self.entries
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&id)
     }
 
     fn put(&self, id: TransferId, result: Result<Staged, Refusal>, most: usize) -> bool {
-        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut map = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         if map.len() >= most {
             // What failed is only remembered for a better word.
             map.retain(|_, known| known.is_ok());
@@ -278,9 +297,25 @@ impl Committer {
             self.totals.ops += 1;
             if let Op::Put { content, .. } = op {
                 self.totals.content_bytes += Content::len(content);
+                self.remember(op);
             }
         }
         done
+    }
+
+    /// A staged file has its name now: its content is known by its version from here on.
+    fn remember(&self, op: &Op) {
+        let Op::Put {
+            path,
+            meta,
+            content: Content::Staged { digest, .. },
+        } = op
+        else {
+            return;
+        };
+        if let Ok(stat) = self.root.open_file(path).and_then(statx_fd) {
+            self.staged.known().installed(&stat, digest, meta.mtime);
+        }
     }
 
     fn applier(&mut self) -> Applier<'_> {

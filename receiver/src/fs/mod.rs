@@ -5,6 +5,7 @@
 //! | [`root`] | opens beneath a module root, by descriptor; no symlink leads out |
 //! | [`area`] | `.syncd`: temporary names, leftovers, what is being deleted |
 //! | [`stage`] | transfers: content with its length and digest checked |
+//! | [`known`] | versions whose content was verified here |
 //! | [`apply`] | one operation at a time: names change |
 //! | [`commit`] | groups of commits: data sync, operations in order, directory sync |
 //! | [`touched`] | what must be synced before it can be acknowledged |
@@ -22,6 +23,7 @@ pub mod commit;
 pub mod config;
 pub mod guard;
 pub mod ids;
+pub mod known;
 pub mod meta;
 pub mod recover;
 pub mod refusal;

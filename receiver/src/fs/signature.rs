@@ -15,6 +15,7 @@ use syncd_proto::message::{Signature, SignatureInfo, SignatureQuery, SignatureWa
 use syncd_proto::meta::Kind;
 use syncd_proto::reject::RejectCode;
 
+use super::known::Known;
 use super::meta::{kind_of, mtime_of, statx_fd};
 use super::refusal::Refusal;
 use super::root::Root;
@@ -29,7 +30,12 @@ pub trait Frames {
 ///
 /// # Errors
 /// [`RejectCode::NoBasis`] if the version asked for is not there (any more), or what the system says.
-pub fn answer(root: &Root, query: &SignatureQuery, out: &mut impl Frames) -> Result<(), Refusal> {
+pub fn answer(
+    root: &Root,
+    known: &Known,
+    query: &SignatureQuery,
+    out: &mut impl Frames,
+) -> Result<(), Refusal> {
     let mut sender = Sender {
         id: query.id,
         info: None,
@@ -41,13 +47,19 @@ pub fn answer(root: &Root, query: &SignatureQuery, out: &mut impl Frames) -> Res
         return Ok(());
     };
     let version = version_of(&stat);
+    let known = known.find(&version);
     sender.info = Some(SignatureInfo {
         version,
         len: stat.stx_size,
         mtime: mtime_of(&stat),
+        content: known.as_ref().map(|known| known.digest),
     });
     match &query.want {
-        SignatureWant::Groups => groups(&file, stat.stx_size, &mut sender)?,
+        SignatureWant::Version => {}
+        SignatureWant::Groups => match known {
+            Some(known) => sender.take(known.groups.digests()),
+            None => groups(&file, stat.stx_size, &mut sender)?,
+        },
         SignatureWant::Blocks {
             version: wanted,
             block_bytes,
@@ -286,7 +298,13 @@ mod tests {
             path: WirePath::from_relative(Path::new("f")).unwrap(),
             want,
         };
-        answer(&Root::new(fd, false).unwrap(), &query, &mut out).map(|()| out)
+        answer(
+            &Root::new(fd, false).unwrap(),
+            &Known::default(),
+            &query,
+            &mut out,
+        )
+        .map(|()| out)
     }
 
     #[test]

@@ -2,21 +2,25 @@
 //!
 //! A `Staged` cannot exist unless the bytes in its file have the length and the digest that were
 //! announced. What copies or resumes proves nothing by itself: every byte is hashed as it is written,
-//! read back where the kernel copied it, and read again where an earlier session wrote it.
+//! read back where the kernel copied it, and read again where an earlier session wrote it. Only whole
+//! groups that the kernel copied from a version that [`Known`] vouches for, before and after, are not
+//! read: their part of the digest is known.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use syncd_proto::digest::{Digest, Hasher};
+use syncd_proto::delta::{GroupHasher, GroupList, KnownVersion};
+use syncd_proto::digest::Digest;
 use syncd_proto::message::{Basis, PatchOp, StageBegin};
 use syncd_proto::meta::Kind;
 use syncd_proto::op::TransferId;
 use syncd_proto::reject::RejectCode;
 
 use super::area::{Area, Temp};
-use super::meta::{kind_of, statx_fd};
+use super::known::Known;
+use super::meta::{identity_of, kind_of, statx_fd};
 use super::refusal::Refusal;
 use super::root::Root;
 use super::signature::version_of;
@@ -86,10 +90,11 @@ pub struct Transfer {
     id: TransferId,
     temp: Temp,
     file: OwnedFd,
-    basis: Option<OwnedFd>,
-    basis_len: u64,
+    basis: Option<OpenBasis>,
     len: u64,
-    hasher: Hasher,
+    hasher: GroupHasher,
+    /// Whether groups were taken on the word of [`Known`].
+    trusting: bool,
     /// Whether the kernel is still worth asking to copy.
     kernel_copies: bool,
 }
@@ -99,9 +104,14 @@ impl Transfer {
     ///
     /// # Errors
     /// The basis is not what it was, there is nothing to continue, or no file can be made.
-    pub fn begin(area: &Arc<Area>, root: &Root, begin: &StageBegin) -> Result<Self, Refusal> {
+    pub fn begin(
+        area: &Arc<Area>,
+        root: &Root,
+        known: &Known,
+        begin: &StageBegin,
+    ) -> Result<Self, Refusal> {
         let basis = match &begin.basis {
-            Some(basis) => Some(open_basis(root, basis)?),
+            Some(basis) => Some(open_basis(root, known, basis)?),
             None => None,
         };
         let (temp, file) = open_target(area, begin)?;
@@ -110,9 +120,9 @@ impl Transfer {
             temp,
             file,
             basis,
-            basis_len: begin.basis.as_ref().map_or(0, |basis| basis.len),
             len: 0,
-            hasher: Hasher::new(),
+            hasher: GroupHasher::for_len(begin.len_hint),
+            trusting: false,
             kernel_copies: true,
         };
         transfer.resume(begin.resume_at)?;
@@ -147,39 +157,58 @@ impl Transfer {
                     self.hasher.update(literal);
                 }
                 PatchOp::Copy { from, len } => self.copy(from, len)?,
-                PatchOp::Hole { len } => {
-                    self.hasher.update_zeros(len);
-                }
+                PatchOp::Hole { len } => self.hasher.update_zeros(len),
             }
             self.len = end;
         }
         Ok(())
     }
 
-    /// Ends the transfer.
+    /// Ends the transfer; `known` remembers it.
     ///
     /// # Errors
     /// [`RejectCode::BadContent`] unless length and digest are these; the file is gone then.
-    pub fn end(self, len: u64, digest: Digest) -> Result<Staged, Refusal> {
-        if self.len != len || self.hasher.finish() != digest {
-            let text = format!(
-                "transfer of {} bytes has another digest or length",
-                self.len
-            );
-            self.temp.remove();
+    pub fn end(mut self, len: u64, digest: Digest, known: &Known) -> Result<Staged, Refusal> {
+        match self.check(len, digest) {
+            Ok(groups) => {
+                self.remember(known, groups, digest);
+                Ok(Staged {
+                    temp: self.temp,
+                    file: self.file,
+                    len,
+                    digest,
+                })
+            }
+            Err(refusal) => {
+                self.temp.remove();
+                Err(refusal)
+            }
+        }
+    }
+
+    fn check(&mut self, len: u64, digest: Digest) -> Result<GroupList, Refusal> {
+        let end = self.len;
+        // There may be a hole at the end.
+        rustix::fs::ftruncate(&self.file, end).map_err(cannot_write)?;
+        if self.trusting && !self.basis.as_ref().is_some_and(OpenBasis::is_unchanged) {
+            (self.len, self.hasher) = (0, GroupHasher::for_len(end));
+            self.rehash(end)?;
+        }
+        let fresh = GroupHasher::for_len(0);
+        let (groups, found) = std::mem::replace(&mut self.hasher, fresh).finish();
+        if end != len || found != digest {
+            let text = format!("transfer of {end} bytes has another digest or length");
             return Err(bad_content(&text));
         }
-        // There may be a hole at the end.
-        if let Err(error) = rustix::fs::ftruncate(&self.file, len) {
-            self.temp.remove();
-            return Err(cannot_write(error));
+        Ok(groups)
+    }
+
+    fn remember(&self, known: &Known, groups: GroupList, digest: Digest) {
+        if groups.is_canonical()
+            && let Ok(stat) = statx_fd(&self.file)
+        {
+            known.staged(identity_of(&stat), KnownVersion { groups, digest });
         }
-        Ok(Staged {
-            temp: self.temp,
-            file: self.file,
-            len,
-            digest,
-        })
     }
 
     /// Gives the transfer up: nothing of it stays.
@@ -220,18 +249,44 @@ impl Transfer {
     }
 
     fn copy(&mut self, from: u64, len: u64) -> Result<(), Refusal> {
-        let in_basis = from
-            .checked_add(len)
-            .is_some_and(|end| end <= self.basis_len);
-        if self.basis.is_none() || !in_basis {
+        let basis_len = self.basis.as_ref().map_or(0, |basis| basis.len);
+        let end = from.checked_add(len);
+        if self.basis.is_none() || end.is_none_or(|end| end > basis_len) {
             return Err(bad_content("copy from beyond the basis"));
         }
         let start = self.len;
         let copied = self.kernel_copy(from, len)?;
+        if from == start {
+            self.hash_same(start + copied)?;
+        }
         self.rehash(start + copied)?;
         self.plain_copy(from + copied, len - copied)?;
         // The caller moves on by the whole instruction.
         self.len = start;
+        Ok(())
+    }
+
+    /// Hashes what the kernel copied to the same offset, without reading the groups that are known; stops
+    /// at `end`, or at the first group that is not known there.
+    fn hash_same(&mut self, end: u64) -> Result<(), Refusal> {
+        let Some(known) = self.basis.as_ref().and_then(|basis| basis.known.clone()) else {
+            return Ok(());
+        };
+        let size = known.groups.group_bytes();
+        if size != self.hasher.group_bytes() {
+            return Ok(());
+        }
+        while self.len < end {
+            let next = (self.len / size + 1) * size;
+            let digest = known.groups.digests().get((self.len / size) as usize);
+            let digest = digest.filter(|_| self.len.is_multiple_of(size) && next <= end);
+            if digest.is_some_and(|digest| self.hasher.add_known(digest)) {
+                self.trusting = true;
+                self.len = next;
+            } else {
+                self.rehash(next.min(end))?;
+            }
+        }
         Ok(())
     }
 
@@ -243,7 +298,7 @@ impl Transfer {
             let (mut source, mut target) = (from + copied, self.len + copied);
             let want = usize::try_from(len - copied).unwrap_or(usize::MAX);
             let done = rustix::fs::copy_file_range(
-                basis,
+                &basis.file,
                 Some(&mut source),
                 &self.file,
                 Some(&mut target),
@@ -266,7 +321,7 @@ impl Transfer {
         while len > 0 {
             let Some(basis) = &self.basis else { break };
             let want = buffer_len(len);
-            let read = rustix::io::pread(basis, &mut buffer[..want], from);
+            let read = rustix::io::pread(&basis.file, &mut buffer[..want], from);
             let count = match read {
                 Ok(0) | Err(_) => return Err(no_basis("it could not be read to its end")),
                 Ok(count) => count,
@@ -281,7 +336,22 @@ impl Transfer {
     }
 }
 
-fn open_basis(root: &Root, basis: &Basis) -> Result<OwnedFd, Refusal> {
+/// What copies are taken from.
+#[derive(Debug)]
+struct OpenBasis {
+    file: OwnedFd,
+    len: u64,
+    version: [u8; 16],
+    known: Option<Arc<KnownVersion>>,
+}
+
+impl OpenBasis {
+    fn is_unchanged(&self) -> bool {
+        statx_fd(&self.file).is_ok_and(|stat| version_of(&stat) == self.version)
+    }
+}
+
+fn open_basis(root: &Root, known: &Known, basis: &Basis) -> Result<OpenBasis, Refusal> {
     let file = root
         .open_file(&basis.path)
         .map_err(|_| no_basis("it is not there"))?;
@@ -292,7 +362,13 @@ fn open_basis(root: &Root, basis: &Basis) -> Result<OwnedFd, Refusal> {
     if !same {
         return Err(no_basis("it has changed"));
     }
-    Ok(file)
+    let known = known.find(&basis.version);
+    Ok(OpenBasis {
+        file,
+        len: basis.len,
+        version: basis.version,
+        known: known.filter(|known| known.groups.len() == basis.len),
+    })
 }
 
 fn open_target(area: &Arc<Area>, begin: &StageBegin) -> Result<(Temp, OwnedFd), Refusal> {

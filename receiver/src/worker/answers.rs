@@ -10,6 +10,7 @@ use super::outbox::Outbox;
 use super::reader::Question;
 use super::shared::Shared;
 use crate::fs::ids::Accounts;
+use crate::fs::known::Known;
 use crate::fs::root::Root;
 use crate::fs::signature::{self, Frames};
 use crate::fs::tree::{Stopped, Trees};
@@ -17,6 +18,7 @@ use crate::fs::tree::{Stopped, Trees};
 /// Answers until there are no more questions, or nobody wants answers.
 pub(super) fn run(
     root: &Arc<Root>,
+    known: &Known,
     mut trees: Trees,
     accounts: Option<&Accounts>,
     queue: &Receiver<Question>,
@@ -24,7 +26,7 @@ pub(super) fn run(
     outbox: &Outbox,
 ) {
     while let Ok(question) = queue.recv() {
-        if answer(root, &mut trees, accounts, &question, shared, outbox).is_err() {
+        if answer(root, known, &mut trees, accounts, &question, shared, outbox).is_err() {
             return;
         }
     }
@@ -32,6 +34,7 @@ pub(super) fn run(
 
 fn answer(
     root: &Root,
+    known: &Known,
     trees: &mut Trees,
     accounts: Option<&Accounts>,
     question: &Question,
@@ -68,7 +71,7 @@ fn answer(
         }
         Question::Signature(query) => {
             let mut sink = Sink { shared, outbox };
-            if let Err(refusal) = signature::answer(root, query, &mut sink) {
+            if let Err(refusal) = signature::answer(root, known, query, &mut sink) {
                 outbox.reject(Rejected::Query(query.id), refusal);
             }
             Ok(())

@@ -183,7 +183,7 @@ fn converse<'scope>(
     let mut committing: Option<ScopedJoinHandle<'_, Totals>> = None;
     let mut staging = None;
     if let Some(area) = &ready.area {
-        let complete = Arc::new(StagedMap::default());
+        let complete = Arc::new(StagedMap::new(Arc::clone(&module.known)));
         let stager = Stager {
             area: Arc::clone(area),
             root: Arc::clone(&ready.root),
@@ -201,10 +201,12 @@ fn converse<'scope>(
     }
     let trees = Trees::new(compare(module, open), module.confined.munges);
     let (root, answer_box) = (Arc::clone(&ready.root), outbox.clone());
+    let known = Arc::clone(&module.known);
     let accounts = module.confined.accounts.clone();
     let answering = spawn("answers").spawn_scoped(scope, move || {
         answers::run(
             &root,
+            &known,
             trees,
             accounts.as_deref(),
             &questions,

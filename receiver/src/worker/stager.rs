@@ -96,13 +96,13 @@ impl Stager<'_> {
             self.shared.fail(refusal.clone());
             return Err(refusal);
         }
-        let transfer = Transfer::begin(&self.area, &self.root, begin)?;
+        let transfer = Transfer::begin(&self.area, &self.root, self.complete.known(), begin)?;
         open.insert(begin.transfer, transfer);
         Ok(())
     }
 
     fn end(&self, transfer: Transfer, end: &StageEnd) -> Result<(), Refusal> {
-        let staged = transfer.end(end.len, end.digest)?;
+        let staged = transfer.end(end.len, end.digest, self.complete.known())?;
         // A large file is made safe here, so that the commit that needs it does not wait for long.
         if end.len >= EARLY_SYNC_BYTES && self.durability != Durability::None {
             rustix::fs::fdatasync(staged.fd()).map_err(|errno| Refusal::staging("sync", errno))?;

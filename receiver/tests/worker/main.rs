@@ -344,6 +344,67 @@ fn a_delta_copies_from_its_basis_and_only_from_the_version_meant() {
     bench.stays_clean();
 }
 
+#[test]
+fn what_was_verified_before_is_believed_only_while_nobody_touches_it() {
+    let bench = Bench::start(|_| {});
+    let mut agent = bench.open();
+    let old: Vec<u8> = (0..400_000_u32).flat_map(u32::to_le_bytes).collect();
+    let new = [&old[..], b"and more"].concat();
+    agent.begin(1, None, None, 0);
+    agent.chunk(
+        1,
+        vec![PatchOp::Literal { len: 1_000_000 }],
+        &old[..1_000_000],
+    );
+    agent.chunk(
+        1,
+        vec![PatchOp::Literal { len: 600_000 }],
+        &old[1_000_000..],
+    );
+    agent.end(1, &old);
+    assert!(agent.commit(vec![bare(staged("log", 1, &old))]).is_empty());
+    let info = agent.signature("log", SignatureWant::Version).unwrap();
+    assert_eq!(info.content, Some(Digest::of(&old)));
+
+    let grown = |agent: &mut Agent, id: u64, info: &SignatureInfo, meanwhile: &dyn Fn()| {
+        let basis = Basis {
+            path: path("log"),
+            version: info.version,
+            len: info.len,
+        };
+        agent.begin(id, Some(basis), None, 0);
+        // Transfers are taken in order: once this one is refused, the other has begun.
+        agent.begin(id + 100, None, None, 0);
+        agent.end(id + 100, b"nothing of this came");
+        assert_eq!(agent.rejected().1, RejectCode::BadContent);
+        meanwhile();
+        let copy = PatchOp::Copy {
+            from: 0,
+            len: old.len() as u64,
+        };
+        agent.chunk(id, vec![copy, PatchOp::Literal { len: 8 }], b"and more");
+        agent.end(id, &new);
+    };
+    grown(&mut agent, 2, &info, &|| {});
+    let rejects = agent.commit(vec![bare(staged("grown", 2, &new))]);
+    assert!(rejects.is_empty() && fs::read(bench.at("grown")).unwrap() == new);
+
+    // Written to between its verification and the copy: the result is read and found to be wrong.
+    let spoil = || {
+        let log = bench.at("log");
+        let times = fs::metadata(&log).unwrap().modified().unwrap();
+        let file = fs::File::options().write(true).open(&log).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, b"spoilt", 777_777).unwrap();
+        file.set_modified(times).unwrap();
+    };
+    grown(&mut agent, 3, &info, &spoil);
+    let refused = agent.rejected();
+    assert_eq!(refused, (Rejected::Transfer(3), RejectCode::BadContent));
+    let info = agent.signature("log", SignatureWant::Version).unwrap();
+    assert_eq!(info.content, None);
+    bench.stays_clean();
+}
+
 fn staged(at: &str, transfer: u64, content: &[u8]) -> Op {
     Op::Put {
         path: path(at),
