@@ -9,6 +9,7 @@ mod fake;
 mod fidelity;
 mod filter;
 mod kill;
+mod large;
 mod live;
 mod refuse;
 mod regression;

@@ -154,8 +154,10 @@ pub struct TargetStatus {
     pub last_durable_seq: u64,
     /// Age of the oldest change that is not durable there.
     pub lag_ms: u64,
-    /// Bytes on the wire.
+    /// Bytes on the wire, to the target.
     pub bytes_sent: u64,
+    /// Bytes on the wire, from there.
+    pub bytes_received: u64,
     /// Bytes of content they stand for.
     pub bytes_content: u64,
     /// Files sent.
@@ -267,6 +269,7 @@ pub(crate) mod tests {
                     last_durable_seq: 9,
                     lag_ms: 0,
                     bytes_sent: 2048,
+                    bytes_received: 512,
                     bytes_content: 4096,
                     files: 3,
                     first_sync: None,

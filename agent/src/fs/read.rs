@@ -11,7 +11,8 @@ use std::sync::Arc;
 use rustix::buffer::spare_capacity;
 use rustix::fs::{Advice, SeekFrom, Statx};
 use rustix::io::Errno;
-use syncd_proto::digest::{Digest, Hasher};
+use syncd_proto::delta::{GroupHasher, GroupList};
+use syncd_proto::digest::Digest;
 use syncd_proto::meta::{EntryMeta, Kind, Meta};
 use syncd_proto::path::WirePath;
 
@@ -143,6 +144,38 @@ pub enum Piece {
     Hole(u64),
 }
 
+impl Piece {
+    /// Bytes that it stands for.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Data(bytes) => bytes.len() as u64,
+            Self::Hole(len) => *len,
+        }
+    }
+
+    /// Whether it stands for none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Its first `max` bytes, and the rest if there is one.
+    #[must_use]
+    pub fn split(self, max: u64) -> (Self, Option<Self>) {
+        if self.len() <= max {
+            return (self, None);
+        }
+        match self {
+            Self::Data(mut bytes) => {
+                let tail = bytes.split_off(max as usize);
+                (Self::Data(bytes), Some(Self::Data(tail)))
+            }
+            Self::Hole(len) => (Self::Hole(max), Some(Self::Hole(len - max))),
+        }
+    }
+}
+
 /// What a file of any size turned out to be.
 #[derive(Debug, Clone)]
 pub struct ReadFile {
@@ -152,6 +185,8 @@ pub struct ReadFile {
     pub len: u64,
     /// Digest of its content.
     pub digest: Digest,
+    /// Groups of its content.
+    pub groups: GroupList,
     /// Whether it stood still while it was read.
     pub stable: bool,
     /// Which file it is, if it has several names.
@@ -165,7 +200,8 @@ pub struct LargeFile {
     stamp: Stamp,
     entry: EntryMeta,
     terms: Arc<Terms>,
-    hasher: Hasher,
+    /// `None` if somebody else hashes.
+    hasher: Option<GroupHasher>,
     position: u64,
     /// End of the stretch of data that `position` is in.
     data_end: u64,
@@ -190,19 +226,17 @@ impl LargeFile {
             stamp,
             entry,
             terms,
-            hasher: Hasher::new(),
+            hasher: Some(GroupHasher::for_len(stamp.size)),
             position: 0,
             data_end: 0,
         })
     }
 
-    /// The same version, to be read again from its beginning.
+    /// The same, for somebody who hashes what is read himself.
     #[must_use]
-    pub fn rewind(self) -> Self {
+    pub fn without_hashing(self) -> Self {
         Self {
-            hasher: Hasher::new(),
-            position: 0,
-            data_end: 0,
+            hasher: None,
             ..self
         }
     }
@@ -246,23 +280,24 @@ impl LargeFile {
             self.data_end = end;
             let hole = data - self.position;
             if hole > 0 {
-                self.hasher.update_zeros(hole);
+                if let Some(hasher) = &mut self.hasher {
+                    hasher.update_zeros(hole);
+                }
                 self.position = data;
                 return Ok(Some(Piece::Hole(hole)));
             }
         }
         let want = (self.data_end - self.position).min(max.max(1) as u64) as usize;
         let bytes = self.read_at(self.position, want)?;
-        self.hasher.update(&bytes);
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&bytes);
+        }
         self.position += want as u64;
         Ok(Some(Piece::Data(bytes)))
     }
 
-    /// Reads `len` bytes at `offset` again, for deltas; does not move [`Self::position`].
-    ///
-    /// # Errors
-    /// [`ReadError::Changed`] if they are not all there (any more); else see [`ReadError`].
-    pub fn read_at(&self, offset: u64, len: usize) -> Result<Vec<u8>, ReadError> {
+    /// Reads `len` bytes at `offset`; does not move [`Self::position`].
+    fn read_at(&self, offset: u64, len: usize) -> Result<Vec<u8>, ReadError> {
         let bytes = read_range(&self.fd, offset, len)?;
         if bytes.len() < len {
             return Err(ReadError::Changed);
@@ -275,11 +310,13 @@ impl LargeFile {
     ///
     /// # Errors
     /// [`ReadError::Changed`] if it is not; else see [`ReadError`].
-    pub fn finish(mut self) -> Result<(Meta, u64, Digest), ReadError> {
-        while self.next_piece(REST_BYTES)?.is_some() {}
-        let meta = meta_of(&self.fd, &self.entry, &self.terms);
-        self.check_unchanged()?;
-        Ok((meta, self.stamp.size, self.hasher.finish()))
+    pub fn finish(self) -> Result<(Meta, u64, Digest), ReadError> {
+        let read = self.finish_as_read()?;
+        if read.stable {
+            Ok((read.meta, read.len, read.digest))
+        } else {
+            Err(ReadError::Changed)
+        }
     }
 
     /// The same without the check: also says whether the file stood still. For a file that never rests
@@ -289,13 +326,24 @@ impl LargeFile {
     /// [`ReadError::Changed`] if it has become shorter; else see [`ReadError`].
     pub fn finish_as_read(mut self) -> Result<ReadFile, ReadError> {
         while self.next_piece(REST_BYTES)?.is_some() {}
+        let fresh = || GroupHasher::for_len(0);
+        let (groups, digest) = self.hasher.take().unwrap_or_else(fresh).finish();
+        self.finish_hashed(groups, digest)
+    }
+
+    /// The same for somebody who has hashed all of it himself.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub fn finish_hashed(self, groups: GroupList, digest: Digest) -> Result<ReadFile, ReadError> {
         let meta = meta_of(&self.fd, &self.entry, &self.terms);
         Ok(ReadFile {
             stable: self.check_unchanged().is_ok(),
             linked: self.linked()?,
             meta,
             len: self.stamp.size,
-            digest: self.hasher.finish(),
+            digest,
+            groups,
         })
     }
 

@@ -19,7 +19,7 @@ use crate::logic::target::Target;
 /// Quiet time after which a file that is still open counts as settled, unless said otherwise.
 pub const SETTLE_MS_DEFAULT: u64 = 200;
 /// Longest time a file that keeps changing is held back, unless said otherwise.
-pub const HOLD_MAX_MS_DEFAULT: u64 = 2_000;
+pub const HOLD_MAX_MS_DEFAULT: u64 = 1_500;
 /// Time to reach a receiver and be welcome there, unless said otherwise.
 pub const CONNECT_TIMEOUT_MS_DEFAULT: u64 = 10_000;
 /// Deletes above this share of what there was are held, unless said otherwise.

@@ -4,13 +4,14 @@
 //! the number of questions, all of which the senders wait for. One task writes, one reads; the reader
 //! never waits for the writer, so the two ends cannot block each other.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use syncd_proto::chain::CommitSigner;
+use syncd_proto::digest::Digest;
 use syncd_proto::error::{DecodeError, ProtocolError};
 use syncd_proto::exchange::agent::{AgentSession, CommitError};
 use syncd_proto::frame::Frame;
@@ -71,6 +72,8 @@ pub enum Answer {
 struct Inbox {
     answers: HashMap<u64, VecDeque<Answer>>,
     rejected_transfers: HashMap<TransferId, Reject>,
+    /// Leftovers that a transfer has continued: they are no more.
+    continued: HashSet<Digest>,
     credit: i64,
 }
 
@@ -213,6 +216,17 @@ impl Link {
                 .arrived
                 .wait(inbox)
                 .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// How many bytes an interrupted transfer of this key has left at the receiver, for the one transfer
+    /// that may continue it.
+    #[must_use]
+    pub fn take_leftover(&self, key: &Digest) -> u64 {
+        let mut leftovers = self.welcome.leftovers.iter();
+        match leftovers.find(|leftover| leftover.key == *key) {
+            Some(leftover) if lock(&self.inbox).continued.insert(*key) => leftover.bytes,
+            _ => 0,
         }
     }
 

@@ -1,24 +1,30 @@
 //! The transfer threads of a target: large files into staging, whole or as a delta.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, SystemTime};
 
+use syncd_proto::delta::{GroupList, KnownVersion};
 use syncd_proto::digest::{Digest, Hasher};
-use syncd_proto::message::{AgentMessage, PatchOp, StageAbort, StageBegin, StageChunk, StageEnd};
+use syncd_proto::message::{
+    AgentMessage, Basis, PatchOp, StageAbort, StageBegin, StageChunk, StageEnd,
+};
+use syncd_proto::meta::Kind;
 use syncd_proto::op::TransferId;
 use syncd_proto::path::WirePath;
 
 use crate::fs::read::{LargeFile, Piece, ReadError, ReadFile, Stability};
-use crate::logic::coalesce::{Millis, Remote, Taken};
+use crate::logic::coalesce::{Millis, Taken};
 use crate::logic::plan::Found;
 use crate::net::link::{Link, LinkError};
 use crate::pipeline::delta;
 use crate::pipeline::target::Target;
+use crate::pipeline::upload::Upload;
 
 /// Bytes of one chunk.
-pub const CHUNK_BYTES: usize = 512 << 10;
+const CHUNK_BYTES: usize = 512 << 10;
 
 /// How often a transfer looks whether its file has changed, in bytes read.
-const CHECK_BYTES: u64 = 8 << 20;
+pub const CHECK_BYTES: u64 = 8 << 20;
 
 /// Files from this size on can be continued after a cut, in bytes.
 const RESUME_BYTES: u64 = 8 << 20;
@@ -116,7 +122,7 @@ pub fn run(target: &Arc<Target>) {
             }
         };
         let result = transfer(target, &link, &taken);
-        if result.is_err() {
+        if !matches!(result, Ok(Found::Staged { .. })) {
             target.update(|state, _| {
                 let same = state
                     .link
@@ -181,6 +187,9 @@ fn settle(
 fn transfer(target: &Target, link: &Link, taken: &Taken) -> Result<Found, TransferError> {
     let file = LargeFile::open(&target.root, &taken.path, link.terms().clone())?;
     let hold_over = is_held_long_enough(target, taken);
+    if taken.mark.open && !hold_over && is_being_written(target, &file) {
+        return Err(ReadError::Changed.into());
+    }
     let channel = Channel {
         link,
         transfer: link.issue_id(),
@@ -190,34 +199,119 @@ fn transfer(target: &Target, link: &Link, taken: &Taken) -> Result<Found, Transf
             Stability::Required
         },
     };
-    let sent = if wants_delta(taken) {
-        delta::send(&channel, &taken.path, file)
-    } else {
-        send_whole(&channel, &taken.path, file)
-    };
+    let mut upload = None;
+    let sent = send(target, &channel, taken, file, &mut upload);
     let refused = link.end_transfer(channel.transfer);
-    let read = match sent {
-        Ok(sent) => sent,
-        Err(error) => {
-            abort(&channel);
-            return Err(error);
+    let complete = matches!(sent, Ok(Sent::File(_)));
+    if !complete && upload.is_some_and(|upload| upload.has_begun()) {
+        abort(&channel);
+    }
+    let read = match sent? {
+        Sent::File(read) => read,
+        Sent::Nothing(read) => {
+            remember(target, taken, read.groups, read.digest);
+            return Ok(Found::Metadata {
+                kind: Kind::File,
+                size: read.len,
+                meta: read.meta,
+            });
         }
     };
     if let Some(reject) = refused {
         return Err(LinkError::Rejected(reject).into());
     }
-    if !read.stable && !hold_over {
-        abort(&channel);
-        return Err(ReadError::Changed.into());
-    }
     channel.end(read.len, read.digest)?;
-    Ok(Found::Staged {
+    let found = Found::Staged {
         meta: read.meta,
         transfer: channel.transfer,
         len: read.len,
         digest: read.digest,
         linked: read.linked.map(|file| (file.dev, file.ino)),
-    })
+    };
+    remember(target, taken, read.groups, read.digest);
+    Ok(found)
+}
+
+/// Sends the file, as a delta if it can be.
+fn send<'a>(
+    target: &Target,
+    channel: &'a Channel<'a>,
+    taken: &Taken,
+    file: LargeFile,
+    upload: &mut Option<Upload<'a>>,
+) -> Result<Sent, TransferError> {
+    let path = &taken.path;
+    // After two refusals the file goes whole.
+    let basis = match taken.mark.attempts {
+        0 | 1 => delta::basis(target, channel.link, taken)?,
+        _ => None,
+    };
+    let begin = begin(channel, path, &file, basis.as_ref());
+    let upload = upload.insert(Upload::new(channel, begin, !taken.mark.open));
+    let read = match &basis {
+        Some(basis) => delta::send(channel, path, basis, file, upload)?,
+        None => send_whole(channel, file, upload)?,
+    };
+    if !read.stable && channel.stability == Stability::Required {
+        return Err(ReadError::Changed.into());
+    }
+    // Several names of a file are another matter.
+    let is_there = basis.is_some_and(|basis| basis.groups == read.groups) && read.linked.is_none();
+    if is_there {
+        return Ok(Sent::Nothing(read));
+    }
+    upload.finish()?;
+    Ok(Sent::File(read))
+}
+
+/// What was sent.
+enum Sent {
+    /// All of this.
+    File(ReadFile),
+    /// Nothing that counts: the receiver has this very content.
+    Nothing(ReadFile),
+}
+
+/// A transfer of this file; continues an interrupted one of the same version.
+fn begin(
+    channel: &Channel<'_>,
+    path: &WirePath,
+    file: &LargeFile,
+    basis: Option<&delta::KnownBasis>,
+) -> StageBegin {
+    let key = (file.size() >= RESUME_BYTES).then(|| version_key(path, file));
+    let resume_at = key.map_or(0, |key| channel.link.take_leftover(&key));
+    StageBegin {
+        transfer: channel.transfer,
+        len_hint: file.size(),
+        basis: basis.map(|basis| Basis {
+            path: path.clone(),
+            version: basis.version,
+            len: basis.groups.len(),
+        }),
+        key,
+        resume_at: resume_at.min(file.size()),
+    }
+}
+
+/// What was sent is known from here on; if it does not arrive, the receiver will not know its digest.
+fn remember(target: &Target, taken: &Taken, groups: GroupList, digest: Digest) {
+    let mut known = target.known.lock().unwrap_or_else(PoisonError::into_inner);
+    let path = WirePath::clone(&taken.path);
+    known.insert(path, Arc::new(KnownVersion { groups, digest }));
+}
+
+/// Whether somebody wrote to it a moment ago and has not closed it.
+fn is_being_written(target: &Target, file: &LargeFile) -> bool {
+    let mtime = file.entry().mtime;
+    let Ok(now) = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) else {
+        return false;
+    };
+    let Ok(secs) = u64::try_from(mtime.secs()) else {
+        return false;
+    };
+    let age = now.checked_sub(Duration::new(secs, mtime.nanos()));
+    age.is_some_and(|age| age < Duration::from_millis(target.settle().settle_ms))
 }
 
 fn abort(channel: &Channel<'_>) {
@@ -235,81 +329,24 @@ fn is_held_long_enough(target: &Target, taken: &Taken) -> bool {
     waited >= target.settle().hold_max_ms
 }
 
-fn wants_delta(taken: &Taken) -> bool {
-    // After two refusals the file goes whole.
-    taken.mark.remote != Remote::Absent && !taken.mark.born && taken.mark.attempts < 2
-}
-
-/// Sends a file whole; continues an interrupted transfer of the same version.
-///
-/// # Errors
-/// [`TransferError`].
-pub fn send_whole(
+/// Sends a file whole.
+fn send_whole(
     channel: &Channel<'_>,
-    path: &WirePath,
     mut file: LargeFile,
+    upload: &mut Upload<'_>,
 ) -> Result<ReadFile, TransferError> {
-    let key = (file.size() >= RESUME_BYTES).then(|| version_key(path, &file));
-    let resume_at = key
-        .and_then(|key| {
-            let leftovers = &channel.link.welcome().leftovers;
-            leftovers.iter().find(|leftover| leftover.key == key)
-        })
-        .map_or(0, |leftover| leftover.bytes);
-    let begin = StageBegin {
-        transfer: channel.transfer,
-        len_hint: file.size(),
-        basis: None,
-        key,
-        resume_at,
-    };
-    channel
-        .link
-        .send(&AgentMessage::StageBegin(begin), Vec::new())?;
     let mut checked_at = 0;
     while let Some(piece) = file.next_piece(CHUNK_BYTES)? {
-        let end = file.position();
-        if end - checked_at >= CHECK_BYTES {
-            checked_at = end;
+        if file.position() - checked_at >= CHECK_BYTES {
+            checked_at = file.position();
             channel.check(&file)?;
         }
-        let (op, literals) = match piece {
-            Piece::Data(bytes) => {
-                let known = known_prefix(end, bytes.len() as u64, resume_at) as usize;
-                let rest = bytes.get(known..).unwrap_or_default().to_vec();
-                let len = rest.len() as u32;
-                (PatchOp::Literal { len }, rest)
-            }
-            Piece::Hole(len) => {
-                let len = len - known_prefix(end, len, resume_at);
-                (PatchOp::Hole { len }, Vec::new())
-            }
-        };
-        send_op(channel, op, literals)?;
+        match piece {
+            Piece::Data(bytes) => upload.data(bytes)?,
+            Piece::Hole(len) => upload.hole(len)?,
+        }
     }
     Ok(file.finish_as_read()?)
-}
-
-/// How much of a piece that ends at `end` lies below `resume_at`.
-fn known_prefix(end: u64, len: u64, resume_at: u64) -> u64 {
-    resume_at.saturating_sub(end - len).min(len)
-}
-
-fn send_op(channel: &Channel<'_>, op: PatchOp, literals: Vec<u8>) -> Result<(), LinkError> {
-    let mut left = op.output_len();
-    if !matches!(op, PatchOp::Hole { .. }) {
-        return if left == 0 {
-            Ok(())
-        } else {
-            channel.chunk(vec![op], literals)
-        };
-    }
-    while left > 0 {
-        let len = left.min(syncd_proto::limits::CHUNK_OUTPUT_BYTES_MAX);
-        channel.chunk(vec![PatchOp::Hole { len }], Vec::new())?;
-        left -= len;
-    }
-    Ok(())
 }
 
 /// Names a version of a file, for resumption: an interrupted transfer continues only if neither name

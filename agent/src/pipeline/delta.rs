@@ -1,110 +1,214 @@
 //! Sends a large file as a delta against the version the receiver has.
 //!
-//! One pass hashes the new version, whole and in groups; groups that are equal at the same offset are
-//! copied by the receiver from its own file. Only what changed is read again and searched, with block
-//! sums of the same ranges; where that finds little, it goes as it is.
+//! The new version is read and hashed once, in groups. Those that the basis has at the same offset are
+//! copied by the receiver from its own file. What changed is kept, a round at a time, until the sums of
+//! those places have come, and searched; the next round is read meanwhile. A long run of changes looks
+//! like content that moved: from there on the sums of the whole basis are searched. Where that finds
+//! little, the bytes go as they are.
 
-use syncd_proto::delta::{
-    BlockQuery, BlockSignature, Chunk, Chunker, GroupDiff, GroupHasher, GroupList, LiteralMeter,
-    Segment,
-};
-use syncd_proto::message::{
-    AgentMessage, Basis, SignatureInfo, SignatureQuery, SignatureWant, StageBegin,
-};
+mod rounds;
+
+use std::sync::{Arc, PoisonError};
+
+use syncd_proto::delta::{BlockQuery, BlockSignature, GroupList, KnownVersion, Matcher};
+use syncd_proto::message::{AgentMessage, SignatureInfo, SignatureQuery, SignatureWant};
 use syncd_proto::path::WirePath;
 
 use crate::fs::read::{LargeFile, Piece, ReadFile};
+use crate::logic::coalesce::{Remote, Taken};
 use crate::net::link::{Answer, Link, LinkError};
-use crate::pipeline::bulk::{CHUNK_BYTES, Channel, TransferError, send_whole};
-
-/// What is searched at once, in bytes.
-const WINDOW_BYTES: usize = 8 << 20;
+use crate::pipeline::bulk::{CHECK_BYTES, Channel, TransferError};
+use crate::pipeline::target::Target;
+use crate::pipeline::upload::Upload;
+use rounds::{Outcome, Rounds, Slice, Whole};
 
 /// What is read at once, in bytes.
 const READ_BYTES: usize = 1 << 20;
 
-/// Sends a file as a delta if the receiver has something to build on, whole otherwise.
+/// The receiver's version, and its groups.
+#[derive(Debug)]
+pub struct KnownBasis {
+    /// Names it.
+    pub version: [u8; 16],
+    /// Its groups.
+    pub groups: GroupList,
+}
+
+/// What the receiver has to build on. If it still has what was sent last, nothing but its version
+/// travels; otherwise the groups do.
+///
+/// # Errors
+/// [`TransferError`].
+pub fn basis(
+    target: &Target,
+    link: &Link,
+    taken: &Taken,
+) -> Result<Option<KnownBasis>, TransferError> {
+    let path = &taken.path;
+    if let Some(known) = remembered(target, path).filter(|_| taken.mark.attempts == 0) {
+        let Some((info, _)) = signature(link, path, SignatureWant::Version)? else {
+            return Ok(None);
+        };
+        if info.content == Some(known.digest) && info.len == known.groups.len() {
+            return Ok(Some(KnownBasis {
+                version: info.version,
+                groups: known.groups.clone(),
+            }));
+        }
+    }
+    if taken.mark.remote == Remote::Absent || taken.mark.born {
+        return Ok(None);
+    }
+    let Some((info, payload)) = signature(link, path, SignatureWant::Groups)? else {
+        return Ok(None);
+    };
+    let groups = GroupList::from_payload(&payload, info.len).ok();
+    Ok(groups
+        .filter(|groups| !groups.is_empty())
+        .map(|groups| KnownBasis {
+            version: info.version,
+            groups,
+        }))
+}
+
+fn remembered(target: &Target, path: &WirePath) -> Option<Arc<KnownVersion>> {
+    let mut known = target.known.lock().unwrap_or_else(PoisonError::into_inner);
+    known.find(path)
+}
+
+/// Sends the file as copies of the basis and what is not in it.
 ///
 /// # Errors
 /// [`TransferError`].
 pub fn send(
     channel: &Channel<'_>,
     path: &WirePath,
-    mut file: LargeFile,
+    basis: &KnownBasis,
+    file: LargeFile,
+    upload: &mut Upload<'_>,
 ) -> Result<ReadFile, TransferError> {
-    let Some((info, payload)) = signature(channel.link, path, SignatureWant::Groups)? else {
-        return send_whole(channel, path, file);
-    };
-    let groups = GroupList::from_payload(&payload, info.len);
-    let Some(basis) = groups.ok().filter(|groups| !groups.is_empty()) else {
-        return send_whole(channel, path, file);
-    };
-    let diff = compare(&mut file, &basis)?;
-    channel.check(&file)?;
-    let query = BlockQuery::plan(&diff);
-    if query.is_none() && diff.same_bytes() == 0 {
-        return send_whole(channel, path, file.rewind());
+    if file.size() == basis.groups.len() {
+        upload.wait_for_a_difference();
     }
-    let blocks = match query {
-        Some(query) => match block_signature(channel.link, path, &info, query)? {
-            Some(blocks) => Some(blocks),
-            // The basis changed under us.
-            None => return send_whole(channel, path, file.rewind()),
-        },
-        None => None,
-    };
-    begin(channel, path, &info, file.size())?;
-    let mut patch = Patch {
+    let mut pass = Pass {
         channel,
-        file: &file,
-        chunker: Chunker::new(channel.transfer),
-        meter: LiteralMeter::default(),
+        file: file.without_hashing(),
+        matcher: Matcher::new(&basis.groups),
+        at: 0,
+        checked_at: 0,
+        rounds: Rounds::new(channel.link, path, basis, upload),
     };
-    for segment in diff.segments() {
-        if segment.same {
-            patch.copy(segment)?;
-        } else {
-            patch.changed(segment, blocks.as_ref())?;
-        }
+    if let Outcome::Moved(query) = pass.run(None)? {
+        let id = ask(channel.link, path, basis, &query)?;
+        let sums = blocks(channel.link, basis, id, &query)?;
+        let index = sums.as_ref().map(BlockSignature::index);
+        pass.run(Some(Whole(index.as_ref())))?;
     }
-    patch.finish()?;
-    Ok(file.finish_as_read()?)
+    let (groups, digest) = pass.matcher.finish();
+    Ok(pass.file.finish_hashed(groups, digest)?)
 }
 
-/// Hashes the whole file and compares its groups with the basis'.
-fn compare(file: &mut LargeFile, basis: &GroupList) -> Result<GroupDiff, TransferError> {
-    let mut hasher = GroupHasher::against(basis);
-    while let Some(piece) = file.next_piece(READ_BYTES)? {
-        match piece {
-            Piece::Data(bytes) => hasher.update(&bytes),
-            Piece::Hole(len) => hasher.update_zeros(len),
-        }
-    }
-    Ok(hasher.finish().0.compare(basis))
+/// One pass over the new version.
+struct Pass<'a, 'u> {
+    channel: &'a Channel<'a>,
+    file: LargeFile,
+    matcher: Matcher<'a>,
+    at: u64,
+    checked_at: u64,
+    rounds: Rounds<'a, 'u>,
 }
 
-fn block_signature(
+impl Pass<'_, '_> {
+    /// Reads on, to the end or to where content seems to have moved.
+    fn run(&mut self, whole: Option<Whole<'_>>) -> Result<Outcome, TransferError> {
+        loop {
+            if let Outcome::Moved(query) = self.rounds.advance(whole)? {
+                return Ok(Outcome::Moved(query));
+            }
+            if self.file.position() - self.checked_at >= CHECK_BYTES {
+                self.checked_at = self.file.position();
+                self.channel.check(&self.file)?;
+            }
+            match self.file.next_piece(READ_BYTES)? {
+                Some(Piece::Data(bytes)) => self.data(&bytes),
+                Some(Piece::Hole(len)) => self.hole(len),
+                None => break,
+            }
+        }
+        self.rounds.end_stretch(self.matcher.is_same());
+        Ok(self.rounds.finish(whole)?)
+    }
+
+    fn data(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let (len, ends) = self.step(bytes.len() as u64);
+            let (head, tail) = bytes.split_at(len as usize);
+            self.matcher.update(head);
+            self.take(Slice::Data(head), ends);
+            bytes = tail;
+        }
+    }
+
+    fn hole(&mut self, mut left: u64) {
+        while left > 0 {
+            let (len, ends) = self.step(left);
+            self.matcher.update_zeros(len);
+            self.take(Slice::Hole(len), ends);
+            left -= len;
+        }
+    }
+
+    /// How much of what comes next belongs to this stretch, and whether that completes it.
+    fn step(&self, available: u64) -> (u64, bool) {
+        let stretch = self.matcher.stretch_end() - self.at;
+        (stretch.min(available), stretch <= available)
+    }
+
+    fn take(&mut self, slice: Slice<'_>, ends: bool) {
+        let start = self.at;
+        self.at += slice.len();
+        let same = ends.then(|| self.matcher.is_same());
+        self.rounds.take(start, slice, same);
+    }
+}
+
+/// Asks for sums of the basis; the answer is to be waited for with [`blocks`].
+fn ask(
     link: &Link,
     path: &WirePath,
-    info: &SignatureInfo,
-    query: BlockQuery,
-) -> Result<Option<BlockSignature>, TransferError> {
-    let want = query.want(info.version);
-    let answer = match signature(link, path, want) {
-        Err(TransferError::Link(LinkError::Rejected(reject))) if reject.code.is_stale() => None,
-        other => other?,
+    basis: &KnownBasis,
+    query: &BlockQuery,
+) -> Result<u64, LinkError> {
+    let id = link.issue_id();
+    let query = SignatureQuery {
+        id,
+        path: path.clone(),
+        want: query.want(basis.version),
     };
-    Ok(answer.and_then(|(_, payload)| {
-        BlockSignature::from_ranges(&payload, query.block, &query.ranges, info.len).ok()
-    }))
+    link.ask(id, &AgentMessage::SignatureQuery(query))?;
+    Ok(id)
 }
 
-/// Asks for a signature; `None` if the receiver has no such file.
+/// Waits for the sums.
+fn blocks(
+    link: &Link,
+    basis: &KnownBasis,
+    id: u64,
+    query: &BlockQuery,
+) -> Result<Option<BlockSignature>, LinkError> {
+    let Some((_, payload)) = collect(link, id)? else {
+        return Ok(None);
+    };
+    let len = basis.groups.len();
+    Ok(BlockSignature::from_ranges(&payload, query.block, &query.ranges, len).ok())
+}
+
+/// Asks for a signature and waits for it; `None` if the receiver has no such file.
 fn signature(
     link: &Link,
     path: &WirePath,
     want: SignatureWant,
-) -> Result<Option<(SignatureInfo, Vec<u8>)>, TransferError> {
+) -> Result<Option<(SignatureInfo, Vec<u8>)>, LinkError> {
     let id = link.issue_id();
     let query = SignatureQuery {
         id,
@@ -112,6 +216,10 @@ fn signature(
         want,
     };
     link.ask(id, &AgentMessage::SignatureQuery(query))?;
+    collect(link, id)
+}
+
+fn collect(link: &Link, id: u64) -> Result<Option<(SignatureInfo, Vec<u8>)>, LinkError> {
     let mut all = Vec::new();
     let mut info = None;
     loop {
@@ -123,108 +231,5 @@ fn signature(
         if part.last {
             return Ok(info.map(|info| (info, all)));
         }
-    }
-}
-
-fn begin(
-    channel: &Channel<'_>,
-    path: &WirePath,
-    info: &SignatureInfo,
-    len: u64,
-) -> Result<(), LinkError> {
-    let begin = StageBegin {
-        transfer: channel.transfer,
-        len_hint: len,
-        basis: Some(Basis {
-            path: path.clone(),
-            version: info.version,
-            len: info.len,
-        }),
-        key: None,
-        resume_at: 0,
-    };
-    channel
-        .link
-        .send(&AgentMessage::StageBegin(begin), Vec::new())
-}
-
-/// A delta being sent.
-struct Patch<'a> {
-    channel: &'a Channel<'a>,
-    file: &'a LargeFile,
-    chunker: Chunker,
-    meter: LiteralMeter,
-}
-
-impl Patch<'_> {
-    fn copy(&mut self, segment: &Segment) -> Result<(), TransferError> {
-        let mut full = Vec::new();
-        self.chunker.copy(segment.start, segment.len, &mut full);
-        self.send(full)
-    }
-
-    fn changed(
-        &mut self,
-        segment: &Segment,
-        blocks: Option<&BlockSignature>,
-    ) -> Result<(), TransferError> {
-        let end = segment.start + segment.len;
-        let mut at = segment.start;
-        if let Some(blocks) = blocks {
-            at = self.search(at, end, blocks)?;
-        }
-        while at < end {
-            let bytes = self.read(at, end, CHUNK_BYTES)?;
-            at += bytes.len() as u64;
-            let mut full = Vec::new();
-            self.chunker.literal(&bytes, &mut full);
-            self.send(full)?;
-        }
-        Ok(())
-    }
-
-    /// Searches until the end, or until searching does not pay any more; returns how far it came.
-    fn search(
-        &mut self,
-        mut at: u64,
-        end: u64,
-        blocks: &BlockSignature,
-    ) -> Result<u64, TransferError> {
-        let index = blocks.index();
-        while at < end && !self.meter.gives_up() {
-            let window = self.read(at, end, WINDOW_BYTES)?;
-            let last = at + window.len() as u64 == end;
-            let Ok(delta) = index.diff_window(&window, at, last) else {
-                return Ok(at);
-            };
-            if delta.consumed == 0 {
-                return Ok(at);
-            }
-            self.meter.note(&delta);
-            let mut full = Vec::new();
-            self.chunker.window(&window, &delta, &mut full);
-            self.send(full)?;
-            at += delta.consumed as u64;
-        }
-        Ok(at)
-    }
-
-    fn finish(&mut self) -> Result<(), TransferError> {
-        let rest = self.chunker.flush();
-        self.send(rest.into_iter().collect())
-    }
-
-    fn read(&self, at: u64, end: u64, max: usize) -> Result<Vec<u8>, TransferError> {
-        let len = usize::try_from(end - at).unwrap_or(max).min(max);
-        Ok(self.file.read_at(at, len)?)
-    }
-
-    fn send(&self, chunks: Vec<Chunk>) -> Result<(), TransferError> {
-        for chunk in chunks {
-            self.channel
-                .chunk(chunk.message.ops, chunk.payload)
-                .map_err(TransferError::Link)?;
-        }
-        Ok(())
     }
 }

@@ -24,6 +24,7 @@ mod status;
 pub mod stop;
 mod sweep;
 pub mod target;
+pub mod upload;
 
 use std::sync::Arc;
 use std::thread::JoinHandle;

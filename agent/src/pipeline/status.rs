@@ -93,7 +93,7 @@ fn held(target: &Target) -> Option<Held> {
 fn of_target(target: &Target) -> TargetStatus {
     let now = target.now();
     let state = target.lock();
-    let (sent, _) = state.link.as_ref().map_or((0, 0), |link| link.bytes());
+    let (sent, received) = state.link.as_ref().map_or((0, 0), |link| link.bytes());
     let failed_total = state.dirty.failed().count() as u64;
     let waiting = state.dirty.len() as u64;
     let outstanding = state.dirty.outstanding() as u64;
@@ -110,6 +110,7 @@ fn of_target(target: &Target) -> TargetStatus {
             .oldest()
             .map_or(0, |(_, first)| now.saturating_sub(first)),
         bytes_sent: state.counts.bytes_sent + sent,
+        bytes_received: state.counts.bytes_received + received,
         bytes_content: state.counts.content_bytes,
         files: state.counts.files,
         first_sync: first_sync(&state),

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use syncd_proto::delta::GroupCache;
 use syncd_proto::message::{Ack, Reject, Rejected};
 use syncd_proto::meta::Kind;
 use syncd_proto::op::{Content, Op};
@@ -32,6 +33,9 @@ const HEAR_MAX: Duration = Duration::from_millis(100);
 
 /// How long it is between two questions whether events wait.
 const HEAR_STEP: Duration = Duration::from_micros(20);
+
+/// Room for the groups of versions that were sent, in bytes: those of 8 GiB of files.
+const KNOWN_BYTES_MAX: usize = 4 << 20;
 
 /// How long everything rests after the receiver had no space, at most.
 const PAUSE_MAX_MS: Millis = 30_000;
@@ -152,6 +156,8 @@ pub struct Target {
     pub delete: bool,
     /// Which paths of the source take part.
     pub selection: Arc<Selection>,
+    /// Groups of versions that were sent: a change of one of them needs no list from the receiver.
+    pub known: Mutex<GroupCache<WirePath>>,
     settle: Settle,
     started: Instant,
     backlog: OnceLock<Arc<dyn Backlog>>,
@@ -178,6 +184,7 @@ impl Target {
             root,
             delete: settle.delete,
             selection,
+            known: Mutex::new(GroupCache::new(KNOWN_BYTES_MAX)),
             settle,
             started,
             backlog: OnceLock::new(),

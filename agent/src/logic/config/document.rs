@@ -303,7 +303,7 @@ mod tests {
         let source = &config.sources[0];
         assert!(source.delete);
         assert_eq!(source.settle, Duration::from_millis(200));
-        assert_eq!(source.hold_max, Duration::from_secs(2));
+        assert_eq!(source.hold_max, Duration::from_millis(1_500));
         assert_eq!(source.backend, Backend::Auto);
         assert_eq!(source.max_delete.percent, Some(50));
         let access = &source.targets[0].access;

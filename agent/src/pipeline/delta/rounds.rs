@@ -1,0 +1,340 @@
+//! [`Rounds`]: what has been read and not been put out yet, because sums are awaited that it will be
+//! searched with. Bounded: few rounds, each of few bytes.
+
+use std::collections::VecDeque;
+
+use syncd_proto::delta::{
+    BlockIndex, BlockQuery, BlockSignature, IN_PLACE_RUN_BYTES_MAX, LiteralMeter,
+};
+use syncd_proto::path::WirePath;
+
+use super::{KnownBasis, ask, blocks};
+use crate::net::link::{Link, LinkError};
+use crate::pipeline::upload::Upload;
+
+/// Changed bytes of a round: more than what is taken for a change in place.
+const ROUND_BYTES: u64 = IN_PLACE_RUN_BYTES_MAX + (1 << 20);
+
+/// How far a round with something changed in it reaches, in bytes: what follows waits for it.
+const ROUND_SPAN: u64 = 64 << 20;
+
+/// Changed bytes whose sums are awaited.
+const AWAITED_BYTES_MAX: u64 = 2 * ROUND_BYTES;
+
+/// Rounds whose sums are awaited.
+const AWAITED_MAX: usize = 16;
+
+/// Windows below this say nothing about the file, in bytes.
+const METERED_BYTES_MIN: usize = 1 << 20;
+
+/// What is to be done after a part of the pass.
+pub(super) enum Outcome {
+    /// Nothing.
+    Done,
+    /// Content seems to have moved: these sums are needed for the rest.
+    Moved(BlockQuery),
+}
+
+/// The sums of the whole basis, if they could be had: what everything is searched with from here on.
+#[derive(Clone, Copy)]
+pub(super) struct Whole<'a>(pub(super) Option<&'a BlockIndex<'a>>);
+
+/// What was read.
+#[derive(Clone, Copy)]
+pub(super) enum Slice<'a> {
+    /// Bytes.
+    Data(&'a [u8]),
+    /// So many zeros that take no room.
+    Hole(u64),
+}
+
+impl Slice<'_> {
+    /// Bytes that it stands for.
+    pub(super) fn len(&self) -> u64 {
+        match self {
+            Self::Data(bytes) => bytes.len() as u64,
+            Self::Hole(len) => *len,
+        }
+    }
+}
+
+/// A part of the output.
+enum Part {
+    /// The basis has it at the same offset.
+    Copy { start: u64, len: u64 },
+    /// It has not.
+    Data { start: u64, bytes: Vec<u8> },
+    /// Zeros.
+    Hole { len: u64 },
+}
+
+#[derive(Default)]
+struct Round {
+    parts: Vec<Part>,
+    /// Bytes of all of it.
+    span: u64,
+    /// Changed bytes.
+    bytes: u64,
+    /// Changed ranges of the basis (offset, length).
+    ranges: Vec<(u64, u64)>,
+}
+
+/// A round, and the question about its sums.
+type Awaited = (Round, Option<(u64, BlockQuery)>);
+
+/// See the module.
+pub(super) struct Rounds<'a, 'u> {
+    link: &'a Link,
+    path: &'a WirePath,
+    basis: &'a KnownBasis,
+    upload: &'a mut Upload<'u>,
+    /// The stretch being read, where more than one piece makes it.
+    stretch: Round,
+    /// Where it begins.
+    stretch_start: Option<u64>,
+    round: Round,
+    awaited: VecDeque<Awaited>,
+    meter: LiteralMeter,
+    /// Changed bytes of the basis so far.
+    changed: u64,
+    /// Unsearched end of the last window, and where it begins.
+    tail: (u64, Vec<u8>),
+}
+
+impl<'a, 'u> Rounds<'a, 'u> {
+    pub(super) fn new(
+        link: &'a Link,
+        path: &'a WirePath,
+        basis: &'a KnownBasis,
+        upload: &'a mut Upload<'u>,
+    ) -> Self {
+        Self {
+            link,
+            path,
+            basis,
+            upload,
+            stretch: Round::default(),
+            stretch_start: None,
+            round: Round::default(),
+            awaited: VecDeque::new(),
+            meter: LiteralMeter::default(),
+            changed: 0,
+            tail: (0, Vec::new()),
+        }
+    }
+
+    /// Takes what was read of a stretch; with its end comes the word whether it is the same.
+    pub(super) fn take(&mut self, start: u64, slice: Slice<'_>, same: Option<bool>) {
+        let stretch_start = *self.stretch_start.get_or_insert(start);
+        match same {
+            Some(same) if stretch_start == start => {
+                self.round.push(start, slice, same);
+                self.note(start, start + slice.len(), same);
+            }
+            _ => self.stretch.push(start, slice, false),
+        }
+        if let Some(same) = same {
+            self.end_stretch(same);
+        }
+    }
+
+    /// The stretch has been read.
+    pub(super) fn end_stretch(&mut self, same: bool) {
+        let Some(start) = self.stretch_start.take() else {
+            return;
+        };
+        let mut end = start;
+        for part in std::mem::take(&mut self.stretch.parts) {
+            let slice = match &part {
+                Part::Data { bytes, .. } => Slice::Data(bytes),
+                Part::Hole { len } | Part::Copy { len, .. } => Slice::Hole(*len),
+            };
+            self.round.push(end, slice, same);
+            end += slice.len();
+        }
+        self.note(start, end, same);
+    }
+
+    /// Notes what changed of the basis.
+    fn note(&mut self, start: u64, end: u64, same: bool) {
+        let end = end.min(self.basis.groups.len());
+        if same || end <= start {
+            return;
+        }
+        self.changed += end - start;
+        match self.round.ranges.last_mut() {
+            Some((begin, len)) if *begin + *len == start => *len = end - *begin,
+            _ => self.round.ranges.push((start, end - start)),
+        }
+    }
+
+    /// Puts out what can be, and asks for what is needed for the rest.
+    pub(super) fn advance(&mut self, whole: Option<Whole<'_>>) -> Result<Outcome, LinkError> {
+        let full = match self.round.bytes {
+            0 => self.awaited.is_empty(),
+            ROUND_BYTES.. => true,
+            _ => self.round.span >= ROUND_SPAN,
+        };
+        if full {
+            return self.close_round(whole);
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// Everything has been read: puts out all of it.
+    pub(super) fn finish(&mut self, whole: Option<Whole<'_>>) -> Result<Outcome, LinkError> {
+        if let Outcome::Moved(query) = self.close_round(whole)? {
+            return Ok(Outcome::Moved(query));
+        }
+        self.put_out_awaited(0, 0)?;
+        self.end_search(whole.and_then(|whole| whole.0))?;
+        Ok(Outcome::Done)
+    }
+
+    fn close_round(&mut self, whole: Option<Whole<'_>>) -> Result<Outcome, LinkError> {
+        if self.round.parts.is_empty() {
+            return Ok(Outcome::Done);
+        }
+        let query = match whole {
+            None => self.query(),
+            Some(_) => None,
+        };
+        let basis_len = self.basis.groups.len();
+        if let Some(query) = query.as_ref().filter(|query| query.is_whole(basis_len)) {
+            // What was read before this round is searched as it was meant to be.
+            self.put_out_awaited(0, 0)?;
+            return Ok(Outcome::Moved(query.clone()));
+        }
+        let round = std::mem::take(&mut self.round);
+        if query.is_none() && self.awaited.is_empty() {
+            self.put_out(round, whole.and_then(|whole| whole.0))?;
+            return Ok(Outcome::Done);
+        }
+        let asked = match query {
+            Some(query) => Some((ask(self.link, self.path, self.basis, &query)?, query)),
+            None => None,
+        };
+        self.awaited.push_back((round, asked));
+        self.put_out_awaited(AWAITED_MAX, AWAITED_BYTES_MAX)?;
+        Ok(Outcome::Done)
+    }
+
+    /// What to ask for this round.
+    fn query(&mut self) -> Option<BlockQuery> {
+        let basis_len = self.basis.groups.len();
+        let ranges = std::mem::take(&mut self.round.ranges);
+        let longest = ranges.iter().map(|(_, len)| *len).max()?;
+        if longest > IN_PLACE_RUN_BYTES_MAX || self.changed > basis_len / 2 {
+            return BlockQuery::whole(basis_len);
+        }
+        BlockQuery::for_ranges(ranges, basis_len)
+    }
+
+    /// Puts out the oldest rounds until at most so many, of so many bytes, are left.
+    fn put_out_awaited(&mut self, count: usize, bytes: u64) -> Result<(), LinkError> {
+        let sum = |rounds: &VecDeque<Awaited>| rounds.iter().map(|(round, _)| round.bytes).sum();
+        while self.awaited.len() > count || bytes < sum(&self.awaited) {
+            let Some((round, asked)) = self.awaited.pop_front() else {
+                break;
+            };
+            let sums = match asked {
+                Some((id, query)) => blocks(self.link, self.basis, id, &query)?,
+                None => None,
+            };
+            let index = sums.as_ref().map(BlockSignature::index);
+            self.put_out(round, index.as_ref())?;
+            self.end_search(index.as_ref())?;
+        }
+        Ok(())
+    }
+
+    /// Puts out a round, searched with these sums. What is left of it unsearched may go on in the next.
+    fn put_out(&mut self, round: Round, index: Option<&BlockIndex<'_>>) -> Result<(), LinkError> {
+        for part in round.parts {
+            match part {
+                Part::Copy { start, len } => {
+                    self.end_search(index)?;
+                    self.upload.copy(start, len)?;
+                }
+                Part::Hole { len } => {
+                    self.end_search(index)?;
+                    self.upload.hole(len)?;
+                }
+                Part::Data { start, bytes } => self.data(start, bytes, index)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn data(
+        &mut self,
+        start: u64,
+        bytes: Vec<u8>,
+        index: Option<&BlockIndex<'_>>,
+    ) -> Result<(), LinkError> {
+        let Some(index) = index.filter(|_| !self.meter.gives_up()) else {
+            self.end_search(None)?;
+            return self.upload.literal(&bytes);
+        };
+        if self.tail.1.is_empty() {
+            self.tail = (start, bytes);
+        } else {
+            self.tail.1.extend_from_slice(&bytes);
+        }
+        self.search(index, false)
+    }
+
+    /// Nothing that follows belongs to the unsearched end.
+    fn end_search(&mut self, index: Option<&BlockIndex<'_>>) -> Result<(), LinkError> {
+        match index {
+            _ if self.tail.1.is_empty() => Ok(()),
+            Some(index) => self.search(index, true),
+            None => {
+                let (_, bytes) = std::mem::take(&mut self.tail);
+                self.upload.literal(&bytes)
+            }
+        }
+    }
+
+    fn search(&mut self, index: &BlockIndex<'_>, last: bool) -> Result<(), LinkError> {
+        let (start, mut window) = std::mem::take(&mut self.tail);
+        let Ok(delta) = index.diff_window(&window, start, last) else {
+            return self.upload.literal(&window);
+        };
+        if window.len() >= METERED_BYTES_MIN {
+            self.meter.note(&delta);
+        }
+        self.upload.window(&window, &delta)?;
+        window.drain(..delta.consumed);
+        self.tail = (start + delta.consumed as u64, window);
+        Ok(())
+    }
+}
+
+impl Round {
+    fn push(&mut self, start: u64, slice: Slice<'_>, same: bool) {
+        self.span += slice.len();
+        match (slice, self.parts.last_mut()) {
+            (Slice::Hole(more), Some(Part::Hole { len })) => *len += more,
+            (Slice::Hole(len), _) => self.parts.push(Part::Hole { len }),
+            (Slice::Data(more), Some(Part::Copy { start: from, len }))
+                if same && *from + *len == start =>
+            {
+                *len += more.len() as u64;
+            }
+            (Slice::Data(more), _) if same => self.parts.push(Part::Copy {
+                start,
+                len: more.len() as u64,
+            }),
+            (Slice::Data(more), Some(Part::Data { bytes, .. })) => {
+                self.bytes += more.len() as u64;
+                bytes.extend_from_slice(more);
+            }
+            (Slice::Data(bytes), _) => {
+                self.bytes += bytes.len() as u64;
+                let bytes = bytes.to_vec();
+                self.parts.push(Part::Data { start, bytes });
+            }
+        }
+    }
+}
