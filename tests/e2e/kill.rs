@@ -8,7 +8,7 @@ use std::path::Path;
 
 use syncd_tests::programs::{AgentBuilder, ReceiverBuilder};
 use syncd_tests::workload::{Rng, Workload, many_small, rewrite_random_blocks, vim_save};
-use syncd_tests::{Agent, Receiver, Sandbox, wait_until};
+use syncd_tests::{Agent, Receiver, ReservedPort, Sandbox, wait_until};
 
 use crate::common::{
     LONG, Spy, kill_worker, look, noise, patient, scaled, target_of, wait_staging_empty, workers,
@@ -30,7 +30,7 @@ struct Scene {
     receiver: Option<Receiver>,
     agent_builder: AgentBuilder,
     receiver_builder: ReceiverBuilder,
-    port: u16,
+    _port: ReservedPort,
     known: BTreeSet<Vec<u8>>,
     spy: Option<Spy>,
     sandbox: Sandbox,
@@ -39,13 +39,14 @@ struct Scene {
 impl Scene {
     #[track_caller]
     fn new(sandbox: Sandbox) -> Self {
-        let receiver_builder = sandbox.receiver();
+        let port = ReservedPort::take();
+        let receiver_builder = sandbox.receiver().port(port.number());
         let receiver = receiver_builder.start();
         let agent_builder = patient(sandbox.agent(&receiver));
         let spy = Spy::on(sandbox.dst());
         Self {
             agent: Some(agent_builder.start()),
-            port: receiver.port(),
+            _port: port,
             receiver: Some(receiver),
             agent_builder,
             receiver_builder,
@@ -74,7 +75,7 @@ impl Scene {
                 if let Some(receiver) = self.receiver.take() {
                     receiver.kill9();
                 }
-                self.receiver = Some(self.receiver_builder.clone().port(self.port).start());
+                self.receiver = Some(self.receiver_builder.start());
             }
             // The front starts another one for the next session.
             Victim::Worker => kill_worker(self.receiver.as_ref().expect("a receiver")),
@@ -299,6 +300,6 @@ fn an_orderly_restart_is_no_kill() {
     assert_eq!(receiver.terminate(LONG), syncd_tests::Exit::Code(0));
     drop(receiver);
     fs::write(scene.sandbox.src().join("meanwhile"), "written").expect("write");
-    scene.receiver = Some(scene.receiver_builder.clone().port(scene.port).start());
+    scene.receiver = Some(scene.receiver_builder.start());
     scene.finish();
 }

@@ -13,7 +13,8 @@
 pub mod binaries;
 pub mod conf;
 pub mod control;
-pub mod process;
+pub mod port;
+mod process;
 pub mod programs;
 pub mod require;
 pub mod sandbox;
@@ -24,6 +25,7 @@ pub mod workload;
 pub use binaries::Binaries;
 pub use conf::Conf;
 pub use control::{Control, ControlError};
+pub use port::ReservedPort;
 pub use process::{Exit, Process};
 pub use programs::{Agent, Receiver};
 pub use require::require;
