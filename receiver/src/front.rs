@@ -38,6 +38,7 @@ use crate::error::Fatal;
 use crate::front::reload::Generation;
 use crate::front::sessions::Sessions;
 use crate::front::workers::Pool;
+use crate::fs::lock_file::LockFiles;
 use crate::logic::authorize::Slots;
 use crate::net::listen::{self, Budget};
 
@@ -77,7 +78,7 @@ impl Front {
         Self {
             generation: RwLock::new(Arc::new(generation)),
             sessions: Arc::default(),
-            slots: Slots::default(),
+            slots: Slots::shared(Arc::new(LockFiles)),
             workers: Pool::new(worker_arguments),
             draining: watch::Sender::new(false),
         }
@@ -120,13 +121,7 @@ pub async fn run(options: Options) -> Result<(), Fatal> {
     let mut signals = Signals::new()?;
     raise_descriptor_limit();
     let listeners = bind(&options, &generation).await?;
-    let front = Arc::new(Front {
-        generation: RwLock::new(Arc::new(generation)),
-        sessions: Arc::default(),
-        workers: Pool::new(options.worker_arguments.clone()),
-        slots: Slots::default(),
-        draining: watch::Sender::new(false),
-    });
+    let front = Arc::new(Front::new(generation, options.worker_arguments.clone()));
     let (alive, all_gone) = mpsc::channel::<()>(1);
     let mut accepting = JoinSet::new();
     let budget = Budget::default();

@@ -242,16 +242,6 @@ const OURS: &[(Standing, &str, &[&str])] = &[
     ),
     (
         Standing::Differs,
-        "no lock file is made, so there is none that cannot be",
-        &[
-            "limits-lock-link-other",
-            "limits-lock-dir-missing",
-            "limits-lock-empty",
-            "limits-svc-default-lock",
-        ],
-    ),
-    (
-        Standing::Differs,
         "`munge symlinks = no` without chroot stores targets as they are: cut ones could never be equal again, and \
          the receiver follows none",
         &["place-munge-no-nochroot-*"],

@@ -82,7 +82,7 @@ fn script() -> String {
     // Another interface, where the kernel has a type for one.
     script += "ip link add lab0 type veth peer name lab1 2>/dev/null || ip link add lab0 type dummy 2>/dev/null || :\n";
     script += &format!("mount --bind \"${INSIDE}/etc\" /etc\n");
-    script += "mount -t tmpfs tmpfs /run\n";
+    script += "mount -t tmpfs -o mode=755 tmpfs /run\n";
     script + "exec \"$@\"\n"
 }
 

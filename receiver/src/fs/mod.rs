@@ -13,7 +13,7 @@
 //! | [`guard`] | what a module forbids |
 //! | [`meta`], [`ids`] | metadata: read, mapped, set |
 //! | [`tree`], [`signature`] | what an agent may ask of the tree |
-//! | [`config`], [`secrets`] | the front's own files |
+//! | [`config`], [`secrets`], [`lock_file`] | the front's own files |
 //! | [`refusal`] | errno to the closed list of reasons a peer is told |
 
 pub mod apply;
@@ -24,6 +24,7 @@ pub mod config;
 pub mod guard;
 pub mod ids;
 pub mod known;
+pub mod lock_file;
 pub mod meta;
 pub mod recover;
 pub mod refusal;

@@ -12,6 +12,7 @@ use std::path::{Component, Path};
 
 use rustix::fd::OwnedFd;
 use rustix::fs::{CWD, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
 use zeroize::Zeroizing;
 
 /// Symlinks on one way.
@@ -120,6 +121,15 @@ pub(super) fn open(path: &Path) -> Result<Opened, TrustError> {
     open_last(&parent, &name, &stat)
 }
 
+/// Where `path` leads to in the end: a directory, and a name in it that is no symlink and may be free.
+///
+/// # Errors
+/// [`TrustError`].
+pub fn find(path: &Path) -> Result<(OwnedFd, OsString), TrustError> {
+    let (parent, name, _) = walk_to(path)?;
+    Ok((parent, name))
+}
+
 /// A handle of the directory `path`, reached in the same way.
 ///
 /// # Errors
@@ -132,15 +142,22 @@ pub fn open_directory(path: &Path) -> Result<OwnedFd, TrustError> {
 
 /// Goes as far as the last component: the directory it is in, its name, and what stood there. It is no symlink.
 fn walk(path: &Path) -> Result<(OwnedFd, OsString, Stat), TrustError> {
+    match walk_to(path)? {
+        (parent, name, Some(stat)) => Ok((parent, name, stat)),
+        _ => Err(Errno::NOENT.into()),
+    }
+}
+
+/// The same, where the last name may be free.
+fn walk_to(path: &Path) -> Result<(OwnedFd, OsString, Option<Stat>), TrustError> {
     let euid = rustix::process::geteuid().as_raw();
     let mut way = Way::new(path)?;
     while let Some(name) = way.ahead.pop_front() {
-        let found = rustix::fs::openat(
-            &way.here,
-            &name,
-            OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-            Mode::empty(),
-        )?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let found = match rustix::fs::openat(&way.here, &name, flags, Mode::empty()) {
+            Err(Errno::NOENT) if way.ahead.is_empty() => return Ok((way.here, name, None)),
+            found => found?,
+        };
         let stat = rustix::fs::fstat(&found)?;
         if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
             if stat.st_uid != 0 && stat.st_uid != euid {
@@ -151,14 +168,14 @@ fn walk(path: &Path) -> Result<(OwnedFd, OsString, Stat), TrustError> {
             }
             way.follow(&found)?;
         } else if way.ahead.is_empty() {
-            return Ok((way.here, name, stat));
+            return Ok((way.here, name, Some(stat)));
         } else {
             way.here = found;
         }
     }
     // Nothing but a root or `.` was named.
     let stat = rustix::fs::fstat(&way.here)?;
-    Ok((way.here, OsString::from("."), stat))
+    Ok((way.here, OsString::from("."), Some(stat)))
 }
 
 /// What was looked at is what is opened, or nothing.

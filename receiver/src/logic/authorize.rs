@@ -19,7 +19,7 @@ use super::users::{Access, Accounts, CertIdentity};
 
 pub use journal::{Journal, Outcome, Step};
 pub use login::{LoginFailure, PendingLogin};
-pub use slots::{Full, Slot, Slots};
+pub use slots::{HeldPlace, NoSlot, Places, Slot, Slots};
 
 use journal::place;
 use login::Entry;
@@ -127,7 +127,7 @@ pub fn admit(config: &Config, request: &Request<'_>, world: &World<'_>) -> Admis
     let lock = module.lock_file.value.expand(&peer.variables);
     let slot = match world.slots.take(&lock, limit) {
         Ok(slot) => slot,
-        Err(Full) => return refuse(peer.too_many(module, limit)),
+        Err(why) => return refuse(peer.no_slot(module, limit, why)),
     };
     peer.note_limit(module);
     let entry = Entry::new(module, request, peer, access, slot);

@@ -320,6 +320,50 @@ fn frames_that_may_not_come_now_are_protocol_errors() {
     daemon.wait_for("protocol error");
 }
 
+/// An rsync daemon locks ranges of its lock file as this test does.
+#[test]
+fn connections_of_other_processes_take_places() {
+    let site = Site::new();
+    let lock = site.path().join("lock");
+    let module = format!(
+        "[m]\npath = {}\n{OPEN}max connections = 2\nlock file = {}\n",
+        site.module("m"),
+        lock.display()
+    );
+    let daemon = Daemon::start(&site, &module);
+    let ask = || {
+        let agent = Agent::connect(&site, daemon.port).expect("TLS");
+        let hello = Hello {
+            purpose: Purpose::Compare,
+            ..hello("m")
+        };
+        agent.ask(hello, None)
+    };
+    let first = ask();
+    assert!(matches!(first, Answer::Open(_)), "{first:?}");
+    let file = std::fs::File::options()
+        .write(true)
+        .open(&lock)
+        .expect("the lock file");
+    let second = ask();
+    assert!(matches!(second, Answer::Open(_)), "{second:?}");
+    assert_eq!(refused(ask()).0, RejectCode::TooManyConnections);
+    drop((first, second));
+    daemon.wait_for_times("session closed", 2);
+    let exclusive = rustix::fs::FlockOperation::NonBlockingLockExclusive;
+    rustix::fs::fcntl_lock(&file, exclusive).expect("nobody is left");
+    let told = refused(ask());
+    assert_eq!(told.1, "max connections (2) reached -- try again later");
+    drop(file);
+    let again = ask();
+    assert!(matches!(again, Answer::Open(_)), "{again:?}");
+    drop(again);
+    std::fs::remove_file(&lock).expect("remove");
+    std::fs::create_dir(&lock).expect("in its place");
+    assert_eq!(refused(ask()).1, "failed to open lock file");
+    daemon.wait_for("Is a directory");
+}
+
 #[test]
 fn sigterm_ends_it_with_zero() {
     let (site, daemon) = one_module(OPEN);

@@ -3,7 +3,7 @@
 use syncd_proto::path::escaped;
 use syncd_proto::reject::RejectCode;
 
-use super::{Journal, Outcome, Refusal, Request, World, place};
+use super::{Journal, NoSlot, Outcome, Refusal, Request, World, place};
 use crate::logic::hosts::{self, List, PeerAddr, Rules, Tried, Verdict};
 use crate::logic::rsyncd_conf::{Config, Located, Module, Position, Text, Variables, expanded};
 use crate::logic::users::{Access, CertIdentity, CertRules, RuleMatch};
@@ -263,9 +263,16 @@ impl Peer {
         self.denied(module, RejectCode::ModuleUnavailable, text, log)
     }
 
-    pub(super) fn too_many(&self, module: &Module, limit: i32) -> Refusal {
+    pub(super) fn no_slot(&self, module: &Module, limit: i32, why: NoSlot) -> Refusal {
         let name = escaped(&module.name.value);
+        let at = module.max_connections.position.as_ref();
+        if let NoSlot::Unusable(why) = why {
+            let text = "failed to open lock file".to_owned();
+            let log = format!("{why}: module {name} from {}", self.shown());
+            return Refusal::new(RejectCode::ModuleUnavailable, text, log);
+        }
         let text = format!("max connections ({limit}) reached -- try again later");
+        self.note(Outcome::Refused, "max connections", at, || text.clone());
         let log = format!("{text}: module {name} from {}", self.shown());
         Refusal::new(RejectCode::TooManyConnections, text, log)
     }

@@ -233,7 +233,7 @@ fn a_list_that_comes_to_nothing_refuses() {
 fn modules_with_one_lock_file_share_its_first_slots() {
     let slots = Slots::default();
     let first = slots.take(b"l", 2).expect("free").expect("a slot");
-    assert_eq!(slots.take(b"l", 1).map(|_| ()), Err(Full));
+    assert_eq!(slots.take(b"l", 1).map(|_| ()), Err(NoSlot::Full));
     let second = slots.take(b"l", 2).expect("free").expect("a slot");
     drop(first);
     assert_eq!(second.number, 1);
@@ -241,7 +241,7 @@ fn modules_with_one_lock_file_share_its_first_slots() {
     assert_eq!(again.number, 0);
     assert!(slots.take(b"other", 1).is_ok());
     assert!(matches!(slots.take(b"l", 0), Ok(None)));
-    assert_eq!(slots.take(b"l", -1).map(|_| ()), Err(Full));
+    assert_eq!(slots.take(b"l", -1).map(|_| ()), Err(NoSlot::Full));
 }
 
 #[test]

@@ -113,8 +113,8 @@ parameters! {
     HostsDeny, "hosts deny", Module, TEXT, Honoured, GUARD, "";
     ReverseLookup, "reverse lookup", Module, YES, Honoured, GUARD, "";
     ForwardLookup, "forward lookup", Module, YES, Honoured, GUARD, "";
-    MaxConnections, "max connections", Module, ZERO, Honoured, GUARD, "counted in this process, apart from the rsync daemon's";
-    LockFile, "lock file", Module, TEXT_BUILT_IN, Honoured, PLAIN, "no file is made; modules naming the same one share their slots";
+    MaxConnections, "max connections", Module, ZERO, Honoured, GUARD, "counted together with an rsync daemon that has the same lock file";
+    LockFile, "lock file", Module, TEXT_BUILT_IN, Honoured, PLAIN, "";
     Timeout, "timeout", Module, ZERO, Honoured, PLAIN, "";
     Uid, "uid", Module, TEXT, Honoured, GUARD, "";
     Gid, "gid", Module, TEXT, Honoured, GUARD, "";
