@@ -9,6 +9,7 @@
 //! | [`accounts`] | users, groups, ids |
 //! | [`policy`] | the configuration applied to one peer |
 //! | [`handshake`] | from an accepted socket to a session |
+//! | [`hooks`] | the commands around a session |
 //! | [`sessions`] | who is connected |
 //! | [`workers`] | the processes that touch files |
 //! | [`reload`] | SIGHUP |
@@ -16,6 +17,7 @@
 pub mod accounts;
 pub mod credentials;
 pub mod handshake;
+pub mod hooks;
 pub mod policy;
 pub mod reload;
 pub mod sessions;

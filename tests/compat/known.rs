@@ -119,6 +119,7 @@ const OURS: &[(Standing, &str, &[&str])] = &[
             "syntax-bom",
             "syntax-bom-list",
             "syntax-bom-comment",
+            "hooks-pre-name-blank",
         ],
     ),
     (
@@ -177,6 +178,9 @@ const OURS: &[(Standing, &str, &[&str])] = &[
             "order-gid-before-path",
             "order-refuse-before-readonly",
             "refuse-readonly-first",
+            "hooks-pre-readonly",
+            "order-pre-before-refuse",
+            "order-early-before-chroot",
         ],
     ),
     (
@@ -248,13 +252,8 @@ const OURS: &[(Standing, &str, &[&str])] = &[
     ),
     (
         Standing::Refuses,
-        "commands before a transfer are not supported: the module is not served",
-        &[
-            "hooks-pre-*",
-            "hooks-early-*",
-            "order-early-*",
-            "order-pre-before-refuse",
-        ],
+        "a name that a shell would not take as one word refuses a command it is written into, and that is told",
+        &["hooks-pre-user-var-bad"],
     ),
 ];
 

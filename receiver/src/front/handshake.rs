@@ -21,6 +21,7 @@ use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use crate::front::Front;
+use crate::front::hooks::{Hooks, Status};
 use crate::front::policy::{self, Asked};
 use crate::front::reload::{self, Generation};
 use crate::front::sessions::{Entered, Live};
@@ -28,10 +29,10 @@ use crate::front::workers::{Unavailable, Worker};
 use crate::logic::authorize::{Admission, Authorization, Grant, PendingLogin, Refusal, Slot};
 use crate::logic::hosts::PeerAddr;
 use crate::logic::users::Access;
-use crate::net::connection::{self, Conversation, Opening};
+use crate::net::connection::{self, Conversation, Ended, Opening};
 use crate::net::listen::Permit;
 use crate::net::tls::{Identity, Secured};
-use crate::relay::SessionOpen;
+use crate::relay::{ModuleSetup, SessionOpen};
 
 /// From accept to the worker.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(20);
@@ -123,6 +124,7 @@ struct Guest<'a> {
 /// What a session is made of.
 struct Handed {
     id: u64,
+    hooks: Hooks,
     asked: Asked,
     access: Access,
     user: Option<Vec<u8>>,
@@ -269,6 +271,10 @@ impl Guest<'_> {
             Err(why) => return Err(self.unavailable(stage, hello, why)),
         };
         let id = self.front.sessions.number();
+        let hooks = match self.admitted_by_hooks(id, &hello, &grant, &setup).await {
+            Ok(hooks) => hooks,
+            Err(why) => return Err(self.unavailable(stage, hello, why)),
+        };
         // Only the stage knows the numbers, and a refusal may still need it: it cannot be cloned, so the
         // handover is taken from it and a late refusal is made from the handover's own numbers.
         let handover = stage.accept();
@@ -276,6 +282,7 @@ impl Guest<'_> {
         match self.front.workers.open(&setup, open).await {
             Ok((worker, stream)) => Ok(Handed {
                 id,
+                hooks,
                 asked,
                 access: grant.access,
                 user: grant.user,
@@ -286,6 +293,7 @@ impl Guest<'_> {
                 agent: hello.agent,
             }),
             Err(why) => {
+                hooks.after(Status::NotBegun).await;
                 let (refused, log) = self.refused_by(why);
                 Err(End::Refused {
                     frame: frame(handover.counters.next_out, refused),
@@ -294,6 +302,38 @@ impl Guest<'_> {
                 })
             }
         }
+    }
+
+    /// Runs what has to be run before the session, with the worker made ready in between.
+    async fn admitted_by_hooks(
+        &self,
+        id: u64,
+        hello: &Hello,
+        grant: &Grant,
+        setup: &ModuleSetup,
+    ) -> Result<Hooks, Unavailable> {
+        let mut request = [&grant.module[..], b"/"].concat();
+        for (index, name) in hello.sub_path.names().iter().enumerate() {
+            if index > 0 {
+                request.push(b'/');
+            }
+            request.extend_from_slice(name.as_bytes());
+        }
+        let address = self.peer.ip().to_string();
+        let hooks = Hooks::of(&self.generation.config, grant, (id, address, request))?;
+        if let Err(why) = hooks.early().await {
+            hooks.after(Status::NotBegun).await;
+            return Err(why);
+        }
+        if let Err(why) = self.front.workers.prepare(setup).await {
+            hooks.after(Status::NotBegun).await;
+            return Err(why);
+        }
+        if let Err(why) = hooks.before().await {
+            hooks.after(Status::Refused).await;
+            return Err(why);
+        }
+        Ok(hooks)
     }
 
     fn session_open(
@@ -359,12 +399,13 @@ impl Guest<'_> {
         }
         Session {
             id: handed.id,
+            hooks: handed.hooks,
             talk: self.talk,
             worker: handed.worker,
             stream: handed.stream,
             next_in: handed.next_in,
-            _entered: entered,
-            _slot: handed.slot,
+            entered,
+            slot: handed.slot,
         }
     }
 
@@ -481,12 +522,13 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 /// An open session.
 struct Session {
     id: u64,
+    hooks: Hooks,
     talk: Conversation,
     worker: Worker,
     stream: UnixStream,
     next_in: u64,
-    _entered: Entered,
-    _slot: Option<Slot>,
+    entered: Entered,
+    slot: Option<Slot>,
 }
 
 impl fmt::Debug for Session {
@@ -511,5 +553,12 @@ impl Session {
             "session closed: {}",
             relayed.cause
         );
+        // It counts no more, whatever is still run for it.
+        drop((self.entered, self.slot));
+        let status = match relayed.cause {
+            Ended::ByViolation(_) => Status::Protocol,
+            Ended::ByAgent | Ended::ByWorker => Status::Done,
+        };
+        self.hooks.after(status).await;
     }
 }

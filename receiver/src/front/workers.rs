@@ -97,6 +97,14 @@ impl Pool {
         }
     }
 
+    /// Has the module's worker ready.
+    ///
+    /// # Errors
+    /// The worker cannot be started, or cannot serve the module.
+    pub async fn prepare(&self, setup: &ModuleSetup) -> Result<(), Unavailable> {
+        self.worker(setup).await.map(drop)
+    }
+
     /// Hands a session to the module's worker, and gives back our end of its frames.
     ///
     /// # Errors

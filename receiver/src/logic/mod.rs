@@ -6,6 +6,7 @@
 
 pub mod authorize;
 pub mod chmod;
+pub mod hook;
 pub mod hosts;
 pub mod munge;
 pub mod refusals;

@@ -2,6 +2,7 @@
 
 mod acl;
 mod common;
+mod hooks;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -24,6 +24,12 @@ impl Text {
         variables.expand(&self.0)
     }
 
+    /// A text that stands in no file.
+    #[cfg(test)]
+    pub(crate) fn new(text: &[u8]) -> Self {
+        Self(text.to_vec())
+    }
+
     /// The text as it stands in the file.
     #[must_use]
     pub fn as_written(&self) -> &[u8] {
@@ -108,6 +114,9 @@ pub struct Module {
     pub munge_symlinks: Located<Option<bool>>,
     pub refuse_options: Option<Located<Text>>,
     pub incoming_chmod: Option<Located<Text>>,
+    pub early_exec: Option<Located<Text>>,
+    pub pre_xfer_exec: Option<Located<Text>>,
+    pub post_xfer_exec: Option<Located<Text>>,
     pub client_certs: Option<Located<Text>>,
     pub allow_any_certificate: Located<bool>,
     pub durability: Located<Durability>,
@@ -211,6 +220,9 @@ impl View<'_> {
             munge_symlinks: self.choice(Key::MungeSymlinks),
             refuse_options: self.text(Key::RefuseOptions),
             incoming_chmod: self.text(Key::IncomingChmod),
+            early_exec: self.text(Key::EarlyExec),
+            pre_xfer_exec: self.text(Key::PreXferExec),
+            post_xfer_exec: self.text(Key::PostXferExec),
             client_certs: self.text(Key::ClientCerts),
             allow_any_certificate: self.flag(Key::AllowAnyCertificate),
             durability: self

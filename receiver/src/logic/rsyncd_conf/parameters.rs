@@ -139,9 +139,9 @@ parameters! {
     OpenNoatime, "open noatime", Module, Kind::Choice, Accepted, PLAIN, "nothing is sent out";
     DontCompress, "dont compress", Module, TEXT_BUILT_IN, Accepted, PLAIN, "nothing is sent out";
     Charset, "charset", Module, TEXT, Warned, PLAIN, "not honoured: names are bytes and stay as they are";
-    EarlyExec, "early exec", Module, TEXT, Refused, GUARD, "not supported; a check that is not made would open the module";
-    PreXferExec, "pre-xfer exec", Module, TEXT, Refused, GUARD, "not supported; a check that is not made would open the module";
-    PostXferExec, "post-xfer exec", Module, TEXT, Warned, PLAIN, "not run";
+    EarlyExec, "early exec", Module, TEXT, Honoured, GUARD, "within 15 seconds, for each session";
+    PreXferExec, "pre-xfer exec", Module, TEXT, Honoured, GUARD, "within 15 seconds, for each session; there are no `RSYNC_ARGn`";
+    PostXferExec, "post-xfer exec", Module, TEXT, Honoured, PLAIN, "for each session, at most ten minutes";
     LogFile, "log file", Module, TEXT, Warned, PLAIN, "not written: the log goes to standard error";
     SyslogFacility, "syslog facility", Module, TEXT_BUILT_IN, Warned, PLAIN, "not used: the log goes to standard error";
     SyslogTag, "syslog tag", Module, TEXT_BUILT_IN, Warned, PLAIN, "not used: the log goes to standard error";
