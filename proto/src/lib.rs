@@ -17,6 +17,7 @@
 //! | [`merkle`], [`tree`] | directory digests, for reconcile and verify |
 //! | [`delta`] | two-tier delta |
 //! | [`accounts`], [`wildmatch`] | account files and rsync's wildcards, which both programs read |
+//! | [`filter`] | rsync's include, exclude and filter rules: the agent's and those of a module |
 //! | [`exchange`] | both sides of a session, one step at a time |
 //!
 //! Invariants: a decoded value is valid (no path that climbs, no nanosecond above 999,999,999, no list
@@ -32,6 +33,7 @@ pub mod delta;
 pub mod digest;
 pub mod error;
 pub mod exchange;
+pub mod filter;
 pub mod frame;
 pub mod limits;
 pub mod links;

@@ -12,7 +12,7 @@ use syncd_proto::message::Durability;
 use syncd_proto::path::escaped;
 
 use crate::front::accounts::Me;
-use crate::front::{credentials, reload};
+use crate::front::{credentials, policy, reload};
 use crate::fs::config;
 use crate::logic::rsyncd_conf::{
     Config, Diagnostic, Located, Module, Parameter, Severity, Standing, Text, Written,
@@ -62,6 +62,8 @@ impl Report {
                 let missing = loaded.config.modules.iter().filter_map(missing_path);
                 diagnostics.extend(missing);
                 diagnostics.extend(loaded.config.modules.iter().filter_map(open_secrets));
+                let unusable = |module| unusable_filters(module, &loaded.config);
+                diagnostics.extend(loaded.config.modules.iter().filter_map(unusable));
                 Self {
                     diagnostics,
                     written: loaded.written,
@@ -177,6 +179,31 @@ fn open_secrets(module: &Module) -> Option<Diagnostic> {
     );
     let remark = Diagnostic::new(Severity::Danger, file.position.as_ref(), message);
     Some(remark.fix("chmod 600 it"))
+}
+
+/// Filter rules that stop the module from being served. What depends on the connection is not looked at.
+fn unusable_filters(module: &Module, config: &Config) -> Option<Diagnostic> {
+    let why = policy::filters(module, &config.variables).err()?;
+    let texts = [
+        &module.filter,
+        &module.include_from,
+        &module.include,
+        &module.exclude_from,
+        &module.exclude,
+    ];
+    let written = texts.into_iter().flatten();
+    let depends = |text: &Located<Text>| {
+        text.value
+            .expand(&config.variables)
+            .windows(7)
+            .any(|part| part == b"%RSYNC_")
+    };
+    if written.clone().any(depends) {
+        return None;
+    }
+    let at = written.filter_map(|text| text.position.as_ref()).next();
+    let message = format!("filter rules: {why}");
+    Some(Diagnostic::new(Severity::Refused, at, message).fix("rsync drops every transfer then"))
 }
 
 /// What becomes of a parameter.

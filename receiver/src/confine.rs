@@ -16,6 +16,7 @@ use rustix::fs::{Gid, Mode, Uid};
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use rustix::thread::CapabilitySet;
+use syncd_proto::filter::Filter;
 
 use crate::fs::ids::Accounts;
 use crate::fs::meta::Powers;
@@ -53,11 +54,11 @@ pub struct ConfineError {
     pub log: String,
 }
 
-/// Confines this process to a module.
+/// Confines this process to a module, in which `filter` hides names.
 ///
 /// # Errors
 /// [`ConfineError`]; the process must not serve then.
-pub fn confine(setup: &ModuleSetup) -> Result<Confined, ConfineError> {
+pub fn confine(setup: &ModuleSetup, filter: Option<Arc<Filter>>) -> Result<Confined, ConfineError> {
     let accounts = (!setup.numeric_ids).then(|| Arc::new(Accounts::load()));
     let mut notes = Vec::new();
     let (dir, chrooted) = enter(setup, &mut notes)?;
@@ -77,7 +78,7 @@ pub fn confine(setup: &ModuleSetup) -> Result<Confined, ConfineError> {
         .map_err(|errno| failed("chdir failed", &describe(errno)))?;
     let path = (!chrooted).then(|| PathBuf::from(OsStr::from_bytes(&setup.path)));
     Ok(Confined {
-        root: Arc::new(root),
+        root: Arc::new(root.hiding(filter)),
         path,
         powers,
         accounts,
@@ -266,7 +267,7 @@ mod tests {
             incoming_chmod: None,
             timeout_s: 0,
         };
-        let error = confine(&setup).unwrap_err();
+        let error = confine(&setup, None).unwrap_err();
         assert_eq!(error.text, "chdir failed");
         assert!(error.log.contains("/nowhere/at/all"), "{}", error.log);
     }

@@ -13,6 +13,7 @@
 use bincode::{Decode, Encode};
 use syncd_proto::attributes::Attributes;
 use syncd_proto::digest::Digest;
+use syncd_proto::filter::{DaemonRules, Filter, FilterError};
 use syncd_proto::message::{Durability, Purpose};
 use syncd_proto::path::WirePath;
 
@@ -76,6 +77,53 @@ pub struct Rules {
     pub refuses_deletes: bool,
     /// `max delete`.
     pub max_delete: Option<MaxDelete>,
+    /// Its filter rules.
+    pub filters: Option<Box<Filters>>,
+}
+
+/// The filter rules of a module, and the texts of all files they name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode)]
+pub struct Filters {
+    /// `filter`.
+    pub filter: Vec<u8>,
+    /// `include from`.
+    pub include_from: Vec<u8>,
+    /// `include`.
+    pub include: Vec<u8>,
+    /// `exclude from`.
+    pub exclude_from: Vec<u8>,
+    /// `exclude`.
+    pub exclude: Vec<u8>,
+    /// Names and texts.
+    pub files: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Filters {
+    /// The rules alone.
+    #[must_use]
+    pub fn rules(&self) -> DaemonRules {
+        DaemonRules {
+            filter: self.filter.clone(),
+            include_from: self.include_from.clone(),
+            include: self.include.clone(),
+            exclude_from: self.exclude_from.clone(),
+            exclude: self.exclude.clone(),
+        }
+    }
+
+    /// The rules compiled with these texts.
+    ///
+    /// # Errors
+    /// The first that cannot be used.
+    pub fn compile(&self) -> Result<Filter, FilterError> {
+        Filter::of_daemon(&self.rules(), &mut |file| {
+            let name = file.as_os_str().as_encoded_bytes();
+            let found = self.files.iter().find(|(known, _)| known == name);
+            found
+                .map(|(_, text)| text.clone())
+                .ok_or_else(|| "it was not read".to_owned())
+        })
+    }
 }
 
 /// A session handed to a worker.

@@ -137,7 +137,14 @@ fn prepare(setup: ModuleSetup, control: UnixStream) -> Result<Module, FromWorker
         })?),
         None => None,
     };
-    let confined = confine(&setup).map_err(|error| FromWorker::Failed {
+    let filter = match &setup.rules.filters {
+        Some(filters) => Some(filters.compile().map_err(|error| FromWorker::Failed {
+            text: "the filter rules of the module cannot be used".to_owned(),
+            log: error.to_string(),
+        })?),
+        None => None,
+    };
+    let confined = confine(&setup, filter.map(Arc::new)).map_err(|error| FromWorker::Failed {
         text: error.text.to_owned(),
         log: error.log,
     })?;

@@ -38,6 +38,7 @@ fn each_row_names_what_shows_it() {
     let text = fs::read_to_string(root().join("docs/RSYNCD_CONF.md")).expect("the document");
     let mut sources = String::new();
     for dir in [
+        "proto/src",
         "receiver/src",
         "receiver/tests",
         "tests/e2e",

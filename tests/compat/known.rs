@@ -228,14 +228,11 @@ const OURS: &[(Standing, &str, &[&str])] = &[
     ),
     (
         Standing::Refuses,
-        "the daemon's filters are not supported yet: the module is not served",
+        "filter rules that cannot be used are told; rsync closes the connection",
         &[
-            "filters-exclude*",
-            "filters-include*",
-            "filters-filter*",
-            "filters-from*",
-            "filters-case",
-            "filters-delete-protected",
+            "filters-filter-bare",
+            "filters-from-missing",
+            "filters-from-hash",
             "order-exclude-file-before-chroot",
         ],
     ),

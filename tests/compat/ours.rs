@@ -516,6 +516,11 @@ impl Opened {
                 ReceiverMessage::Reject(reject) if reject.code == RejectCode::DeleteHeld => {
                     met = Met::told("option-refused", reject.text);
                 }
+                ReceiverMessage::Reject(reject)
+                    if reject.text.starts_with("daemon refused to receive") =>
+                {
+                    met = Met::told("excluded", reject.text);
+                }
                 ReceiverMessage::Reject(reject) => {
                     met = Met::told(
                         "transfer-failed",

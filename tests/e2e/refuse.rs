@@ -326,6 +326,39 @@ fn removals_beyond_max_delete_are_refused_and_shown_until_it_is_raised() {
     mirror.settle();
 }
 
+#[test]
+fn what_the_module_hides_is_refused_shown_and_kept() {
+    let mut sandbox = Sandbox::new();
+    sandbox.conf().module(MODULE).set("exclude", "*.key /own/");
+    fs::create_dir_all(sandbox.dst().join("own/deep")).expect("mkdir");
+    fs::write(sandbox.dst().join("own/deep/file"), "the backup's own").expect("write");
+    fs::write(sandbox.dst().join("host.key"), "the backup's own").expect("write");
+    let receiver = sandbox.receiver().start();
+    let agent = sandbox.agent(&receiver).start();
+    fs::write(sandbox.src().join("plain"), "goes").expect("write");
+    fs::write(sandbox.src().join("web.key"), "stays").expect("write");
+    wait_until(LONG, "the status says what is refused", || {
+        target_of(&agent)["failed"]
+            .as_array()
+            .is_some_and(|failed| {
+                failed.iter().any(|failed| {
+                    failed
+                        .to_string()
+                        .contains("daemon refused to receive file")
+                })
+            })
+    });
+    wait_until(LONG, "the rest goes on", || {
+        sandbox.dst().join("plain").exists()
+    });
+    fs::remove_file(sandbox.src().join("web.key")).expect("remove");
+    agent.wait_synced(LONG);
+    for name in ["own/deep/file", "host.key", "plain"] {
+        assert!(sandbox.dst().join(name).exists(), "{name}");
+    }
+    assert!(!sandbox.dst().join("web.key").exists());
+}
+
 fn says_no_space(target: &Value) -> bool {
     let told = |text: &Value| {
         text.as_str()

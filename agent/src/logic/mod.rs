@@ -5,7 +5,7 @@ pub mod brake;
 pub mod bucket;
 pub mod coalesce;
 pub mod config;
-pub mod filter;
+pub use syncd_proto::filter;
 pub mod links;
 pub mod outbox;
 pub mod password;

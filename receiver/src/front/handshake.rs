@@ -547,14 +547,14 @@ impl Session {
                 worker.close(id, format!("protocol error: {error}"));
             })
             .await;
+        // It counts no more, whatever is still run for it.
+        drop((self.entered, self.slot));
         info!(
             session = id,
             bytes_out = relayed.bytes_out,
             "session closed: {}",
             relayed.cause
         );
-        // It counts no more, whatever is still run for it.
-        drop((self.entered, self.slot));
         let status = match relayed.cause {
             Ended::ByViolation(_) => Status::Protocol,
             Ended::ByAgent | Ended::ByWorker => Status::Done,

@@ -3,6 +3,7 @@
 //!
 //! The decisions are in `logic/`; here they get their resolver, accounts and files. Look-ups block.
 
+use syncd_proto::filter::Filter;
 use syncd_proto::limits::{LABEL_BYTES_MAX, MODULES_MAX, TEXT_BYTES_MAX};
 use syncd_proto::message::{ModuleLine, Modules, Purpose};
 use syncd_proto::reject::RejectCode;
@@ -10,7 +11,7 @@ use syncd_proto::reject::RejectCode;
 use crate::front::accounts::{self, Me};
 use crate::front::reload::Generation;
 use crate::front::workers::Unavailable;
-use crate::fs::secrets;
+use crate::fs::{config, secrets};
 use crate::logic::authorize::{
     self, Admission, Authorization, Grant, Journal, Refusal, Request, Slots, Step, World,
 };
@@ -21,7 +22,7 @@ use crate::logic::rsyncd_conf::{Config, Located, Module, Text, Variables};
 use crate::logic::secrets::Secrets;
 use crate::logic::users::{Accounts, CertIdentity};
 use crate::net::resolver::System;
-use crate::relay::{Chroot, ModuleSetup, Rules};
+use crate::relay::{Chroot, Filters, ModuleSetup, Rules};
 
 /// A peer and what it asks for.
 #[derive(Debug, Clone)]
@@ -203,19 +204,64 @@ pub fn setup(config: &Config, me: Me, grant: &Grant) -> Result<ModuleSetup, Unav
         keep_dirlinks: module.keep_dirlinks.value,
         numeric_ids: module.numeric_ids.value.unwrap_or(chroot != Chroot::Off),
         munge_symlinks: module.munge_symlinks.value,
-        rules: rules(module, &grant.variables),
+        rules: rules(module, &grant.variables)?,
         incoming_chmod: chmod,
         timeout_s: module.timeout_s.value,
     })
 }
 
-fn rules(module: &Module, variables: &Variables) -> Rules {
+fn rules(module: &Module, variables: &Variables) -> Result<Rules, Unavailable> {
     let refused = expand(module.refuse_options.as_ref(), variables);
-    Rules {
+    let filters = filters(module, variables).map_err(|why| Unavailable {
+        text: "the filter rules of the module cannot be used".to_owned(),
+        log: why,
+    })?;
+    Ok(Rules {
         refuses_deletes: refused.is_some_and(|words| refusals::refuses_deletes(&words)),
         max_delete: module.max_delete.as_ref().map(|limit| limit.value),
-    }
+        filters: filters.map(Box::new),
+    })
 }
+
+/// The filter rules of a module, if it has any, with the texts of the files they name.
+///
+/// # Errors
+/// A rule that cannot be used, or a file that cannot be read.
+pub fn filters(module: &Module, variables: &Variables) -> Result<Option<Filters>, String> {
+    let text =
+        |value: &Option<Located<Text>>| expand(value.as_ref(), variables).unwrap_or_default();
+    let mut filters = Filters {
+        filter: text(&module.filter),
+        include_from: text(&module.include_from),
+        include: text(&module.include),
+        exclude_from: text(&module.exclude_from),
+        exclude: text(&module.exclude),
+        files: Vec::new(),
+    };
+    let rules = filters.rules();
+    if rules.is_empty() {
+        return Ok(None);
+    }
+    let mut files = Vec::new();
+    let compiled = Filter::of_daemon(&rules, &mut |path| {
+        let text = config::read_rules(path)?;
+        let name = path.as_os_str().as_encoded_bytes().to_vec();
+        files.push((name, text.clone()));
+        Ok(text)
+    });
+    compiled.map_err(|error| error.to_string())?;
+    let sizes = files.iter().map(|(_, text)| text.len());
+    if sizes.sum::<usize>() > FILTERS_BYTES_MAX {
+        return Err(format!(
+            "its files are larger than {FILTERS_BYTES_MAX} bytes together"
+        ));
+    }
+    filters.files = files;
+    Ok(Some(filters))
+}
+
+/// All files of rules of a module together.
+const FILTERS_BYTES_MAX: usize = 512 << 10;
 
 fn expand(text: Option<&Located<Text>>, variables: &Variables) -> Option<Vec<u8>> {
     text.map(|text| text.value.expand(variables))

@@ -68,6 +68,7 @@ impl Applier<'_> {
         sync: bool,
     ) -> Result<Prepared, Refusal> {
         check_paths(op)?;
+        self.check_visible(op)?;
         let fail = |errno| Refusal::system(op.verb(), op.path(), errno);
         match op {
             Op::Put { meta, content, .. } => {
@@ -124,6 +125,63 @@ impl Applier<'_> {
             (Op::Put { .. } | Op::Symlink { .. } | Op::Special { .. }, Prepared::Nothing) => {
                 Err(Refusal::new(RejectCode::Other, "nothing was prepared"))
             }
+        }
+    }
+
+    /// Nothing is written to names that the module hides.
+    fn check_visible(&self, op: &Op) -> Done {
+        let (path, is_dir) = match op {
+            Op::Put { path, .. } | Op::Symlink { path, .. } | Op::Special { path, .. } => {
+                (path, false)
+            }
+            Op::Link { to, .. } if self.root.hides(to, false) => {
+                return Err(mismatch(op, to, "there is no file to link to"));
+            }
+            Op::Link { path, .. } => (path, false),
+            Op::Mkdir { path, .. } => (path, true),
+            Op::SetMeta { path, kind, .. } => (path, *kind == Kind::Dir),
+            // These depend on what stands there.
+            Op::Rename { .. } | Op::Exchange { .. } | Op::Remove { .. } => return Ok(()),
+        };
+        self.visible(path, is_dir)
+    }
+
+    fn visible(&self, path: &WirePath, is_dir: bool) -> Done {
+        if self.root.hides(path, is_dir) {
+            let text = format!("daemon refused to receive file \"{path}\"");
+            return Err(Refusal::new(RejectCode::Permission, text));
+        }
+        Ok(())
+    }
+
+    /// A name that is to be moved: seen where it is and where it goes, with all that is below.
+    fn movable(
+        &self,
+        op: &Op,
+        (dir, name): (&OwnedFd, &[u8]),
+        from: &WirePath,
+        to: &WirePath,
+    ) -> Done {
+        let Some(hidden) = self.root.hidden() else {
+            return Ok(());
+        };
+        let found = statx_at(dir, name).map_err(|errno| self.refusal(op, from, errno))?;
+        let Some(found) = found.filter(|found| !hidden.hides_found(from, found)) else {
+            return Err(mismatch(op, from, "there is nothing"));
+        };
+        let is_dir = kind_of(&found) == Some(Kind::Dir);
+        self.visible(to, is_dir)?;
+        if is_dir && hidden.below(dir, name, &[from, to]) {
+            return Err(mismatch(op, from, "the module hides names below it"));
+        }
+        Ok(())
+    }
+
+    /// A directory that something else takes the place of holds nothing that is hidden.
+    fn replaceable(&self, op: &Op, (dir, name): (&OwnedFd, &[u8]), path: &WirePath) -> Done {
+        match self.root.hidden() {
+            Some(hidden) if hidden.below(dir, name, &[path]) => Err(holds_hidden(op, path)),
+            _ => Ok(()),
         }
     }
 
@@ -204,6 +262,7 @@ impl Applier<'_> {
     fn install(&mut self, op: &Op, temp: &Temp) -> Done {
         let path = op.path();
         let (dir, name) = self.place(op, path)?;
+        self.replaceable(op, (&dir, name), path)?;
         self.keeper
             .guard
             .replacement(self.root, path, (&dir, name))?;
@@ -287,6 +346,8 @@ impl Applier<'_> {
         if expect.is_some_and(|expect| !is_expected(&found, expect)) {
             return Err(mismatch(op, from, "another version is there"));
         }
+        self.movable(op, (&from_dir, from_name), from, to)?;
+        self.replaceable(op, (&to_dir, to_name), to)?;
         self.keeper
             .guard
             .replacement(self.root, to, (&to_dir, to_name))?;
@@ -331,6 +392,8 @@ impl Applier<'_> {
     fn exchange(&mut self, op: &Op, a: &WirePath, b: &WirePath) -> Done {
         let (a_dir, a_name) = self.place(op, a)?;
         let (b_dir, b_name) = self.place(op, b)?;
+        self.movable(op, (&a_dir, a_name), a, b)?;
+        self.movable(op, (&b_dir, b_name), b, a)?;
         let flags = RenameFlags::EXCHANGE;
         let swap = || rustix::fs::renameat_with(&a_dir, a_name, &b_dir, b_name, flags);
         let one = || self.with_right_to_move((&*a_dir, a_name), swap);
@@ -355,7 +418,29 @@ impl Applier<'_> {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
             Err(errno) => return Err(self.refusal(op, path, errno)),
         };
+        let found = statx_at(&dir, name).map_err(|errno| self.refusal(op, path, errno))?;
+        let hides = |found: &Statx| match self.root.hidden() {
+            Some(hidden) => hidden.hides_found(path, found),
+            None => false,
+        };
+        let Some(found) = found.filter(|found| !hides(found)) else {
+            // What is hidden does not exist for an agent.
+            return Ok(());
+        };
         self.keeper.guard.removal(self.root, path, (&dir, name))?;
+        if let Some(hidden) = self.root.hidden()
+            && kind_of(&found) == Some(Kind::Dir)
+            && hidden.below(&*dir, name, &[path])
+        {
+            if recursive {
+                let rest = || hidden.remove_rest(&*dir, name, path);
+                self.with_right_to(&dir, rest)
+                    .map_err(|errno| self.refusal(op, path, errno))?;
+                self.root.forget(path);
+                self.touched.dir(path.parent(), dir);
+            }
+            return Err(holds_hidden(op, path));
+        }
         let take_away = || {
             match rustix::fs::unlinkat(&dir, name, AtFlags::empty()) {
                 Err(Errno::ISDIR) => {}
@@ -444,6 +529,11 @@ fn check_paths(op: &Op) -> Done {
 fn root_refusal(op: &Op) -> Refusal {
     let text = format!("cannot {} the root of the mirror itself", op.verb());
     Refusal::new(RejectCode::BadName, text)
+}
+
+fn holds_hidden(op: &Op, path: &WirePath) -> Refusal {
+    let text = format!("cannot {} {path}: the module hides names in it", op.verb());
+    Refusal::new(RejectCode::NotEmpty, text)
 }
 
 fn mismatch(op: &Op, path: &WirePath, what: &str) -> Refusal {

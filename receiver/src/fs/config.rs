@@ -52,6 +52,20 @@ pub fn read(path: &Path) -> Result<Loaded, Unusable> {
     )
 }
 
+/// Reads a file of rules that a parameter names.
+///
+/// # Errors
+/// Why it cannot be used.
+pub fn read_rules(path: &Path) -> Result<Vec<u8>, String> {
+    let opened = trusted::open(path).map_err(|error| error.to_string())?;
+    let text = opened.read(RULES_BYTES_MAX);
+    text.map(|text| text.to_vec())
+        .map_err(|error| error.to_string())
+}
+
+/// The largest file of rules; all of a module's travel to its worker in one message.
+const RULES_BYTES_MAX: usize = 256 << 10;
+
 fn names(directory: &Opened) -> Result<Vec<Vec<u8>>, SourceError> {
     let entries = Dir::read_from(&directory.file).map_err(|error| source_error(error.into()))?;
     let mut names = Vec::new();

@@ -10,8 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
+use syncd_proto::filter::Filter;
 use syncd_proto::path::{Name, WirePath};
 
+use super::hidden::Hidden;
 use super::meta::{Identity, identity_of, statx_fd};
 
 /// A directory that is the root of all paths, pinned.
@@ -23,6 +25,7 @@ pub struct Root {
     /// Whether `openat2` is missing or filtered, so that paths are walked one component at a time.
     by_component: bool,
     cache: Mutex<Generations>,
+    hidden: Option<Hidden>,
 }
 
 impl Root {
@@ -44,7 +47,31 @@ impl Root {
             resolve,
             by_component,
             cache: Mutex::default(),
+            hidden: None,
         })
+    }
+
+    /// The same, with names that are hidden from agents.
+    #[must_use]
+    pub fn hiding(self, filter: Option<Arc<Filter>>) -> Self {
+        Self {
+            hidden: filter.map(Hidden::new),
+            ..self
+        }
+    }
+
+    /// What is hidden here, if anything can be.
+    #[must_use]
+    pub fn hidden(&self) -> Option<&Hidden> {
+        self.hidden.as_ref()
+    }
+
+    /// Whether this name is hidden from agents.
+    #[must_use]
+    pub fn hides(&self, path: &WirePath, is_dir: bool) -> bool {
+        self.hidden
+            .as_ref()
+            .is_some_and(|hidden| hidden.hides(path, is_dir))
     }
 
     /// The directory at `path` as a root of its own.
@@ -59,6 +86,7 @@ impl Root {
             resolve: self.resolve,
             by_component: self.by_component,
             cache: Mutex::default(),
+            hidden: self.hidden.as_ref().map(|hidden| hidden.beneath(path)),
         })
     }
 
@@ -136,11 +164,15 @@ impl Root {
     }
 
     /// Opens a file for reading, without ever blocking on a fifo or taking a terminal. What was
-    /// opened may be of any type: the caller checks the descriptor. The last name is never followed.
+    /// opened may be of any type: the caller checks the descriptor. The last name is never followed. What is
+    /// hidden is not there.
     ///
     /// # Errors
     /// Those of `open`.
     pub fn open_file(&self, path: &WirePath) -> rustix::io::Result<OwnedFd> {
+        if self.hides(path, false) {
+            return Err(Errno::NOENT);
+        }
         let Some((parent, name)) = self.parent(path)? else {
             return Err(Errno::ISDIR);
         };

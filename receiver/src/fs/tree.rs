@@ -99,7 +99,7 @@ impl Trees {
         if !self.built.as_ref().is_some_and(covered) {
             self.build(root, &query.path, query.content, applied, stop)?;
         }
-        let mut reader = self.reader(query.content, stop);
+        let mut reader = self.reader(root, query.content, stop);
         let opened = open_with_meta(root, &query.path, self.compare.xattrs);
         let found = match &opened {
             Some((dir, _)) => reader.entries(dir, &query.path)?,
@@ -156,8 +156,9 @@ impl Trees {
         digest.filter(|_| built.tree.is_complete(&below))
     }
 
-    fn reader<'a>(&self, content: bool, stop: &'a AtomicBool) -> Reader<'a> {
+    fn reader<'a>(&self, root: &'a Root, content: bool, stop: &'a AtomicBool) -> Reader<'a> {
         Reader {
+            root,
             content,
             munges: self.munges,
             attributes: self.compare.xattrs,
@@ -178,7 +179,7 @@ impl Trees {
         let Some((dir, meta)) = open_with_meta(root, path, self.compare.xattrs) else {
             return Ok(());
         };
-        let mut reader = self.reader(content, stop);
+        let mut reader = self.reader(root, content, stop);
         let tree = DigestTree::build(&mut reader, dir, path, &meta, self.compare)?;
         let links = if self.compare.links {
             reader.links.names(path)
@@ -203,7 +204,7 @@ impl Built {
 }
 
 fn open_with_meta(root: &Root, path: &WirePath, which: Attributes) -> Option<(OwnedFd, EntryMeta)> {
-    if path.is_reserved() {
+    if path.is_reserved() || root.hides(path, true) {
         return None;
     }
     let dir = root.open_listable(path).ok()?;
@@ -217,6 +218,7 @@ fn open_with_meta(root: &Root, path: &WirePath, which: Attributes) -> Option<(Ow
 /// Reads directories by descriptor. What vanishes while it is read was never there.
 #[derive(Debug)]
 struct Reader<'a> {
+    root: &'a Root,
     content: bool,
     munges: bool,
     attributes: Attributes,
@@ -275,6 +277,13 @@ impl Reader<'_> {
         let Some(stat) = statx_at(dir, name.as_bytes())? else {
             return Ok(None);
         };
+        if let Some(hidden) = self.root.hidden()
+            && parent
+                .join(name)
+                .is_none_or(|path| hidden.hides_found(&path, &stat))
+        {
+            return Ok(None);
+        }
         let content = match kind_of(&stat) {
             Some(Kind::Symlink) => match link_target(dir, name.as_bytes())? {
                 Some(target) if self.munges => Some(Digest::of(munge::unmunged(&target))),

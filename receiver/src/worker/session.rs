@@ -76,6 +76,10 @@ fn begin(module: &Module, open: &SessionOpen) -> Result<Ready, Refusal> {
         let text = format!("{} is a name the receiver keeps for itself", open.sub_path);
         return Err(Refusal::new(RejectCode::ReservedName, text));
     }
+    if module.confined.root.hides(&open.sub_path, true) {
+        let text = format!("daemon has excluded directory \"{}\"", open.sub_path);
+        return Err(Refusal::new(RejectCode::ModuleUnavailable, text));
+    }
     let writes = writes(open);
     let root = &module.confined.root;
     let area = if writes {

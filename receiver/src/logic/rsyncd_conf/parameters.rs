@@ -127,11 +127,11 @@ parameters! {
     FakeSuper, "fake super", Module, NO, Refused, PLAIN, "not supported; owners and special files would be lost";
     IncomingChmod, "incoming chmod", Module, TEXT, Honoured, GUARD, "";
     OutgoingChmod, "outgoing chmod", Module, TEXT, Accepted, PLAIN, "nothing is sent out";
-    Exclude, "exclude", Module, TEXT, Refused, GUARD, "not supported; what it protects could be written or deleted";
-    Include, "include", Module, TEXT, Refused, PLAIN, "not supported";
-    Filter, "filter", Module, TEXT, Refused, GUARD, "not supported; what it protects could be written or deleted";
-    ExcludeFrom, "exclude from", Module, TEXT, Refused, GUARD, "not supported; what it protects could be written or deleted";
-    IncludeFrom, "include from", Module, TEXT, Refused, PLAIN, "not supported";
+    Exclude, "exclude", Module, TEXT, Honoured, GUARD, "";
+    Include, "include", Module, TEXT, Honoured, PLAIN, "";
+    Filter, "filter", Module, TEXT, Honoured, GUARD, "rules per directory (`:`) cannot be used: the module is not served";
+    ExcludeFrom, "exclude from", Module, TEXT, Honoured, GUARD, "";
+    IncludeFrom, "include from", Module, TEXT, Honoured, PLAIN, "";
     RefuseOptions, "refuse options", Module, TEXT, Warned, GUARD, "`delete` and its forms refuse removals; other options of rsync do not exist here";
     TempDir, "temp dir", Module, TEXT, Warned, PLAIN, "not honoured: content is staged in `.syncd` within the module, so that renames are atomic";
     IgnoreErrors, "ignore errors", Module, NO, Warned, PLAIN, "not honoured: after errors nothing is deleted";

@@ -20,6 +20,8 @@ pub(super) struct Style {
     /// The side of every rule in it, if it was given one.
     pub(super) side: Option<Side>,
     pub(super) perishable: bool,
+    /// An excluded `dir/` is excluded with all that is in it.
+    pub(super) whole_dirs: bool,
 }
 
 /// Which prefixes a line may have.
@@ -41,6 +43,7 @@ impl Style {
         words: false,
         side: None,
         perishable: false,
+        whole_dirs: false,
     };
 
     /// Lines of `exclude` and `include`.
@@ -49,6 +52,19 @@ impl Style {
             prefixes: Prefixes::Old,
             include,
             ..Self::FILTER
+        }
+    }
+}
+
+impl Style {
+    /// Whether the pattern of a rule that begins with this word is still to come.
+    pub(super) fn has_open_prefix(self, word: &[u8]) -> bool {
+        match self.prefixes {
+            Prefixes::None => false,
+            Prefixes::Old => matches!(word, b"+" | b"-"),
+            Prefixes::All => {
+                !word.contains(&b'_') && !matches!(word, b"!" | b"clear") && kind(word).is_some()
+            }
         }
     }
 }
@@ -279,6 +295,7 @@ impl Head {
                     words: self.words,
                     side,
                     perishable: self.perishable,
+                    whole_dirs: style.whole_dirs,
                 },
                 per_dir: self.per_dir,
                 no_inherit: self.no_inherit,
@@ -286,7 +303,11 @@ impl Head {
                 by,
             }));
         }
-        let matcher = Matcher::new(pattern, base, self.negated).ok_or_else(|| {
+        let mut whole = pattern.to_vec();
+        if style.whole_dirs && !self.include && pattern.len() > 1 && pattern.ends_with(b"/") {
+            whole.extend_from_slice(b"***");
+        }
+        let matcher = Matcher::new(&whole, base, self.negated).ok_or_else(|| {
             let hint = "close every [, use known classes, and quote a bracket in a name as \\[";
             FilterError::new(&by, "its wildcards cannot be read", hint)
         })?;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use syncd_proto::path::escape;
+use crate::path::escape;
 
 use super::matcher::Matcher;
 

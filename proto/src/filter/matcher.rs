@@ -5,7 +5,7 @@
 //! names as it has itself, or, if it has a `**`, about whatever follows any slash. A trailing slash
 //! limits it to directories, and `dir/***` is the directory with all that is in it.
 
-use syncd_proto::wildmatch::{Case, Pattern};
+use crate::wildmatch::{Case, Pattern};
 
 /// A pattern, compiled.
 #[derive(Debug)]

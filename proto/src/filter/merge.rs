@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use syncd_proto::path::WirePath;
+use crate::path::WirePath;
 
 use super::parse::{self, Line, Style};
 use super::rule::{Origin, Rule, RuleRef, View};
@@ -132,7 +132,7 @@ impl PerDir {
         let mut path = base.to_vec();
         path.extend((!base.is_empty()).then_some(b'/'));
         path.extend_from_slice(&self.name);
-        syncd_proto::path::escaped(&path).to_string()
+        crate::path::escaped(&path).to_string()
     }
 }
 

@@ -4,7 +4,9 @@
 //! directory is excluded with it. Rules can come from a file in each directory (`dir-merge`); a
 //! [`Scope`] is what those say for one directory, and the caller brings their texts. A name that the
 //! rules exclude is not only not sent, it is not removed at the target either ([`Filter::protects`]).
+//! The rules of a module are compiled by [`Filter::of_daemon`].
 
+mod daemon;
 mod matcher;
 mod merge;
 mod parse;
@@ -15,8 +17,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use syncd_proto::path::{WirePath, escape};
+use crate::path::{WirePath, escape};
 
+pub use daemon::DaemonRules;
 pub use merge::{ReadText, Scope};
 pub use rule::{Origin, RuleRef};
 pub use statement::{Preset, Rules, Statement};
@@ -362,7 +365,7 @@ impl Filter {
     }
 
     fn add_per_dir(&mut self, merge: Merge) -> Result<(), FilterError> {
-        if syncd_proto::path::Name::new(&merge.file).is_none() {
+        if crate::path::Name::new(&merge.file).is_none() {
             let hint = "write \": .rsync-filter\"; parents of the source are not searched";
             return Err(FilterError::new(&merge.by, "its file is not a name", hint));
         }
