@@ -237,11 +237,6 @@ const OURS: &[(Standing, &str, &[&str])] = &[
         ],
     ),
     (
-        Standing::Refuses,
-        "`proxy protocol` is not supported: the receiver does not start",
-        &["proxy-hosts-*", "proxy-v*", "proxy-no*", "proxy-untrusted"],
-    ),
-    (
         Standing::Differs,
         "`munge symlinks = no` without chroot stores targets as they are: cut ones could never be equal again, and \
          the receiver follows none",

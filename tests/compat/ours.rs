@@ -31,6 +31,7 @@ use syncd_proto::{ALPN, EXPORTER_LABEL};
 use syncd_tests::{Binaries, Exit, Process, wait_for};
 
 use crate::lab::{INSIDE, Lab, Met, chmod};
+use crate::theirs::unescaped;
 use crate::vectors::{bytes, octal, options};
 
 /// Longest wait for anything; what reaches it has failed.
@@ -174,7 +175,9 @@ impl<'a> Daemon<'a> {
             .as_str()
             .map(|_| bytes(&client["password"]));
         let source = client["source"].as_str().expect("a source");
-        let Some(agent) = Agent::connect(self.site, source, lab.port) else {
+        let header = client["proxy_header"].as_str().map(unescaped);
+        let header = header.unwrap_or_default();
+        let Some(agent) = Agent::connect(self.site, source, lab.port, &header) else {
             return Met::new("dropped");
         };
         match agent.greet(hello, password.as_deref().unwrap_or_default()) {
@@ -208,7 +211,7 @@ impl<'a> Daemon<'a> {
             WirePath::root(),
             None,
         );
-        let mut agent = Agent::connect(self.site, source, lab.port)?;
+        let mut agent = Agent::connect(self.site, source, lab.port, b"")?;
         let (_, frame) = agent::connect(agent.channel(), hello, None).expect("a hello");
         agent.write(&frame);
         let answer = agent.receive();
@@ -403,9 +406,10 @@ enum Greeted {
 }
 
 impl Agent {
-    /// `None` if there is no connection.
-    fn connect(site: &Site, source: &str, port: u16) -> Option<Self> {
-        let socket = socket(source, port).ok()?;
+    /// `None` if there is no connection. `header` goes ahead of everything.
+    fn connect(site: &Site, source: &str, port: u16, header: &[u8]) -> Option<Self> {
+        let mut socket = socket(source, port).ok()?;
+        socket.write_all(header).ok()?;
         socket.set_nodelay(true).ok()?;
         socket.set_read_timeout(Some(PATIENCE)).ok()?;
         let name = ServerName::try_from("127.0.0.1").expect("a name");

@@ -213,7 +213,7 @@ fn forward(from: u16, to: u16, source: &str, ahead: Vec<u8>) -> thread::JoinHand
     })
 }
 
-fn unescaped(text: &str) -> Vec<u8> {
+pub(crate) fn unescaped(text: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut rest = text.chars();
     while let Some(character) = rest.next() {

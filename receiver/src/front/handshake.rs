@@ -28,6 +28,7 @@ use crate::front::sessions::{Entered, Live};
 use crate::front::workers::{Unavailable, Worker};
 use crate::logic::authorize::{Admission, Authorization, Grant, PendingLogin, Refusal, Slot};
 use crate::logic::hosts::PeerAddr;
+use crate::logic::proxy::Origin;
 use crate::logic::users::Access;
 use crate::net::connection::{self, Conversation, Ended, Opening};
 use crate::net::listen::Permit;
@@ -52,7 +53,9 @@ pub async fn serve(front: &Arc<Front>, socket: TcpStream, peer: SocketAddr, perm
 }
 
 /// `None` if there will be no session; the reason has been logged.
-async fn open(front: &Arc<Front>, socket: TcpStream, peer: SocketAddr) -> Option<Session> {
+async fn open(front: &Arc<Front>, mut socket: TcpStream, peer: SocketAddr) -> Option<Session> {
+    let generation = front.generation();
+    let (peer, from) = origin(&generation, &mut socket, peer).await?;
     match connection::opening(&socket).await {
         Ok(Opening::Tls) => {}
         Ok(Opening::Nothing) => {
@@ -68,7 +71,6 @@ async fn open(front: &Arc<Front>, socket: TcpStream, peer: SocketAddr) -> Option
             return None;
         }
     }
-    let generation = front.generation();
     let Secured {
         stream,
         identity,
@@ -85,6 +87,7 @@ async fn open(front: &Arc<Front>, socket: TcpStream, peer: SocketAddr) -> Option
         generation,
         talk: Conversation::new(stream),
         peer,
+        from,
         identity,
     };
     match guest.greet(AwaitHello::new(channel)).await {
@@ -95,6 +98,34 @@ async fn open(front: &Arc<Front>, socket: TcpStream, peer: SocketAddr) -> Option
         }
         Err(end) => {
             guest.end(end).await;
+            None
+        }
+    }
+}
+
+/// Where a connection comes from; `None` if it has to say so and does not.
+async fn origin(
+    generation: &Generation,
+    socket: &mut TcpStream,
+    peer: SocketAddr,
+) -> Option<(SocketAddr, PeerAddr)> {
+    let scope = match peer {
+        SocketAddr::V4(_) => 0,
+        SocketAddr::V6(peer) => peer.scope_id(),
+    };
+    let own = PeerAddr::new(peer.ip(), scope);
+    if !generation.config.globals.proxy_protocol {
+        return Some((peer, own));
+    }
+    if !policy::is_proxy(&generation.config, own) {
+        warn!(%peer, "closed: not one of `proxy protocol hosts`");
+        return None;
+    }
+    match connection::proxy_header(socket).await {
+        Ok(Origin::Socket) => Some((peer, own)),
+        Ok(Origin::Address(ip, port)) => Some((SocketAddr::new(ip, port), PeerAddr::told(ip))),
+        Err(error) => {
+            warn!(%peer, "closed: {error}");
             None
         }
     }
@@ -118,6 +149,8 @@ struct Guest<'a> {
     generation: Arc<Generation>,
     talk: Conversation,
     peer: SocketAddr,
+    /// The same, for decisions.
+    from: PeerAddr,
     identity: Identity,
 }
 
@@ -206,12 +239,8 @@ impl Guest<'_> {
     }
 
     fn asked(&self, hello: &Hello) -> Asked {
-        let scope = match self.peer {
-            SocketAddr::V4(_) => 0,
-            SocketAddr::V6(peer) => peer.scope_id(),
-        };
         Asked {
-            peer: PeerAddr::new(self.peer.ip(), scope),
+            peer: self.from,
             identities: self.identity.names().to_vec(),
             module: hello.module.clone(),
             user: hello.user.clone(),

@@ -16,7 +16,7 @@ use crate::logic::authorize::{
     self, Admission, Authorization, Grant, Journal, Refusal, Request, Slots, Step, World,
 };
 use crate::logic::chmod::Chmod;
-use crate::logic::hosts::PeerAddr;
+use crate::logic::hosts::{self, PeerAddr, Verdict};
 use crate::logic::refusals;
 use crate::logic::rsyncd_conf::{Config, Located, Module, Text, Variables};
 use crate::logic::secrets::Secrets;
@@ -57,6 +57,23 @@ pub fn admit(generation: &Generation, asked: &Asked, slots: &Slots) -> Admission
         &System::default(),
         &journal,
     )
+}
+
+/// Whether a PROXY header from there counts.
+#[must_use]
+pub fn is_proxy(config: &Config, peer: PeerAddr) -> bool {
+    let hosts = expand(
+        config.globals.proxy_protocol_hosts.as_ref(),
+        &config.variables,
+    );
+    // No list is not everybody here, but nobody.
+    let rules = hosts::Rules {
+        allow: Some(hosts.as_deref().unwrap_or_default()),
+        deny: None,
+        forward_lookup: false,
+    };
+    let verdict = hosts::decide(rules, peer, hosts::UNDETERMINED, &System::default());
+    verdict == Verdict::Accept
 }
 
 /// Reads a secrets file.

@@ -46,6 +46,12 @@ impl PeerAddr {
         }
     }
 
+    /// An address as a proxy tells it: an IPv4 address in IPv6 form stays what it is.
+    #[must_use]
+    pub const fn told(ip: IpAddr) -> Self {
+        Self { ip, scope: 0 }
+    }
+
     /// The address.
     #[must_use]
     pub const fn ip(&self) -> IpAddr {

@@ -9,6 +9,7 @@ pub mod chmod;
 pub mod hook;
 pub mod hosts;
 pub mod munge;
+pub mod proxy;
 pub mod refusals;
 pub mod removals;
 pub mod rsyncd_conf;

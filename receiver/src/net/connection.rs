@@ -16,6 +16,7 @@ use tokio_rustls::server::TlsStream;
 use syncd_proto::error::ProtocolError;
 use syncd_proto::frame::{Deframer, Frame, FrameLimits, HEADER_BYTES};
 
+use crate::logic::proxy::{Header, Origin};
 use crate::net::gate::Gate;
 
 /// Bytes copied at once, each way: TLS and the socket pair are far slower in small pieces.
@@ -84,6 +85,22 @@ pub async fn opening(socket: &TcpStream) -> io::Result<Opening> {
     let mut bytes = [0; 16];
     let length = socket.peek(&mut bytes).await?;
     Ok(Opening::of(&bytes[..length]))
+}
+
+/// Reads the PROXY header and not one byte behind it.
+///
+/// # Errors
+/// The connection broke, or there is no such header.
+pub async fn proxy_header(socket: &mut TcpStream) -> io::Result<Origin> {
+    let mut header = Header::default();
+    loop {
+        let byte = socket.read_u8().await?;
+        match header.push(byte) {
+            Ok(None) => {}
+            Ok(Some(origin)) => return Ok(origin),
+            Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+        }
+    }
 }
 
 /// Why no frame came.

@@ -72,6 +72,10 @@ impl Config {
 pub struct Globals {
     /// `address`: where to listen; everywhere if unset.
     pub address: Option<Located<Text>>,
+    /// `proxy protocol`: a header says where each connection comes from.
+    pub proxy_protocol: bool,
+    /// `proxy protocol hosts`: who may send one; nobody if unset.
+    pub proxy_protocol_hosts: Option<Located<Text>>,
     /// `syncd port`.
     pub syncd_port: Located<u16>,
     /// `tls cert file`.
@@ -183,6 +187,8 @@ impl View<'_> {
     fn globals(&mut self) -> Globals {
         Globals {
             address: self.text(Key::Address),
+            proxy_protocol: self.flag(Key::ProxyProtocol).value,
+            proxy_protocol_hosts: self.text(Key::ProxyProtocolHosts),
             syncd_port: self.port(),
             tls_cert_file: self.text(Key::TlsCertFile),
             tls_key_file: self.text(Key::TlsKeyFile),

@@ -94,8 +94,8 @@ parameters! {
     MotdFile, "motd file", Global, TEXT, Accepted, PLAIN, "there is no banner in the protocol";
     SocketOptions, "socket options", Global, TEXT, Accepted, PLAIN, "sockets are set up as the protocol needs";
     ListenBacklog, "listen backlog", Global, Kind::Number(5), Accepted, PLAIN, "the system's maximum is used";
-    ProxyProtocol, "proxy protocol", Global, NO, Refused, GUARD, "not supported; ignoring it would change who the peer is";
-    ProxyProtocolHosts, "proxy protocol hosts", Global, TEXT, Accepted, GUARD, "has no meaning without `proxy protocol`";
+    ProxyProtocol, "proxy protocol", Global, NO, Honoured, GUARD, "";
+    ProxyProtocolHosts, "proxy protocol hosts", Global, TEXT, Honoured, GUARD, "";
     DaemonChroot, "daemon chroot", Global, TEXT, Refused, GUARD, "not supported; module paths would mean something else";
     DaemonUid, "daemon uid", Global, TEXT, Warned, GUARD, "not honoured: run the service as that user instead";
     DaemonGid, "daemon gid", Global, TEXT, Warned, GUARD, "not honoured: run the service with that group instead";

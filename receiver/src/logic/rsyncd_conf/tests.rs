@@ -115,7 +115,7 @@ fn what_is_not_supported_refuses_its_module_only() {
     let loaded = read(b"[a]\nname converter = /bin/names\n[b]\npath = /srv\n").expect("usable");
     assert_eq!(loaded.config.modules[0].refusals.len(), 1);
     assert!(loaded.config.modules[1].refusals.is_empty());
-    assert!(error("proxy protocol = yes\n").contains("proxy protocol"));
+    assert!(error("daemon chroot = /srv\n").contains("daemon chroot"));
 }
 
 #[test]
