@@ -217,7 +217,7 @@ mod tests {
             Err(NoHeader)
         );
         assert_eq!(read(&[b'P'; 200]), Err(NoHeader));
-        assert_eq!(read(&[&PREFIX[..], &[b'x'; 200]].concat()), Err(NoHeader));
+        assert_eq!(read(&[PREFIX, &[b'x'; 200]].concat()), Err(NoHeader));
     }
 
     proptest! {
