@@ -7,7 +7,9 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps};
 use syncd_tests::require::Need;
-use syncd_tests::{Sandbox, require};
+use syncd_tests::sandbox::wait_equal;
+use syncd_tests::tree::Options;
+use syncd_tests::{Sandbox, require, wait_until};
 
 use crate::common::{Mirror, code, noise, once, patient};
 
@@ -371,5 +373,119 @@ fn the_longest_names_and_paths() {
     let flags = OFlags::CREATE | OFlags::WRONLY;
     let file = rustix::fs::openat(&dir, &name, flags, Mode::RUSR).expect("create");
     File::from(file).write_all(b"at the bottom").expect("write");
+    mirror.settle();
+}
+
+#[test]
+fn the_name_the_receiver_keeps_for_itself_is_left_out_and_nothing_else_is() {
+    let sandbox = Sandbox::new();
+    fs::create_dir_all(sandbox.src().join("d/.syncd/below")).expect("mkdir");
+    fs::write(sandbox.src().join("d/.syncd/below/f"), "x").expect("write");
+    fs::write(sandbox.src().join("d/.syncd-not"), "x").expect("write");
+    fs::create_dir(sandbox.src().join("moves")).expect("mkdir");
+    fs::write(sandbox.src().join("moves/f"), "x").expect("write");
+    fs::write(sandbox.src().join("file"), "x").expect("write");
+    let receiver = sandbox.receiver().start();
+    let agent = patient(sandbox.agent(&receiver)).start();
+    let equal = |reserved: &[&str]| {
+        agent.wait_synced(crate::common::LONG);
+        let mut options = Options::default();
+        let reserved = reserved.iter().map(|path| path.as_bytes().to_vec());
+        options.ignore.extend(reserved);
+        let (src, dst) = (sandbox.src(), sandbox.dst());
+        wait_equal(&src, &dst, &options, std::time::Duration::ZERO);
+        assert!(!dst.join("d/.syncd").exists() && !dst.join("e/.syncd").exists());
+    };
+    equal(&["d/.syncd"]);
+    // Live: made, written, moved there and back again.
+    fs::create_dir_all(sandbox.src().join("e/.syncd")).expect("mkdir");
+    fs::write(sandbox.src().join("e/.syncd/f"), "x").expect("write");
+    fs::write(sandbox.src().join("d/.syncd/below/g"), "x").expect("write");
+    fs::write(sandbox.src().join("e/f"), "x").expect("write");
+    equal(&["d/.syncd", "e/.syncd"]);
+    fs::rename(sandbox.src().join("e/.syncd"), sandbox.src().join("e/back")).expect("mv");
+    fs::rename(sandbox.src().join("file"), sandbox.src().join("e/.syncd")).expect("mv");
+    equal(&["d/.syncd", "e/.syncd"]);
+    fs::remove_file(sandbox.src().join("e/.syncd")).expect("rm");
+    fs::rename(sandbox.src().join("moves"), sandbox.src().join("e/.syncd")).expect("mv");
+    equal(&["d/.syncd", "e/.syncd"]);
+    assert!(!sandbox.dst().join("moves").exists());
+    fs::rename(sandbox.src().join("e"), sandbox.src().join("g")).expect("mv");
+    equal(&["d/.syncd", "g/.syncd"]);
+    fs::rename(sandbox.src().join("g/.syncd"), sandbox.src().join("moves")).expect("mv");
+    fs::remove_dir_all(sandbox.src().join("d/.syncd")).expect("rm");
+    equal(&[]);
+}
+
+/// Files that are immutable as long as this lives.
+struct Immutable<'a>(&'a [std::path::PathBuf]);
+
+impl<'a> Immutable<'a> {
+    fn make(paths: &'a [std::path::PathBuf]) -> Option<Self> {
+        let made = Self(paths);
+        made.chattr("+i").then_some(made)
+    }
+
+    fn chattr(&self, change: &str) -> bool {
+        let mut command = std::process::Command::new("chattr");
+        let done = command.arg(change).args(self.0).output();
+        done.is_ok_and(|done| done.status.success())
+    }
+}
+
+impl Drop for Immutable<'_> {
+    fn drop(&mut self) {
+        self.chattr("-i");
+    }
+}
+
+#[test]
+fn what_is_immutable_at_the_mirror_fails_with_its_reason_and_all_else_flows() {
+    let probe = tempfile::NamedTempFile::new().expect("a file");
+    let there = Immutable::make(&[probe.path().to_owned()]).is_some();
+    if !require(&[Need::Root, Need::Other("chattr +i", there)]) {
+        return;
+    }
+    let mirror = Mirror::start();
+    fs::create_dir(mirror.src("d")).expect("mkdir");
+    let names = ["content", "mode", "gone", "large", "renamed", "d/f"];
+    for name in names {
+        fs::write(mirror.src(name), name).expect("write");
+    }
+    mirror.settle();
+    let paths = ["content", "mode", "gone", "large", "renamed", "d"].map(|name| mirror.dst(name));
+    let immutable = Immutable::make(&paths).expect("chattr");
+    fs::write(mirror.src("content"), "changed").expect("write");
+    fs::set_permissions(mirror.src("mode"), Permissions::from_mode(0o600)).expect("chmod");
+    fs::remove_file(mirror.src("gone")).expect("rm");
+    fs::write(mirror.src("large"), noise(LARGE, 6)).expect("write");
+    fs::rename(mirror.src("renamed"), mirror.src("new-name")).expect("mv");
+    fs::write(mirror.src("d/f"), "changed").expect("write");
+    fs::write(mirror.src("other"), "flows").expect("write");
+    crate::common::wait_content(&mirror.dst("other"), b"flows");
+    let failed = || {
+        let failed = mirror.target()["failed"].as_array().cloned();
+        failed.unwrap_or_default()
+    };
+    let told = |name: &str| {
+        failed().iter().any(|path| {
+            path["path"] == name
+                && path["code"] == "file is immutable or append-only"
+                && path["text"]
+                    .as_str()
+                    .is_some_and(|text| text.contains("immutable"))
+                && path["attempts"].as_u64() > Some(0)
+        })
+    };
+    for name in ["content", "mode", "gone", "large", "d/f"] {
+        wait_until(crate::common::LONG, &format!("{name} is told"), || {
+            told(name)
+        });
+    }
+    crate::common::wait_content(&mirror.dst("new-name"), b"renamed");
+    fs::write(mirror.src("other"), "still flows").expect("write");
+    crate::common::wait_content(&mirror.dst("other"), b"still flows");
+    drop(immutable);
+    mirror.agent.control().rescan(".").expect("rescan");
     mirror.settle();
 }

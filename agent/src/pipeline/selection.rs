@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use syncd_proto::path::WirePath;
+use syncd_proto::path::{Name, WirePath};
 
 use crate::fs::root::SourceRoot;
 use crate::fs::rules;
@@ -52,15 +52,21 @@ impl Selection {
             .verdict(path, is_dir, &mut |dir| self.scope(dir))
     }
 
-    /// Whether a path takes part.
+    /// Whether a path takes part: none does with the name that the receiver keeps for itself.
     #[must_use]
     pub fn includes(&self, path: &WirePath, is_dir: bool) -> bool {
+        if path.is_reserved() {
+            return false;
+        }
         self.filter.is_empty() || self.verdict(path, is_dir).is_included()
     }
 
     /// Whether an entry of a directory takes part that takes part itself.
     #[must_use]
     pub fn keeps(&self, path: &WirePath, is_dir: bool) -> bool {
+        if path.file_name().is_some_and(Name::is_reserved) {
+            return false;
+        }
         if self.filter.is_empty() {
             return true;
         }

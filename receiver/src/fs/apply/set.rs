@@ -85,10 +85,13 @@ impl Applier<'_> {
         if kind_of(&stat) != Some(kind) || size_differs {
             return Err(mismatch(op, path, "another version is there"));
         }
-        let lacking = self
-            .keeper
-            .set_fd(file.as_fd(), kind, meta)
-            .map_err(|errno| metadata_refusal(op, errno))?;
+        let lacking =
+            self.keeper
+                .set_fd(file.as_fd(), kind, meta)
+                .map_err(|errno| match errno {
+                    Errno::PERM | Errno::ACCESS => self.refusal(op, path, errno),
+                    errno => metadata_refusal(op, errno),
+                })?;
         self.touched.file(file);
         complete(op, lacking)
     }
