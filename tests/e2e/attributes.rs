@@ -14,11 +14,11 @@ use crate::common::{LONG, Mirror, code, noise, once, patient};
 /// Bytes of a file that travels by itself, not inside a commit.
 const LARGE: usize = 700_000;
 
-const ACCESS: &str = "system.posix_acl_access";
+pub(crate) const ACCESS: &str = "system.posix_acl_access";
 const DEFAULT: &str = "system.posix_acl_default";
 const CAPABILITY: &str = "security.capability";
 
-fn set(path: &Path, name: &str, value: &[u8]) {
+pub(crate) fn set(path: &Path, name: &str, value: &[u8]) {
     let set = rustix::fs::lsetxattr(path, name, value, XattrFlags::empty());
     set.unwrap_or_else(|errno| panic!("{name} of {}: {errno}", path.display()));
 }
@@ -27,7 +27,7 @@ fn remove(path: &Path, name: &str) {
     rustix::fs::lremovexattr(path, name).expect("removexattr");
 }
 
-fn value(path: &Path, name: &str) -> Option<Vec<u8>> {
+pub(crate) fn value(path: &Path, name: &str) -> Option<Vec<u8>> {
     let mut value = vec![0; 64 << 10];
     let length = rustix::fs::lgetxattr(path, name, &mut value).ok()?;
     value.truncate(length);
@@ -38,7 +38,7 @@ fn value(path: &Path, name: &str) -> Option<Vec<u8>> {
 const BIND_SERVICE: [u8; 20] = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
 /// The ACL `u::rwx,u:UID:r-x,g::r--,g:GID:rw-,m::rwx,o::---`.
-fn acl(uid: u32, gid: u32) -> Vec<u8> {
+pub(crate) fn acl(uid: u32, gid: u32) -> Vec<u8> {
     const NONE: u32 = u32::MAX;
     let mut acl = 2_u32.to_le_bytes().to_vec();
     for (tag, rights, id) in [
@@ -57,7 +57,7 @@ fn acl(uid: u32, gid: u32) -> Vec<u8> {
 }
 
 /// Whether the temporary directory holds this.
-fn holds(name: &str, value: &[u8]) -> bool {
+pub(crate) fn holds(name: &str, value: &[u8]) -> bool {
     let file = tempfile::NamedTempFile::new().expect("a file");
     rustix::fs::lsetxattr(file.path(), name, value, XattrFlags::empty()).is_ok()
 }

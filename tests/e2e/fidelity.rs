@@ -6,11 +6,13 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps};
+use syncd_tests::binaries::Binaries;
 use syncd_tests::require::Need;
 use syncd_tests::sandbox::wait_equal;
 use syncd_tests::tree::Options;
 use syncd_tests::{Sandbox, require, wait_until};
 
+use crate::attributes::{ACCESS, acl, holds, set, value};
 use crate::common::{Mirror, code, noise, once, patient};
 
 /// Bytes of a file that travels by itself, not inside a commit.
@@ -488,4 +490,123 @@ fn what_is_immutable_at_the_mirror_fails_with_its_reason_and_all_else_flows() {
     drop(immutable);
     mirror.agent.control().rescan(".").expect("rescan");
     mirror.settle();
+}
+
+/// A program that runs the agent where users and groups have other numbers.
+fn agent_elsewhere(sandbox: &Sandbox, passwd: &str, group: &str) -> std::path::PathBuf {
+    let at = |name: &str| sandbox.path().join(name);
+    fs::write(at("passwd"), passwd).expect("write");
+    fs::write(at("group"), group).expect("write");
+    let program = Binaries::locate().agent.display();
+    let (passwd, group) = (at("passwd"), at("group"));
+    let (passwd, group) = (passwd.display(), group.display());
+    let text = format!(
+        "#!/bin/sh\nexec unshare -m sh -ec 'mount --bind \"$0\" /etc/passwd\nmount --bind \"$1\" /etc/group\n\
+         shift\nexec \"{program}\" \"$@\"' '{passwd}' '{group}' \"$@\"\n"
+    );
+    let script = at("agent-elsewhere");
+    fs::write(&script, text).expect("write");
+    fs::set_permissions(&script, Permissions::from_mode(0o755)).expect("chmod");
+    script
+}
+
+#[test]
+fn owners_are_known_by_name_where_both_have_it() {
+    let here = fs::read("/etc/passwd").expect("passwd");
+    let daemon = |text: &[u8]| {
+        let mut lines = text.split(|byte| *byte == b'\n');
+        lines.any(|line| line.starts_with(b"daemon:x:1:"))
+    };
+    let mut command = std::process::Command::new("unshare");
+    let unshares = command.args(["-m", "true"]).status();
+    if !require(&[
+        Need::Root,
+        Need::Other("the user daemon with number 1", daemon(&here)),
+        Need::Other("unshare -m", unshares.is_ok_and(|status| status.success())),
+    ]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let src = sandbox.src();
+    for (name, uid, gid) in [
+        ("mapped", 5_001, 6_001),
+        ("unknown", 7_777, 7_778),
+        ("root", 0, 0),
+        ("number", 1, 1),
+    ] {
+        fs::write(
+            src.join(name),
+            noise(LARGE * usize::from(name == "mapped"), 8),
+        )
+        .expect("write");
+        chown(src.join(name), Some(uid), Some(gid)).expect("chown");
+        fs::create_dir(src.join(format!("{name}-d"))).expect("mkdir");
+        chown(src.join(format!("{name}-d")), Some(uid), Some(gid)).expect("chown");
+    }
+    fs::hard_link(src.join("mapped"), src.join("mapped-2")).expect("ln");
+    let acls = holds(ACCESS, &acl(5_001, 6_001));
+    if acls {
+        set(&src.join("mapped"), ACCESS, &acl(5_001, 6_001));
+    }
+    let text = "root:x:0:0::/:\ndaemon:x:5001:6001::/:\nelsewhere:x:1:1::/:\nnobody:x:0:0::/:\n";
+    let program = agent_elsewhere(&sandbox, text, "root:x:0:\ndaemon:x:6001:\nnobody:x:1:\n");
+    let owner = |path: &Path| {
+        let found = fs::symlink_metadata(path).expect("stat");
+        (found.uid(), found.gid())
+    };
+    let nogroup = owner_of_group("nobody");
+    for numeric in ["no", "yes"] {
+        sandbox.conf().module("demo").set("numeric ids", numeric);
+        let receiver = sandbox.receiver().start();
+        let agent = patient(sandbox.agent(&receiver)).program(&program);
+        once(&sandbox, &agent, "sync").expect(code::DONE, &[]);
+        once(&sandbox, &agent, "verify").expect(code::DONE, &["identical"]);
+        let mapped = if numeric == "no" {
+            (1, 1)
+        } else {
+            (5_001, 6_001)
+        };
+        let number = if numeric == "no" {
+            (1, nogroup.unwrap_or(1))
+        } else {
+            (1, 1)
+        };
+        for (name, expected) in [
+            ("mapped", mapped),
+            ("mapped-2", mapped),
+            ("unknown", (7_777, 7_778)),
+            ("root", (0, 0)),
+            ("number", number),
+        ] {
+            assert_eq!(
+                owner(&sandbox.dst().join(name)),
+                expected,
+                "{name}, {numeric}"
+            );
+        }
+        assert_eq!(owner(&sandbox.dst().join("mapped-d")), mapped);
+        if acls {
+            let found = value(&sandbox.dst().join("mapped"), ACCESS);
+            assert_eq!(found, Some(acl(mapped.0, mapped.1)));
+        }
+        assert_links(&sandbox.dst().join("mapped"), 2);
+        // Live: nothing differs, and a change of owner is one.
+        let running = agent.start();
+        running.wait_synced(crate::common::LONG);
+        chown(src.join("unknown"), Some(5_001), Some(0)).expect("chown");
+        wait_until(crate::common::LONG, "the owner follows", || {
+            owner(&sandbox.dst().join("unknown")) == (mapped.0, 0)
+        });
+        running.wait_synced(crate::common::LONG);
+        chown(src.join("unknown"), Some(7_777), Some(7_778)).expect("chown");
+    }
+}
+
+/// Number of a group of this machine.
+fn owner_of_group(name: &str) -> Option<u32> {
+    let text = fs::read_to_string("/etc/group").expect("group");
+    let line = text
+        .lines()
+        .find(|line| line.starts_with(&format!("{name}:")))?;
+    line.split(':').nth(2)?.parse().ok()
 }
