@@ -70,7 +70,7 @@ pub struct ModuleSetup {
     pub timeout_s: u32,
 }
 
-/// What a module forbids, whoever asks.
+/// What a module forbids and keeps in its own way, whoever asks.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Rules {
     /// Whether `refuse options` names the deletes.
@@ -79,6 +79,8 @@ pub struct Rules {
     pub max_delete: Option<MaxDelete>,
     /// Its filter rules.
     pub filters: Option<Box<Filters>>,
+    /// Whether what cannot be made is said in an attribute.
+    pub fake_super: bool,
 }
 
 /// The filter rules of a module, and the texts of all files they name.

@@ -212,22 +212,6 @@ const OURS: &[(Standing, &str, &[&str])] = &[
     ),
     (
         Standing::Refuses,
-        "`fake super` is not supported yet: the module is not served",
-        &[
-            "fakesuper-file-*",
-            "fakesuper-dir-*",
-            "fakesuper-symlink*",
-            "fakesuper-uid-root*",
-            "fakesuper-fifo",
-            "fakesuper-char*",
-            "fakesuper-incoming-chmod",
-            "fakesuper-no-*",
-            "fakesuper-owner-only",
-            "fakesuper-client-X",
-        ],
-    ),
-    (
-        Standing::Refuses,
         "filter rules that cannot be used are told; rsync closes the connection",
         &[
             "filters-filter-bare",

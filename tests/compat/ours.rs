@@ -366,6 +366,7 @@ fn sent(lab: &Lab<'_>, vector: &Value, mode: u32) -> Meta {
         .as_str()
         .filter(|_| has("-o"));
     let (uid, gid) = owner.map_or((0, 0), |owner| lab.account(owner));
+    let gid = if has("-g") { gid } else { 0 };
     Meta {
         mode: u16::try_from(mode).expect("a mode"),
         uid,

@@ -610,3 +610,37 @@ fn owner_of_group(name: &str) -> Option<u32> {
         .find(|line| line.starts_with(&format!("{name}:")))?;
     line.split(':').nth(2)?.parse().ok()
 }
+
+/// The receiver gives nothing away and makes no symlink, and the comparison sees what there would be.
+#[test]
+fn fake_super_keeps_what_only_root_could_make() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    sandbox
+        .conf()
+        .module(syncd_tests::sandbox::MODULE)
+        .set("fake super", "yes");
+    let at = |name: &str| sandbox.src().join(name);
+    fs::create_dir(at("d")).expect("mkdir");
+    fs::write(at("d/tool"), "content").expect("write");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode;
+    fs::set_permissions(at("d/tool"), mode(0o4_755)).expect("chmod");
+    fs::write(at("d/unreadable"), "content").expect("write");
+    fs::set_permissions(at("d/unreadable"), mode(0o000)).expect("chmod");
+    std::os::unix::fs::symlink("tool", at("d/link")).expect("symlink");
+    let receiver = sandbox.receiver().start();
+    let agent = sandbox.agent(&receiver);
+    once(&sandbox, &agent, "sync").expect(code::DONE, &[]);
+    once(&sandbox, &agent, "verify").expect(code::DONE, &[]);
+    let link = sandbox.dst().join("d/link");
+    assert!(fs::symlink_metadata(&link).expect("there").is_file());
+    assert!(fs::read_to_string(&link).expect("read").ends_with("tool"));
+    fs::set_permissions(sandbox.dst().join("d/tool"), mode(0o700)).expect("chmod");
+    let name = "user.rsync.%stat";
+    rustix::fs::removexattr(sandbox.dst().join("d/tool"), name).expect("an attribute");
+    once(&sandbox, &agent, "verify").expect(code::DIFFERENT, &[]);
+    once(&sandbox, &agent, "sync").expect(code::DONE, &[]);
+    once(&sandbox, &agent, "verify").expect(code::DONE, &[]);
+}

@@ -237,6 +237,7 @@ fn rules(module: &Module, variables: &Variables) -> Result<Rules, Unavailable> {
         refuses_deletes: refused.is_some_and(|words| refusals::refuses_deletes(&words)),
         max_delete: module.max_delete.as_ref().map(|limit| limit.value),
         filters: filters.map(Box::new),
+        fake_super: module.fake_super.value,
     })
 }
 

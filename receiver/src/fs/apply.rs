@@ -10,13 +10,15 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Statx, StatxAttributes};
 use rustix::io::Errno;
 
+use syncd_proto::digest::Digest;
 use syncd_proto::meta::{Kind, Meta};
 use syncd_proto::op::{Content, Expect, Op};
 use syncd_proto::path::WirePath;
 use syncd_proto::reject::RejectCode;
 
 use super::area::{Area, Temp};
-use super::attributes::Lacking;
+use super::attributes::{Lacking, Place};
+use super::fake;
 use super::meta::{Keeper, identity_of, kind_of, mtime_of, statx_at, statx_fd};
 use super::refusal::Refusal;
 use super::root::{LISTABLE, Root};
@@ -83,6 +85,14 @@ impl Applier<'_> {
                 }
                 Ok(Prepared::Entry(staged.into_temp(), lacking))
             }
+            Op::Symlink { meta, target, .. } if self.keeper.guard.fakes() => {
+                let munged = munge::munged(target);
+                let content = if self.keeper.munges { &munged } else { target };
+                self.make_fake(op, (Kind::Symlink, (0, 0)), content, meta, sync)
+            }
+            Op::Special {
+                meta, kind, rdev, ..
+            } if self.keeper.guard.fakes() => self.make_fake(op, (*kind, *rdev), b"", meta, sync),
             Op::Symlink { meta, target, .. } => {
                 let temp = self.area.temp();
                 let lacking = self.make_symlink(&temp, target, meta).map_err(fail)?;
@@ -216,6 +226,27 @@ impl Applier<'_> {
         }
     }
 
+    /// A file that is said to be something else.
+    fn make_fake(
+        &self,
+        op: &Op,
+        (kind, rdev): (Kind, (u32, u32)),
+        content: &[u8],
+        meta: &Meta,
+        sync: bool,
+    ) -> Result<Prepared, Refusal> {
+        let staged = Staged::inline(self.area, content, &Digest::of(content))?;
+        let lacking = self
+            .keeper
+            .set_fake(staged.fd(), kind, rdev, meta)
+            .map_err(|errno| metadata_refusal(op, errno))?;
+        if sync {
+            rustix::fs::fsync(staged.fd())
+                .map_err(|errno| Refusal::system(op.verb(), op.path(), errno))?;
+        }
+        Ok(Prepared::Entry(staged.into_temp(), lacking))
+    }
+
     fn make_symlink(
         &self,
         temp: &Temp,
@@ -343,7 +374,10 @@ impl Applier<'_> {
         let Some(found) = found else {
             return Err(mismatch(op, from, "there is nothing"));
         };
-        if expect.is_some_and(|expect| !is_expected(&found, expect)) {
+        let seen = self
+            .seen((&from_dir, from_name), &found)
+            .map_err(|errno| self.refusal(op, from, errno))?;
+        if expect.is_some_and(|expect| !is_expected(&found, seen, expect)) {
             return Err(mismatch(op, from, "another version is there"));
         }
         self.movable(op, (&from_dir, from_name), from, to)?;
@@ -474,6 +508,21 @@ impl Applier<'_> {
         }
     }
 
+    /// What an agent takes something for.
+    fn seen(
+        &self,
+        (dir, name): (&OwnedFd, &[u8]),
+        stat: &Statx,
+    ) -> rustix::io::Result<Option<Kind>> {
+        let kind = kind_of(stat);
+        if kind != Some(Kind::File) || !self.keeper.guard.fakes() {
+            return Ok(kind);
+        }
+        let said = fake::read(&Place::named(dir, name)?)?;
+        let said = said.filter(|said| said.fits(Kind::File));
+        Ok(said.map(|said| said.kind).or(kind))
+    }
+
     /// What is told, with a look at why something was not permitted.
     fn refusal(&self, op: &Op, path: &WirePath, errno: Errno) -> Refusal {
         let mut refusal = Refusal::system(op.verb(), path, errno);
@@ -510,10 +559,10 @@ fn complete(op: &Op, lacking: Option<Lacking>) -> Done {
     Err(Refusal::new(RejectCode::Attributes, text))
 }
 
-fn is_expected(stat: &Statx, expect: &Expect) -> bool {
+fn is_expected(stat: &Statx, seen: Option<Kind>, expect: &Expect) -> bool {
     let same_size = expect.kind != Kind::File || stat.stx_size == expect.size;
     let same_time = expect.mtime.is_none_or(|mtime| mtime == mtime_of(stat));
-    kind_of(stat) == Some(expect.kind) && same_size && same_time
+    seen == Some(expect.kind) && same_size && same_time
 }
 
 fn check_paths(op: &Op) -> Done {

@@ -51,7 +51,7 @@ impl<'a> Place<'a> {
         }
     }
 
-    fn value(&self, name: &[u8], buffer: &mut [u8]) -> rustix::io::Result<usize> {
+    pub(super) fn value(&self, name: &[u8], buffer: &mut [u8]) -> rustix::io::Result<usize> {
         match self {
             Self::Opened(fd) => rustix::fs::fgetxattr(fd, name, buffer),
             Self::Named(path, _) => rustix::fs::lgetxattr(*path, name, buffer),

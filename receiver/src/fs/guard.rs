@@ -20,6 +20,7 @@ use crate::relay::Rules;
 /// The rules of a module, for all its sessions.
 #[derive(Debug)]
 pub struct Guard {
+    fake_super: bool,
     refuses_deletes: bool,
     removals: Option<Mutex<Removals>>,
     started: Instant,
@@ -30,10 +31,17 @@ impl Guard {
     #[must_use]
     pub fn new(rules: &Rules) -> Self {
         Self {
+            fake_super: rules.fake_super,
             refuses_deletes: rules.refuses_deletes,
             removals: rules.max_delete.map(Removals::new).map(Mutex::new),
             started: Instant::now(),
         }
+    }
+
+    /// Whether owners, special bits and file types are only said.
+    #[must_use]
+    pub fn fakes(&self) -> bool {
+        self.fake_super
     }
 
     /// Whether what has this name in `dir` may go.

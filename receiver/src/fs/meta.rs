@@ -15,8 +15,10 @@ use syncd_proto::limits::LINK_TARGET_BYTES_MAX;
 use syncd_proto::meta::{Compare, EntryMeta, Kind, Meta, Mtime, Xattr};
 
 use super::attributes::{self, Lacking, Place};
+use super::fake;
 use super::guard::Guard;
 use crate::logic::chmod::Chmod;
+use crate::logic::fake_super::Said;
 
 /// What makes a file the one it was: device and inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -68,6 +70,22 @@ impl Powers {
     }
 }
 
+/// What the two trees are compared by where owners and types are only said.
+#[must_use]
+pub fn compare_faked(maps_modes: bool, wanted: Attributes) -> Compare {
+    Compare {
+        owner: true,
+        mode_mask: if maps_modes { 0 } else { 0o7777 },
+        mtime: true,
+        xattrs: wanted.and(Attributes {
+            user: true,
+            ..Attributes::NONE
+        }),
+        specials: true,
+        links: true,
+    }
+}
+
 /// Sets metadata as far as the process may, in one agent's terms.
 #[derive(Debug)]
 pub struct Keeper {
@@ -96,6 +114,9 @@ impl Keeper {
         kind: Kind,
         meta: &Meta,
     ) -> rustix::io::Result<Option<Lacking>> {
+        if self.guard.fakes() {
+            return self.set_fake(fd, kind, (0, 0), meta);
+        }
         if self.powers.chown {
             let (uid, gid) = owner(meta)?;
             let now = rustix::fs::fstat(fd)?;
@@ -109,6 +130,34 @@ impl Keeper {
             None => None,
         };
         rustix::fs::fchmod(fd, self.mode(kind, meta))?;
+        rustix::fs::futimens(fd, &times(meta.mtime))?;
+        Ok(lacking)
+    }
+
+    /// Says what an open file would be, and sets the rest.
+    ///
+    /// # Errors
+    /// As [`Self::set_fd`].
+    pub fn set_fake(
+        &self,
+        fd: BorrowedFd<'_>,
+        kind: Kind,
+        rdev: (u32, u32),
+        meta: &Meta,
+    ) -> rustix::io::Result<Option<Lacking>> {
+        let mode = self.mode(kind, meta).as_raw_mode();
+        let said = Said {
+            kind,
+            mode: u16::try_from(mode).unwrap_or(0),
+            rdev,
+            uid: meta.uid,
+            gid: meta.gid,
+        };
+        fake::write(fd, &said)?;
+        let lacking = match &meta.xattrs {
+            Some(xattrs) => self.set_attributes_fd(fd, xattrs)?,
+            None => None,
+        };
         rustix::fs::futimens(fd, &times(meta.mtime))?;
         Ok(lacking)
     }

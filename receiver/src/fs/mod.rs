@@ -10,6 +10,7 @@
 //! | [`commit`] | groups of commits: data sync, operations in order, directory sync |
 //! | [`touched`] | what must be synced before it can be acknowledged |
 //! | [`recover`] | at start: what a crash left; and the deletion of whole trees |
+//! | [`fake`] | what cannot be made is said in an attribute |
 //! | [`guard`], [`hidden`] | what a module forbids, and what it hides |
 //! | [`meta`], [`ids`] | metadata: read, mapped, set |
 //! | [`tree`], [`signature`] | what an agent may ask of the tree |
@@ -21,6 +22,7 @@ pub mod area;
 pub mod attributes;
 pub mod commit;
 pub mod config;
+pub mod fake;
 pub mod guard;
 pub mod hidden;
 pub mod ids;

@@ -5,11 +5,12 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, Statx};
 use rustix::io::Errno;
 
 use syncd_proto::attributes::Attributes;
 use syncd_proto::digest::{Digest, Hasher};
+use syncd_proto::limits::LINK_TARGET_BYTES_MAX;
 use syncd_proto::links::{LinkGroups, LinkNames};
 use syncd_proto::message::{DigestQuery, Digests, ListEntry, ListQuery, Listing};
 use syncd_proto::meta::{Compare, EntryMeta, Kind};
@@ -17,9 +18,11 @@ use syncd_proto::path::{Name, WirePath};
 use syncd_proto::tree::{DigestTree, TreeReader};
 
 use super::attributes::{self, Place};
+use super::fake;
 use super::meta::{Identity, entry_of, identity_of, kind_of, link_target, statx_at, statx_fd};
 use super::recover::names;
 use super::root::{LISTABLE, READABLE, Root};
+use crate::logic::fake_super::Said;
 use crate::logic::munge;
 
 /// The session ends: nobody wants the answer.
@@ -31,6 +34,7 @@ pub struct Stopped;
 pub struct Trees {
     compare: Compare,
     munges: bool,
+    faked: bool,
     built: Option<Built>,
 }
 
@@ -51,8 +55,15 @@ impl Trees {
         Self {
             compare,
             munges,
+            faked: false,
             built: None,
         }
+    }
+
+    /// The same, where files may be said to be something else than they are.
+    #[must_use]
+    pub fn faked(self, faked: bool) -> Self {
+        Self { faked, ..self }
     }
 
     /// Answers a question for digests. A directory is read anew whenever it is asked for itself, or
@@ -100,7 +111,7 @@ impl Trees {
             self.build(root, &query.path, query.content, applied, stop)?;
         }
         let mut reader = self.reader(root, query.content, stop);
-        let opened = open_with_meta(root, &query.path, self.compare.xattrs);
+        let opened = self.open_with_meta(root, &query.path);
         let found = match &opened {
             Some((dir, _)) => reader.entries(dir, &query.path)?,
             None => None,
@@ -156,11 +167,29 @@ impl Trees {
         digest.filter(|_| built.tree.is_complete(&below))
     }
 
+    fn open_with_meta(&self, root: &Root, path: &WirePath) -> Option<(OwnedFd, EntryMeta)> {
+        if path.is_reserved() || root.hides(path, true) {
+            return None;
+        }
+        let dir = root.open_listable(path).ok()?;
+        let place = Place::Opened(dir.as_fd());
+        let mut meta = entry_of(&statx_fd(&dir).ok()?, None)?;
+        if self.faked {
+            meta = fake::applied(meta, fake::read(&place).ok()?);
+        }
+        let which = self.compare.xattrs;
+        if which.any() {
+            meta.xattrs = attributes::digest(&place, which).ok()?;
+        }
+        Some((dir, meta))
+    }
+
     fn reader<'a>(&self, root: &'a Root, content: bool, stop: &'a AtomicBool) -> Reader<'a> {
         Reader {
             root,
             content,
             munges: self.munges,
+            faked: self.faked,
             attributes: self.compare.xattrs,
             stop,
             links: LinkGroups::default(),
@@ -176,7 +205,7 @@ impl Trees {
         stop: &AtomicBool,
     ) -> Result<(), Stopped> {
         self.built = None;
-        let Some((dir, meta)) = open_with_meta(root, path, self.compare.xattrs) else {
+        let Some((dir, meta)) = self.open_with_meta(root, path) else {
             return Ok(());
         };
         let mut reader = self.reader(root, content, stop);
@@ -203,24 +232,13 @@ impl Built {
     }
 }
 
-fn open_with_meta(root: &Root, path: &WirePath, which: Attributes) -> Option<(OwnedFd, EntryMeta)> {
-    if path.is_reserved() || root.hides(path, true) {
-        return None;
-    }
-    let dir = root.open_listable(path).ok()?;
-    let mut meta = entry_of(&statx_fd(&dir).ok()?, None)?;
-    if which.any() {
-        meta.xattrs = attributes::digest(&Place::Opened(dir.as_fd()), which).ok()?;
-    }
-    Some((dir, meta))
-}
-
 /// Reads directories by descriptor. What vanishes while it is read was never there.
 #[derive(Debug)]
 struct Reader<'a> {
     root: &'a Root,
     content: bool,
     munges: bool,
+    faked: bool,
     attributes: Attributes,
     stop: &'a AtomicBool,
     links: LinkGroups,
@@ -284,7 +302,12 @@ impl Reader<'_> {
         {
             return Ok(None);
         }
-        let content = match kind_of(&stat) {
+        let said = match self.said(dir, name, &stat) {
+            Err(Errno::NOENT) => return Ok(None),
+            said => said?,
+        };
+        let content = match said.map(|said| said.kind).or(kind_of(&stat)) {
+            Some(Kind::Symlink) if said.is_some() => self.said_target(dir, name)?,
             Some(Kind::Symlink) => match link_target(dir, name.as_bytes())? {
                 Some(target) if self.munges => Some(Digest::of(munge::unmunged(&target))),
                 Some(target) => Some(Digest::of(&target)),
@@ -293,7 +316,8 @@ impl Reader<'_> {
             Some(Kind::File) if self.content => self.file_digest(dir.as_fd(), name)?,
             _ => None,
         };
-        let mut entry = entry_of(&stat, content);
+        let entry = entry_of(&stat, content);
+        let mut entry = entry.map(|entry| fake::applied(entry, said));
         if let Some(entry) = entry.as_mut().filter(|_| self.attributes.any()) {
             let place = Place::named(dir, name.as_bytes())?;
             entry.xattrs = match attributes::digest(&place, self.attributes) {
@@ -309,6 +333,34 @@ impl Reader<'_> {
             self.links.add((dev, ino), entry, path);
         }
         Ok(entry)
+    }
+
+    /// What a file is said to be, where that may be.
+    fn said(&self, dir: &OwnedFd, name: &Name, stat: &Statx) -> rustix::io::Result<Option<Said>> {
+        let Some(kind) = kind_of(stat).filter(|kind| matches!(kind, Kind::File | Kind::Dir)) else {
+            return Ok(None);
+        };
+        if !self.faked {
+            return Ok(None);
+        }
+        let said = fake::read(&Place::named(dir, name.as_bytes())?)?;
+        Ok(said.filter(|said| said.fits(kind)))
+    }
+
+    /// The target of a symlink that is a file.
+    fn said_target(&self, dir: &OwnedFd, name: &Name) -> rustix::io::Result<Option<Digest>> {
+        let opened = rustix::fs::openat(dir, name.as_bytes(), READABLE, Mode::empty());
+        let Ok(file) = opened else {
+            return Ok(None);
+        };
+        let mut target = vec![0; LINK_TARGET_BYTES_MAX + munge::PREFIX.len() + 1];
+        let length = rustix::io::pread(&file, &mut target[..], 0)?;
+        let target = &target[..length];
+        Ok(Some(if self.munges {
+            Digest::of(munge::unmunged(target))
+        } else {
+            Digest::of(target)
+        }))
     }
 
     /// `None` if it cannot be read: it is not known to be equal then.

@@ -6,6 +6,7 @@
 
 pub mod authorize;
 pub mod chmod;
+pub mod fake_super;
 pub mod hook;
 pub mod hosts;
 pub mod munge;

@@ -27,7 +27,7 @@ use super::stager::Stager;
 use super::{Module, answers, commits};
 use crate::fs::area::Area;
 use crate::fs::commit::{Anchor, Committer, StagedMap, Totals};
-use crate::fs::meta::Keeper;
+use crate::fs::meta::{Keeper, compare_faked};
 use crate::fs::recover;
 use crate::fs::refusal::{Refusal, describe, shortened};
 use crate::fs::root::Root;
@@ -204,6 +204,7 @@ fn converse<'scope>(
         })?);
     }
     let trees = Trees::new(compare(module, open), module.confined.munges);
+    let trees = trees.faked(module.guard.fakes());
     let (root, answer_box) = (Arc::clone(&ready.root), outbox.clone());
     let known = Arc::clone(&module.known);
     let accounts = module.confined.accounts.clone();
@@ -268,6 +269,9 @@ fn committer(
 }
 
 fn compare(module: &Module, open: &SessionOpen) -> syncd_proto::meta::Compare {
+    if module.guard.fakes() {
+        return compare_faked(module.chmod.is_some(), open.attributes);
+    }
     let powers = module.confined.powers;
     powers.compare(module.chmod.is_some(), open.attributes)
 }
@@ -280,7 +284,7 @@ fn welcome(module: &Module, open: &SessionOpen, ready: &Ready) -> Welcome {
         proof: open.proof,
         writable: ready.area.is_some(),
         compare: compare(module, open),
-        maps_names: module.confined.powers.chown && module.confined.accounts.is_some(),
+        maps_names: compare(module, open).owner && module.confined.accounts.is_some(),
         durability: module.setup.durability,
         window_bytes: WINDOW_BYTES,
         window_commits: WINDOW_COMMITS,

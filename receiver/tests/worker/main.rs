@@ -302,6 +302,135 @@ fn more_removals_than_allowed_are_refused_one_by_one() {
     assert!(bench.at("d/a").exists() && bench.at("g").exists());
 }
 
+/// With `fake super` an agent sees what a root's mirror would be, and rsync finds what it would have written.
+#[test]
+fn what_cannot_be_made_is_said_and_compared_as_if_it_were() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root makes what is compared with");
+        return;
+    }
+    let real = Bench::start(|_| {});
+    let fake = Bench::start(|setup| {
+        setup.rules.fake_super = true;
+        setup.run_as = Some(RunAs {
+            uid: 65_534,
+            gid: 65_534,
+            groups: Vec::new(),
+        });
+    });
+    let owned = |mode: u16| Meta {
+        uid: 1_234,
+        gid: 2_345,
+        ..meta(mode)
+    };
+    let special = |at: &str, kind, rdev| {
+        bare(Op::Special {
+            path: path(at),
+            meta: owned(0o640),
+            kind,
+            rdev,
+        })
+    };
+    let file = |at: &str, mode: u16| {
+        let (op, content) = put(at, b"content");
+        let Op::Put {
+            path,
+            content: told,
+            ..
+        } = op
+        else {
+            panic!("not a put");
+        };
+        let meta = owned(mode);
+        (
+            Op::Put {
+                path,
+                meta,
+                content: told,
+            },
+            content,
+        )
+    };
+    let set = |at: &str, kind, size| {
+        bare(Op::SetMeta {
+            path: path(at),
+            kind,
+            size,
+            meta: owned(0o600),
+        })
+    };
+    let moved = |from: &str, to: &str, kind| {
+        bare(Op::Rename {
+            from: path(from),
+            to: path(to),
+            expect: Some(Expect {
+                kind,
+                size: 0,
+                mtime: None,
+            }),
+        })
+    };
+    let digests = [&real, &fake].map(|bench| {
+        let mut agent = bench.open();
+        let rejects = agent.commit(vec![
+            bare(Op::Mkdir {
+                path: path("d"),
+                meta: owned(0o2_750),
+            }),
+            file("d/setuid", 0o4_755),
+            file("d/none", 0),
+            bare(Op::Symlink {
+                path: path("d/link"),
+                meta: owned(0o777),
+                target: b"../target".to_vec(),
+            }),
+            special("d/fifo", Kind::Fifo, (0, 0)),
+            special("d/null", Kind::CharDevice, (1, 3)),
+            moved("d/link", "d/moved", Kind::Symlink),
+            moved("d/fifo", "d/pipe", Kind::Fifo),
+            set("d/pipe", Kind::Fifo, 0),
+            set("d/null", Kind::CharDevice, 0),
+            set("d/none", Kind::File, 7),
+            set("d/moved", Kind::Symlink, 0),
+            set("d", Kind::Dir, 0),
+            bare(Op::Link {
+                path: path("d/second"),
+                to: path("d/setuid"),
+            }),
+        ]);
+        assert_eq!(rejects, []);
+        // Neither a kind nor a size that is not there.
+        let rejects = agent.commit(vec![
+            set("d/moved", Kind::File, 0),
+            set("d/setuid", Kind::Symlink, 0),
+            set("d/setuid", Kind::File, 8),
+            moved("d/pipe", "d/x", Kind::File),
+        ]);
+        assert_eq!(codes(&rejects), [RejectCode::Mismatch; 4]);
+        let settled = agent.commit(vec![set("d", Kind::Dir, 0)]);
+        assert_eq!(settled, []);
+        agent.digest("d").expect("a digest")
+    });
+    assert_eq!(digests[0], digests[1]);
+    let said = |name: &str| {
+        let mut line = [0; 100];
+        let length = rustix::fs::lgetxattr(fake.at(name), "user.rsync.%stat", &mut line);
+        let length = length.unwrap_or_else(|error| panic!("{name}: {error}"));
+        String::from_utf8(line[..length].to_vec()).unwrap()
+    };
+    for (name, line) in [
+        ("d", "40600 0,0 1234:2345"),
+        ("d/setuid", "104755 0,0 1234:2345"),
+        ("d/moved", "120600 0,0 1234:2345"),
+        ("d/pipe", "10600 0,0 1234:2345"),
+        ("d/null", "20600 1,3 1234:2345"),
+    ] {
+        assert_eq!(said(name), line, "{name}");
+        assert_eq!(fs::symlink_metadata(fake.at(name)).unwrap().uid(), 65_534);
+    }
+    assert_eq!(fs::read(fake.at("d/moved")).unwrap(), b"../target");
+}
+
 fn hiding(exclude: &str) -> Bench {
     Bench::start(|setup| {
         setup.rules.filters = Some(Box::new(Filters {

@@ -11,6 +11,8 @@ use syncd_proto::path::WirePath;
 
 use super::rights::grant;
 use super::{Applier, Done, complete, metadata_refusal, mismatch};
+use crate::fs::attributes::Place;
+use crate::fs::fake;
 use crate::fs::meta::{kind_of, statx_at, statx_fd};
 use crate::fs::refusal::Refusal;
 use crate::fs::root::READABLE;
@@ -25,6 +27,9 @@ impl Applier<'_> {
         meta: &Meta,
     ) -> Done {
         match kind {
+            _ if kind != Kind::Dir && self.keeper.guard.fakes() => {
+                self.set_faked(op, path, (kind, size), meta)
+            }
             Kind::File | Kind::Dir => self.set_opened(op, path, (kind, size), meta),
             Kind::Symlink => {
                 let (dir, name) = self.place(op, path)?;
@@ -92,6 +97,40 @@ impl Applier<'_> {
                     Errno::PERM | Errno::ACCESS => self.refusal(op, path, errno),
                     errno => metadata_refusal(op, errno),
                 })?;
+        self.touched.file(file);
+        complete(op, lacking)
+    }
+
+    /// The same of a file that is said to be of this kind.
+    fn set_faked(
+        &mut self,
+        op: &Op,
+        path: &WirePath,
+        (kind, size): (Kind, u64),
+        meta: &Meta,
+    ) -> Done {
+        let other = || mismatch(op, path, "another kind of file, or nothing, is there");
+        let file = match self.root.open_file(path) {
+            Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::NXIO | Errno::ISDIR) => {
+                return Err(other());
+            }
+            opened => opened.map_err(|errno| self.refusal(op, path, errno))?,
+        };
+        let stat = statx_fd(&file).map_err(|errno| self.refusal(op, path, errno))?;
+        let said = fake::read(&Place::Opened(file.as_fd()))
+            .map_err(|errno| self.refusal(op, path, errno))?
+            .filter(|said| said.fits(Kind::File));
+        if kind_of(&stat) != Some(Kind::File) || said.map_or(Kind::File, |said| said.kind) != kind {
+            return Err(other());
+        }
+        if kind == Kind::File && stat.stx_size != size {
+            return Err(mismatch(op, path, "another version is there"));
+        }
+        let rdev = said.map_or((0, 0), |said| said.rdev);
+        let lacking = self
+            .keeper
+            .set_fake(file.as_fd(), kind, rdev, meta)
+            .map_err(|errno| metadata_refusal(op, errno))?;
         self.touched.file(file);
         complete(op, lacking)
     }

@@ -124,7 +124,7 @@ parameters! {
     NumericIds, "numeric ids", Module, Kind::Choice, Honoured, PLAIN,
         "names are those of `/etc/passwd` and `/etc/group`; no name is mapped to 0";
     NameConverter, "name converter", Module, TEXT, Refused, PLAIN, "not supported; owners would differ";
-    FakeSuper, "fake super", Module, NO, Refused, PLAIN, "not supported; owners and special files would be lost";
+    FakeSuper, "fake super", Module, NO, Honoured, PLAIN, "of extended attributes only those in `user` are kept, no ACLs";
     IncomingChmod, "incoming chmod", Module, TEXT, Honoured, GUARD, "";
     OutgoingChmod, "outgoing chmod", Module, TEXT, Accepted, PLAIN, "nothing is sent out";
     Exclude, "exclude", Module, TEXT, Honoured, GUARD, "";
