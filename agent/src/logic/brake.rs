@@ -117,10 +117,10 @@ impl Brake {
         self.hold.is_none() && exceeded.is_some()
     }
 
-    /// The source has so many entries now; together with what went within the window that is what the
-    /// share is taken of, if it is more than known.
-    pub fn recounted(&mut self, entries: u64, count: u64) {
-        self.entries = self.entries.max(entries + self.in_window + count);
+    /// The source has so many entries now; together with what went within the window and what is `gone`
+    /// but not removed yet that is what the share is taken of, if it is more than known.
+    pub fn recounted(&mut self, entries: u64, gone: u64) {
+        self.entries = self.entries.max(entries + self.in_window + gone);
     }
 
     /// Asks whether `count` names may be removed now, and counts them if so.

@@ -362,7 +362,11 @@ fn remove(target: &Target, link: &Link, batch: &mut Planner, mut taken: Taken) {
     if target.update(|state, now| state.brake.would_hold(weight, now))
         && let Some(entries) = reconcile::count_entries(target)
     {
-        target.update(|state, _| state.brake.recounted(entries, weight));
+        // Those that wait were there as well when it all began.
+        target.update(|state, _| {
+            let pending = state.dirty.removals_pending();
+            state.brake.recounted(entries, weight + pending);
+        });
     }
     let verdict = target.update(|state, now| {
         if lost {

@@ -64,6 +64,13 @@ impl DirtySet {
         self.respawned
     }
 
+    /// How many names were seen to go, and are not removed at the target yet.
+    #[must_use]
+    pub fn removals_pending(&self) -> u64 {
+        let gone = self.marks.values().filter(|mark| mark.gone);
+        gone.map(|mark| mark.weight).sum()
+    }
+
     /// Paths that failed, with what is pending for them.
     pub fn failed(&self) -> impl Iterator<Item = (&WirePath, &Mark)> {
         self.marks

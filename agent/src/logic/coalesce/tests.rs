@@ -256,6 +256,17 @@ fn removals_that_are_not_followed_by_their_directory_go_when_they_end() {
 }
 
 #[test]
+fn removals_that_wait_are_counted_with_what_went_along() {
+    let mut set = DirtySet::new(SETTLE);
+    set.removed(path("d/a"), 0);
+    set.removed(path("d/b"), 0);
+    set.removed(path("d"), 0);
+    set.removed(path("e"), 0);
+    set.closed(path("f"), 0);
+    assert_eq!(set.removals_pending(), 4);
+}
+
+#[test]
 fn held_removals_go_when_they_have_leave() {
     let mut set = DirtySet::new(SETTLE);
     set.gone(path("f"), 0);
