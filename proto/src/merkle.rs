@@ -51,7 +51,7 @@ impl DirHasher {
     /// [`OutOfOrder`] unless `name` is above the one before.
     pub fn file(&mut self, name: &Name, meta: &EntryMeta) -> Result<(), OutOfOrder> {
         self.in_order(name)?;
-        if is_compared(self.compare, meta.kind) {
+        if self.compare.keeps(meta.kind) {
             self.hasher.update_sized(name.as_bytes());
             update_meta(&mut self.hasher, self.compare, meta);
         }
@@ -81,15 +81,6 @@ impl DirHasher {
     #[must_use]
     pub fn finish(&self) -> Digest {
         self.hasher.finish()
-    }
-}
-
-/// Whether entries of this type count at all.
-#[must_use]
-pub const fn is_compared(compare: Compare, kind: Kind) -> bool {
-    match kind {
-        Kind::File | Kind::Dir | Kind::Symlink => true,
-        Kind::Fifo | Kind::Socket | Kind::CharDevice | Kind::BlockDevice => compare.specials,
     }
 }
 

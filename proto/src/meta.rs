@@ -147,13 +147,25 @@ pub struct Compare {
     pub mtime: bool,
     /// Which extended attributes.
     pub xattrs: Attributes,
-    /// Device numbers, and the presence of devices and other special files.
+    /// The presence of fifos and sockets.
     pub specials: bool,
+    /// The presence of devices, and their numbers.
+    pub devices: bool,
     /// Which names are names of one file.
     pub links: bool,
 }
 
 impl Compare {
+    /// Whether entries of this type count at all.
+    #[must_use]
+    pub const fn keeps(self, kind: Kind) -> bool {
+        match kind {
+            Kind::File | Kind::Dir | Kind::Symlink => true,
+            Kind::Fifo | Kind::Socket => self.specials,
+            Kind::CharDevice | Kind::BlockDevice => self.devices,
+        }
+    }
+
     /// Everything but extended attributes.
     pub const ALL: Self = Self {
         owner: true,
@@ -161,6 +173,7 @@ impl Compare {
         mtime: true,
         xattrs: Attributes::NONE,
         specials: true,
+        devices: true,
         links: true,
     };
 }

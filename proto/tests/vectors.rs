@@ -386,7 +386,8 @@ fn receiver_frames() {
             acls: true,
             ..Attributes::NONE
         },
-        specials: false,
+        specials: true,
+        devices: false,
         links: true,
     };
     let welcome = Welcome {
@@ -602,6 +603,7 @@ fn directory_digests() {
         mtime: false,
         xattrs: Attributes::NONE,
         specials: false,
+        devices: false,
         links: false,
     };
     let empty = digest(Compare::ALL, &|_| {});

@@ -324,6 +324,7 @@ fn rows(module: &Module) -> Vec<Row> {
         yes_no(module.keep_dirlinks.value),
         at(&module.keep_dirlinks),
     );
+    push("devices", yes_no(module.devices.value), at(&module.devices));
     rows
 }
 

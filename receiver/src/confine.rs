@@ -73,7 +73,8 @@ pub fn confine(setup: &ModuleSetup, filter: Option<Arc<Filter>>) -> Result<Confi
     let umask =
         harden().map_err(|errno| failed("cannot restrict the process", &describe(errno)))?;
     fence(&dir, chrooted, &mut notes)?;
-    let powers = powers();
+    let mut powers = powers();
+    powers.mknod &= setup.devices;
     let root = Root::new(dir, setup.keep_dirlinks)
         .map_err(|errno| failed("chdir failed", &describe(errno)))?;
     let path = (!chrooted).then(|| PathBuf::from(OsStr::from_bytes(&setup.path)));
@@ -261,6 +262,7 @@ mod tests {
             durability: syncd_proto::message::Durability::Batch,
             shared_writers: false,
             keep_dirlinks: false,
+            devices: false,
             numeric_ids: true,
             munge_symlinks: Some(false),
             rules: crate::relay::Rules::default(),

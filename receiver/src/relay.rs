@@ -58,6 +58,8 @@ pub struct ModuleSetup {
     pub shared_writers: bool,
     /// Whether a directory symlink inside the module may be walked through.
     pub keep_dirlinks: bool,
+    /// Whether devices are made, if the process may.
+    pub devices: bool,
     /// Whether ids are kept as numbers; otherwise the agent's names are looked up.
     pub numeric_ids: bool,
     /// `munge symlinks`; unset depends on whether the chroot took.

@@ -345,7 +345,9 @@ fn special_files_as_they_come_and_go() {
     if !require(&[Need::Root]) {
         return;
     }
-    let mirror = Mirror::start();
+    let mut sandbox = Sandbox::new();
+    sandbox.conf().module("demo").set("devices", "yes");
+    let mirror = Mirror::of(sandbox);
     let mode = Mode::from_raw_mode(0o640);
     for (name, kind, device) in [
         ("fifo", FileType::Fifo, 0),
@@ -361,6 +363,52 @@ fn special_files_as_they_come_and_go() {
     fs::remove_file(mirror.src("socket")).expect("rm");
     fs::write(mirror.src("socket"), "a file now").expect("write");
     mirror.settle();
+}
+
+#[test]
+fn devices_are_left_out_where_the_module_does_not_take_them() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let mode = Mode::from_raw_mode(0o640);
+    let null = |name: &str| {
+        let (kind, device) = (FileType::CharacterDevice, rustix::fs::makedev(1, 3));
+        rustix::fs::mknodat(CWD, sandbox.src().join(name), kind, mode, device).expect("mknod");
+    };
+    fs::create_dir(sandbox.src().join("d")).expect("mkdir");
+    rustix::fs::mknodat(CWD, sandbox.src().join("fifo"), FileType::Fifo, mode, 0).expect("mknod");
+    null("d/early");
+    fs::write(sandbox.src().join("was-a-file"), "x").expect("write");
+    fs::write(sandbox.src().join("was-a-file-too"), "x").expect("write");
+    let receiver = sandbox.receiver().start();
+    let agent = patient(sandbox.agent(&receiver)).start();
+    let mut options = Options::default();
+    for name in ["d/early", "late", "was-a-file", "was-a-file-too"] {
+        options.ignore.push(name.as_bytes().to_vec());
+    }
+    let equal = || {
+        agent.wait_synced(crate::common::LONG);
+        let (src, dst) = (sandbox.src(), sandbox.dst());
+        wait_equal(&src, &dst, &options, std::time::Duration::ZERO);
+    };
+    equal();
+    null("late");
+    fs::remove_file(sandbox.src().join("was-a-file")).expect("rm");
+    null("was-a-file");
+    equal();
+    for name in ["d/early", "late", "was-a-file"] {
+        assert!(!sandbox.dst().join(name).exists(), "{name}");
+        let line = agent.wait_line(crate::common::LONG, name);
+        assert!(line.contains("keeps no character device"), "{line}");
+    }
+    drop(agent);
+    fs::remove_file(sandbox.src().join("was-a-file-too")).expect("rm");
+    null("was-a-file-too");
+    let agent = patient(sandbox.agent(&receiver));
+    once(&sandbox, &agent, "sync").expect(code::DONE, &["keeps no character device"]);
+    assert!(!sandbox.dst().join("was-a-file-too").exists());
+    once(&sandbox, &agent, "verify").expect(code::DONE, &["identical"]);
 }
 
 #[test]

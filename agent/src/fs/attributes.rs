@@ -148,6 +148,7 @@ mod tests {
     use std::fs::{self, File};
 
     use rustix::fs::XattrFlags;
+    use syncd_proto::meta::Compare;
 
     use super::*;
 
@@ -156,10 +157,15 @@ mod tests {
     }
 
     fn user() -> Terms {
-        Terms::new(Attributes {
+        let user = Attributes {
             user: true,
             ..Attributes::NONE
-        })
+        };
+        let compare = Compare {
+            xattrs: user,
+            ..Compare::ALL
+        };
+        Terms::new(compare, Attributes::ALL)
     }
 
     #[test]

@@ -69,6 +69,8 @@ pub enum Unscanned {
     Reserved,
     /// The directory has an entry whose name cannot be sent (longer than any name on Linux).
     BadName(Vec<u8>),
+    /// The receiver keeps no entries of this type.
+    NotKept(Kind),
     /// Its extended attributes cannot be read.
     Attributes(io::Error),
     /// The file kept changing while its content was hashed.
@@ -80,6 +82,9 @@ impl fmt::Display for ScanProblem {
         write!(f, "{}: ", self.path)?;
         match &self.what {
             Unscanned::Unreadable(error) => write!(f, "cannot be read: {error}"),
+            Unscanned::NotKept(kind) => {
+                write!(f, "not mirrored: the receiver keeps no {}", kind.word())
+            }
             Unscanned::Attributes(error) => {
                 write!(f, "its extended attributes cannot be read: {error}")
             }
@@ -239,6 +244,10 @@ impl<'a> SourceReader<'a> {
         };
         let mut entry = self.terms.entry(entry);
         if !(self.keep)(&path, entry.kind == Kind::Dir) {
+            return Ok(None);
+        }
+        if !self.terms.keeps(entry.kind) {
+            self.tell(path, Unscanned::NotKept(entry.kind));
             return Ok(None);
         }
         if let Some(Identity { dev, ino }) = linked.map(|linked| linked.file) {

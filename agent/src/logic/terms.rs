@@ -3,26 +3,36 @@
 use std::collections::HashMap;
 
 use syncd_proto::attributes::{ACCESS_ACL, Attributes, DEFAULT_ACL, map_acl};
-use syncd_proto::meta::{EntryMeta, Meta, Xattr};
+use syncd_proto::meta::{Compare, EntryMeta, Kind, Meta, Xattr};
 use syncd_proto::op::{IdKind, IdName};
 
 /// Most numbers that differ: bounds the memory of a session.
 const NUMBERS_MAX: usize = 1 << 16;
 
 /// What was agreed with a receiver about metadata.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Terms {
     /// Extended attributes that both sides keep.
     pub attributes: Attributes,
+    compare: Compare,
     numbers: HashMap<(IdKind, u32), u32>,
 }
 
+impl Default for Terms {
+    /// Everything but attributes.
+    fn default() -> Self {
+        Self::new(Compare::ALL, Attributes::NONE)
+    }
+}
+
 impl Terms {
-    /// Terms with these attributes, and every owner numbered as here.
+    /// What a receiver that compares by this keeps, of attributes those that are wanted; every owner is
+    /// numbered as here.
     #[must_use]
-    pub fn new(attributes: Attributes) -> Self {
+    pub fn new(compare: Compare, wanted: Attributes) -> Self {
         Self {
-            attributes,
+            attributes: compare.xattrs.and(wanted),
+            compare,
             numbers: HashMap::new(),
         }
     }
@@ -32,8 +42,15 @@ impl Terms {
     pub fn without_attributes(&self) -> Self {
         Self {
             attributes: Attributes::NONE,
+            compare: self.compare,
             numbers: self.numbers.clone(),
         }
+    }
+
+    /// Whether the receiver keeps entries of this type.
+    #[must_use]
+    pub const fn keeps(&self, kind: Kind) -> bool {
+        self.compare.keeps(kind)
     }
 
     /// The receiver's numbers for these names. The superuser stays who it is, and nobody else becomes it.
@@ -92,7 +109,7 @@ mod tests {
 
     #[test]
     fn numbers_are_learnt_but_never_from_or_to_the_superuser() {
-        let mut terms = Terms::new(Attributes::NONE);
+        let mut terms = Terms::default();
         let name = |kind, id| IdName {
             kind,
             id,

@@ -93,7 +93,7 @@ pub async fn connect(
         Reply::Open(session, welcome) => (session, welcome),
         other => return Err(no_session(other)),
     };
-    let mut terms = Terms::new(welcome.compare.xattrs.and(dial.attributes));
+    let mut terms = Terms::new(welcome.compare, dial.attributes);
     if welcome.maps_names {
         let asking = ask_numbers(&mut call, &mut session, dial.names, &mut terms);
         deadline.within(Stage::Greeting, asking).await?;

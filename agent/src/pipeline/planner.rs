@@ -450,6 +450,13 @@ fn look(
     {
         return Outcome::Found(Found::Absent);
     }
+    if !terms.keeps(entry.kind) {
+        if !taken.mark.gone {
+            let kind = entry.kind.word();
+            tracing::warn!(target = %target.name, path = %taken.path, "not mirrored: the receiver keeps no {kind}");
+        }
+        return Outcome::Found(Found::Absent);
+    }
     let known = taken.mark.remote != Remote::Absent && !taken.mark.born;
     if taken.mark.look == Look::Meta && known {
         return match meta_at(target, terms, taken, &entry) {

@@ -569,7 +569,7 @@ impl Walk<'_> {
             }
             return Ok(());
         }
-        if !merkle::is_compared(self.policy, here.kind) {
+        if !self.policy.keeps(here.kind) {
             return Ok(());
         }
         let same = merkle::same_entry(self.policy, &here, &there.meta);
@@ -610,7 +610,7 @@ impl Walk<'_> {
         meta: EntryMeta,
         report: Report<'_>,
     ) -> Result<(), CompareError> {
-        if !merkle::is_compared(self.policy, meta.kind) {
+        if !self.policy.keeps(meta.kind) {
             return Ok(());
         }
         let is_dir = meta.kind == Kind::Dir;
@@ -629,7 +629,7 @@ impl Walk<'_> {
                 let Some(below) = dir.join(&name) else {
                     continue;
                 };
-                if !merkle::is_compared(self.policy, meta.kind) {
+                if !self.policy.keeps(meta.kind) {
                     continue;
                 }
                 if meta.kind == Kind::Dir {

@@ -397,13 +397,14 @@ fn attributes() -> impl Strategy<Value = Attributes> {
 }
 
 fn compare() -> impl Strategy<Value = Compare> {
-    (any::<[bool; 4]>(), attributes(), 0..=0o7777u16).prop_map(
-        |([owner, mtime, specials, links], xattrs, mode_mask)| Compare {
+    (any::<[bool; 5]>(), attributes(), 0..=0o7777u16).prop_map(
+        |([owner, mtime, specials, devices, links], xattrs, mode_mask)| Compare {
             owner,
             mode_mask,
             mtime,
             xattrs,
             specials,
+            devices,
             links,
         },
     )

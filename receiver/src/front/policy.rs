@@ -219,6 +219,7 @@ pub fn setup(config: &Config, me: Me, grant: &Grant) -> Result<ModuleSetup, Unav
         durability: module.durability.value,
         shared_writers: module.shared_writers.value,
         keep_dirlinks: module.keep_dirlinks.value,
+        devices: module.devices.value,
         numeric_ids: module.numeric_ids.value.unwrap_or(chroot != Chroot::Off),
         munge_symlinks: module.munge_symlinks.value,
         rules: rules(module, &grant.variables)?,

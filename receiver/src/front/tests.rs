@@ -123,6 +123,7 @@ fn welcome(open: &SessionOpen) -> Welcome {
             mtime: true,
             xattrs: syncd_proto::attributes::Attributes::NONE,
             specials: false,
+            devices: false,
             links: false,
         },
         maps_names: false,

@@ -100,10 +100,17 @@ impl Applier<'_> {
             }
             Op::Special {
                 meta, kind, rdev, ..
-            } => self
+            } if self.may_make(*kind) => self
                 .make_special(*kind, *rdev, meta)
                 .map(|(temp, lacking)| Prepared::Entry(temp, lacking))
                 .map_err(fail),
+            Op::Special { path, kind, .. } => {
+                let text = format!(
+                    "cannot make {path}: no {} is kept here (`devices = yes` in a module run by root)",
+                    kind.word()
+                );
+                Err(Refusal::new(RejectCode::Unsupported, text))
+            }
             _ => Ok(Prepared::Nothing),
         }
     }
@@ -260,6 +267,11 @@ impl Applier<'_> {
         }
         self.keeper
             .set_link(temp.dir(), temp.name().as_bytes(), meta)
+    }
+
+    fn may_make(&self, kind: Kind) -> bool {
+        let is_device = matches!(kind, Kind::CharDevice | Kind::BlockDevice);
+        !is_device || self.keeper.powers.mknod
     }
 
     fn make_special(

@@ -36,7 +36,7 @@ pub struct Powers {
     pub chown: bool,
     /// It may set any mode bit on any file.
     pub any_mode: bool,
-    /// It may make devices.
+    /// It may make devices, and is to.
     pub mknod: bool,
     /// It may set `trusted` attributes.
     pub trusted: bool,
@@ -64,7 +64,8 @@ impl Powers {
                 acls: !maps_modes,
                 capabilities: self.capabilities,
             }),
-            specials: self.mknod,
+            specials: true,
+            devices: self.mknod,
             links: true,
         }
     }
@@ -82,6 +83,7 @@ pub fn compare_faked(maps_modes: bool, wanted: Attributes) -> Compare {
             ..Attributes::NONE
         }),
         specials: true,
+        devices: true,
         links: true,
     }
 }
@@ -431,7 +433,7 @@ mod tests {
     #[test]
     fn what_cannot_be_kept_is_not_compared() {
         let compare = NONE.compare(false, Attributes::ALL);
-        assert!(!compare.owner && !compare.specials && compare.mtime);
+        assert!(!compare.owner && !compare.devices && compare.specials);
         assert_eq!(compare.mode_mask, 0o777);
         let user_and_acls = Attributes {
             trusted: false,

@@ -119,6 +119,7 @@ impl Bench {
             durability: Durability::Batch,
             shared_writers: false,
             keep_dirlinks: false,
+            devices: true,
             numeric_ids: true,
             munge_symlinks: Some(false),
             rules: Rules::default(),

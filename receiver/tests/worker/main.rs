@@ -948,7 +948,17 @@ fn an_ordinary_user_serves_what_is_its_own() {
         kind: Kind::CharDevice,
         rdev: (1, 3),
     });
-    assert_eq!(codes(&agent.commit(vec![device])), [RejectCode::Permission]);
+    assert_eq!(
+        codes(&agent.commit(vec![device])),
+        [RejectCode::Unsupported]
+    );
+    let fifo = bare(Op::Special {
+        path: path("fifo"),
+        meta: meta(0o640),
+        kind: Kind::Fifo,
+        rdev: (0, 0),
+    });
+    assert!(agent.commit(vec![fifo]).is_empty());
     bench.stays_clean();
 }
 

@@ -84,6 +84,7 @@ fn setup(path: &str) -> ModuleSetup {
         durability: Durability::Batch,
         shared_writers: false,
         keep_dirlinks: false,
+        devices: false,
         numeric_ids: true,
         munge_symlinks: Some(false),
         rules: Rules::default(),

@@ -133,6 +133,7 @@ pub struct Module {
     pub max_delete: Option<Located<MaxDelete>>,
     pub shared_writers: Located<bool>,
     pub keep_dirlinks: Located<bool>,
+    pub devices: Located<bool>,
     pub trash: Located<bool>,
     /// `trash keep`, in seconds.
     pub trash_keep_s: Option<Located<u64>>,
@@ -253,6 +254,7 @@ impl View<'_> {
             ),
             shared_writers: self.flag(Key::SharedWriters),
             keep_dirlinks: self.flag(Key::KeepDirlinks),
+            devices: self.flag(Key::Devices),
             trash: self.flag(Key::Trash),
             trash_keep_s: self.own(
                 Key::TrashKeep,

@@ -161,6 +161,7 @@ parameters! {
     MaxDelete, "max delete", Module, TEXT, Honoured, GUARD, "so many removals within an hour; more are refused, and all others with them while those are tried again";
     SharedWriters, "shared writers", Module, NO, Honoured, GUARD, "";
     KeepDirlinks, "keep dirlinks", Module, NO, Honoured, GUARD, "";
+    Devices, "devices", Module, NO, Honoured, PLAIN, "whether devices are made, if the module's user may; rsync makes them unless `refuse options` names them";
     Trash, "trash", Module, NO, Refused, GUARD, "not supported yet; what is deleted would be gone";
     TrashKeep, "trash keep", Module, TEXT, Accepted, GUARD, "has no meaning without `trash`";
 }
