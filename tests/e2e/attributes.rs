@@ -261,7 +261,11 @@ fn capabilities_and_trusted_attributes_of_programs_links_and_devices() {
     if !require(&[Need::Root, Need::Other("capabilities", there)]) {
         return;
     }
-    let mirror = Mirror::start();
+    // In a root directory of its own, where no /proc leads to what cannot be opened.
+    let mut sandbox = Sandbox::new();
+    let module = sandbox.conf().module(syncd_tests::sandbox::MODULE);
+    module.set("use chroot", "yes");
+    let mirror = Mirror::of(sandbox);
     for (name, size) in [("small", 100), ("large", LARGE)] {
         let path = mirror.src(name);
         fs::write(&path, noise(size, 4)).expect("write");
@@ -296,6 +300,91 @@ fn capabilities_and_trusted_attributes_of_programs_links_and_devices() {
     }
     remove(&mirror.src("fifo"), ACCESS);
     mirror.settle();
+}
+
+#[test]
+fn more_attributes_than_can_be_sent_are_told_and_the_content_arrives() {
+    let probe = tempfile::NamedTempFile::new().expect("a file");
+    let name = |number: usize| format!("user.number-{number:03}");
+    let many = |path: &Path| {
+        (0..130).all(|number| {
+            rustix::fs::lsetxattr(path, name(number), b"", XattrFlags::empty()).is_ok()
+        })
+    };
+    if !require(&[Need::Other("130 attributes of a file", many(probe.path()))]) {
+        return;
+    }
+    let mirror = Mirror::start();
+    for (file, size) in [("small", 100), ("large", LARGE)] {
+        let aside = mirror.sandbox.path().join(file);
+        fs::write(&aside, noise(size, 7)).expect("write");
+        assert!(many(&aside));
+        fs::rename(&aside, mirror.src(file)).expect("mv");
+    }
+    let failed = || mirror.target()["failed"].as_array().map_or(0, Vec::len);
+    wait_until(LONG, "both are told", || failed() == 2);
+    let told = mirror.target()["failed"].to_string();
+    assert!(told.contains("attributes not readable"), "{told}");
+    for file in ["small", "large"] {
+        let content = fs::read(mirror.src(file)).expect("read");
+        crate::common::wait_content(&mirror.dst(file), &content);
+        for number in 100..130 {
+            remove(&mirror.src(file), &name(number));
+        }
+    }
+    mirror.settle();
+}
+
+#[test]
+fn a_receiver_that_is_not_root_keeps_what_it_may_and_says_what_it_does_not() {
+    const NOBODY: u32 = 65_534;
+    let there = holds("user.x", b"x") && holds(CAPABILITY, &BIND_SERVICE);
+    if !require(&[Need::Root, Need::Other("attributes", there)]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let module = sandbox.conf().module(syncd_tests::sandbox::MODULE);
+    module.set("uid", NOBODY).set("gid", NOBODY);
+    chown(sandbox.dst(), Some(NOBODY), Some(NOBODY)).expect("chown");
+    fs::set_permissions(sandbox.path(), Permissions::from_mode(0o755)).expect("chmod");
+    let at = |name: &str| sandbox.src().join(name);
+    fs::create_dir(at("d")).expect("mkdir");
+    for name in ["d/read-only", "d/plain"] {
+        fs::write(at(name), name).expect("write");
+        set(&at(name), "user.note", b"1");
+        set(&at(name), "trusted.note", b"1");
+        set(&at(name), CAPABILITY, &BIND_SERVICE);
+    }
+    fs::set_permissions(at("d/read-only"), Permissions::from_mode(0o444)).expect("chmod");
+    set(&at("d"), "user.note", b"1");
+    let acls = holds(ACCESS, &acl(1, 2));
+    if acls {
+        set(&at("d/plain"), ACCESS, &acl(1, 2));
+    }
+    let receiver = sandbox.receiver().start();
+    let agent = patient(sandbox.agent(&receiver)).start();
+    agent.wait_line(LONG, "may not set them: trusted attributes, capabilities");
+    agent.wait_synced(LONG);
+    for name in ["d/read-only", "d"] {
+        set(&at(name), "user.note", b"2");
+    }
+    fs::set_permissions(at("d"), Permissions::from_mode(0o555)).expect("chmod");
+    set(&at("d"), "user.more", b"x");
+    agent.wait_synced(LONG);
+    let there = |name: &str, attribute: &str| value(&sandbox.dst().join(name), attribute);
+    for name in ["d/read-only", "d"] {
+        assert_eq!(
+            there(name, "user.note").as_deref(),
+            Some(&b"2"[..]),
+            "{name}"
+        );
+    }
+    assert!(there("d", "user.more").is_some());
+    assert_eq!(there("d/plain", ACCESS), acls.then(|| acl(1, 2)));
+    assert_eq!(there("d/plain", CAPABILITY), None);
+    drop(agent);
+    let agent = patient(sandbox.agent(&receiver));
+    once(&sandbox, &agent, "verify").expect(code::DONE, &["identical"]);
 }
 
 /// A mounted file system, gone with this value.
