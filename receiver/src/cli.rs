@@ -1,7 +1,6 @@
 //! Arguments, logging and exit codes; nothing is decided here.
 
 use std::ffi::OsString;
-use std::io::{self, IsTerminal};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -15,6 +14,7 @@ use crate::check;
 use crate::error::{Fatal, exit};
 use crate::explain::{self, Question};
 use crate::front::{self, Options};
+use crate::logging;
 use crate::worker;
 
 /// Threads for name look-ups, secrets files and the like.
@@ -161,15 +161,7 @@ impl From<LogLevel> for LevelFilter {
 
 impl Logging {
     fn start(self) {
-        let builder = tracing_subscriber::fmt()
-            .with_max_level(LevelFilter::from(self.log_level))
-            .with_target(false)
-            .with_writer(io::stderr);
-        // Fails only if logging has been started before.
-        let _ = match self.log_format {
-            LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).try_init(),
-            LogFormat::Json => builder.json().flatten_event(true).try_init(),
-        };
+        logging::start(self.log_level.into(), self.log_format == LogFormat::Json);
     }
 
     /// The arguments of a worker that logs the same way.

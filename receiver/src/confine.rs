@@ -266,6 +266,7 @@ mod tests {
             numeric_ids: true,
             munge_symlinks: Some(false),
             rules: crate::relay::Rules::default(),
+            log: Default::default(),
             incoming_chmod: None,
             timeout_s: 0,
         };

@@ -41,6 +41,8 @@ use crate::front::reload::Generation;
 use crate::front::sessions::Sessions;
 use crate::front::workers::Pool;
 use crate::fs::lock_file::LockFiles;
+use crate::fs::pid_file::PidFile;
+use crate::logging;
 use crate::logic::authorize::Slots;
 use crate::net::listen::{self, Budget};
 
@@ -120,9 +122,11 @@ impl Front {
 /// It cannot start.
 pub async fn run(options: Options) -> Result<(), Fatal> {
     let generation = blocking_load(&options).await.map_err(Fatal::Config)?;
+    logging::also_to(policy::global_log(&generation.config));
     let mut signals = Signals::new()?;
     raise_descriptor_limit();
     let listeners = bind(&options, &generation).await?;
+    let _pid_file = pid_file(&generation)?;
     let front = Arc::new(Front::new(generation, options.worker_arguments.clone()));
     let (alive, all_gone) = mpsc::channel::<()>(1);
     let mut accepting = JoinSet::new();
@@ -186,6 +190,7 @@ async fn reload(front: &Arc<Front>, options: &Options) {
             let old = front.generation();
             let generation = Arc::new(generation);
             front.replace(Arc::clone(&generation));
+            logging::also_to(policy::global_log(&generation.config));
             info!(
                 modules = generation.config.modules.len(),
                 "configuration reloaded"
@@ -199,6 +204,18 @@ async fn reload(front: &Arc<Front>, options: &Options) {
         }
         Err(text) => error!("not reloaded, the earlier configuration stays in force: {text}"),
     }
+}
+
+/// Writes `syncd pid file`, if it is set.
+fn pid_file(generation: &Generation) -> Result<Option<PidFile>, Fatal> {
+    let config = &generation.config;
+    let Some(path) = reload::expanded(config, config.globals.syncd_pid_file.as_ref()) else {
+        return Ok(None);
+    };
+    PidFile::write(&path).map(Some).map_err(|why| {
+        let path = syncd_proto::path::escaped(&path);
+        Fatal::Config(format!("`syncd pid file` {path}: {why}"))
+    })
 }
 
 /// The listening sockets, each announced in the log.

@@ -4,7 +4,7 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`cli`], [`check`], [`explain`], [`error`] | arguments, `check`, `acl explain`, exit codes |
+//! | [`cli`], [`check`], [`explain`], [`logging`], [`error`] | arguments, `check`, `acl explain`, messages, exit codes |
 //! | [`front`] | the process that faces the network: who may come in |
 //! | [`worker`] | the process that touches one module's files |
 //! | [`confine`] | what a worker gives up before it serves |
@@ -24,6 +24,7 @@ pub mod error;
 pub mod explain;
 pub mod front;
 pub mod fs;
+pub mod logging;
 pub mod logic;
 pub mod net;
 pub mod relay;

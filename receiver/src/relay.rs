@@ -17,7 +17,9 @@ use syncd_proto::filter::{DaemonRules, Filter, FilterError};
 use syncd_proto::message::{Durability, Purpose};
 use syncd_proto::path::WirePath;
 
+use crate::fs::logbook::Target;
 use crate::logic::removals::MaxDelete;
+use crate::logic::transfer_log::Who;
 
 /// Which user and groups a worker becomes before it reads anything from the network.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -68,6 +70,8 @@ pub struct ModuleSetup {
     pub rules: Rules,
     /// `incoming chmod` as written, checked at load.
     pub incoming_chmod: Option<Vec<u8>>,
+    /// Where the lines of its transfers go: the front's affair.
+    pub log: Target,
     /// Seconds without a sign of life after which a session ends; 0 is the default of 60.
     pub timeout_s: u32,
 }
@@ -153,6 +157,8 @@ pub struct SessionOpen {
     pub session: [u8; 32],
     /// The receiver's proof for `Welcome`.
     pub proof: Option<Digest>,
+    /// What the lines of its transfers say of it, if there are to be any.
+    pub log: Option<Who>,
     /// The agent's end-entity certificate, DER: its key signs the commits.
     pub certificate: Vec<u8>,
 }
@@ -190,6 +196,8 @@ pub enum FromWorker {
         /// The whole reason, for the log.
         log: String,
     },
+    /// What was done, in lines for the module's log.
+    Log(Vec<String>),
     /// A session is over; nothing of it remains open.
     Ended {
         /// Which.

@@ -353,3 +353,52 @@ fn a_directory_of_the_module_is_a_place_of_its_own() {
         b"not ours"
     );
 }
+
+/// rsync's log, for those whose tools read it: connections in one file, transfers in the module's own.
+#[test]
+fn transfers_are_logged_as_the_module_wants_it() {
+    let mut sandbox = Sandbox::new();
+    let everything = sandbox.path().join("all.log");
+    let transfers = sandbox.path().join("transfers.log");
+    sandbox
+        .conf()
+        .globals()
+        .set("log file", everything.display());
+    sandbox
+        .conf()
+        .module(syncd_tests::sandbox::MODULE)
+        .set("log file", transfers.display())
+        .set("transfer logging", "yes")
+        .set("log format", "%o [%a] %m (%u) %f %l%L");
+    fs::create_dir(sandbox.src().join("d")).expect("mkdir");
+    fs::write(sandbox.src().join("d/new\nline"), "seven b").expect("write");
+    std::os::unix::fs::symlink("target", sandbox.src().join("l")).expect("symlink");
+    let receiver = sandbox.receiver().start();
+    once(&sandbox, &sandbox.agent(&receiver), "sync").expect(code::DONE, &[]);
+    fs::remove_file(sandbox.src().join("l")).expect("remove");
+    once(&sandbox, &sandbox.agent(&receiver), "sync").expect(code::DONE, &[]);
+    let holds = |file: &Path, part: &str| {
+        syncd_tests::wait_for(crate::common::LONG, part, || {
+            let text = fs::read_to_string(file).unwrap_or_default();
+            if text.contains(part) {
+                Ok(())
+            } else {
+                Err(text)
+            }
+        });
+    };
+    for part in [
+        "recv [127.0.0.1] demo (mirror) d/new\\x0aline 7\n",
+        "recv [127.0.0.1] demo (mirror) l 0 -> target\n",
+        "del. [127.0.0.1] demo (mirror) l 0\n",
+    ] {
+        holds(&transfers, part);
+    }
+    holds(&everything, "session open");
+    let text = fs::read_to_string(&everything).expect("read");
+    assert!(!text.contains("recv ["), "{text}");
+    let line = text.lines().next().expect("a line");
+    let (date, rest) = line.split_once(' ').expect("a date");
+    assert_eq!(date.len(), "2026/11/21".len(), "{line}");
+    assert!(rest.contains(" ["), "{line}");
+}

@@ -385,6 +385,7 @@ impl Guest<'_> {
             next_in: handover.counters.next_in,
             session: handover.session,
             proof: handover.proof,
+            log: policy::transfer_log(&self.generation.config, grant, self.peer.ip().to_string()),
             certificate: self.identity.certificate().to_vec(),
         }
     }

@@ -11,6 +11,7 @@ use syncd_proto::reject::RejectCode;
 use crate::front::accounts::{self, Me};
 use crate::front::reload::Generation;
 use crate::front::workers::Unavailable;
+use crate::fs::logbook::Target;
 use crate::fs::{config, secrets};
 use crate::logic::authorize::{
     self, Admission, Authorization, Grant, Journal, Refusal, Request, Slots, Step, World,
@@ -20,6 +21,7 @@ use crate::logic::hosts::{self, PeerAddr, Verdict};
 use crate::logic::refusals;
 use crate::logic::rsyncd_conf::{Config, Located, Module, Text, Variables};
 use crate::logic::secrets::Secrets;
+use crate::logic::transfer_log::{self, Who};
 use crate::logic::users::{Accounts, CertIdentity};
 use crate::net::resolver::System;
 use crate::relay::{Chroot, Filters, ModuleSetup, Rules};
@@ -224,7 +226,55 @@ pub fn setup(config: &Config, me: Me, grant: &Grant) -> Result<ModuleSetup, Unav
         munge_symlinks: module.munge_symlinks.value,
         rules: rules(module, &grant.variables)?,
         incoming_chmod: chmod,
+        log: log_target(
+            text(module.log_file.as_ref()),
+            text(module.syslog_facility.as_ref()),
+            text(module.syslog_tag.as_ref()),
+        ),
         timeout_s: module.timeout_s.value,
+    })
+}
+
+/// Where the log of everything goes beside standard error.
+#[must_use]
+pub fn global_log(config: &Config) -> Target {
+    let globals = &config.globals;
+    let text = |value: &Option<Located<Text>>| expand(value.as_ref(), &config.variables);
+    log_target(
+        text(&globals.log_file),
+        text(&globals.syslog_facility),
+        text(&globals.syslog_tag),
+    )
+}
+
+fn log_target(file: Option<Vec<u8>>, facility: Option<Vec<u8>>, tag: Option<Vec<u8>>) -> Target {
+    match (file, facility, tag) {
+        (Some(file), ..) => Target::File(file),
+        (None, None, None) => Target::Nowhere,
+        (None, facility, tag) => Target::System {
+            facility: facility
+                .and_then(|text| transfer_log::facility(&text))
+                .unwrap_or(FACILITY_DEFAULT),
+            tag: tag.unwrap_or_else(|| b"rsyncd".to_vec()),
+        },
+    }
+}
+
+/// `daemon`.
+const FACILITY_DEFAULT: u8 = 3;
+
+/// What the lines of a session's transfers say of it, if the module wants any.
+#[must_use]
+pub fn transfer_log(config: &Config, grant: &Grant, address: String) -> Option<Who> {
+    let module = config.module(&grant.module)?;
+    module.transfer_logging.value.then(|| Who {
+        format: expand(module.log_format.as_ref(), &grant.variables)
+            .unwrap_or_else(|| transfer_log::DEFAULT_FORMAT.to_vec()),
+        host: grant.host.clone(),
+        address,
+        user: grant.user.clone().unwrap_or_default(),
+        module: grant.module.clone(),
+        root: grant.root.clone(),
     })
 }
 

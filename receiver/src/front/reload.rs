@@ -156,7 +156,7 @@ fn log(diagnostics: &[Diagnostic]) {
     }
 }
 
-fn expanded(config: &Config, text: Option<&Located<Text>>) -> Option<Vec<u8>> {
+pub(super) fn expanded(config: &Config, text: Option<&Located<Text>>) -> Option<Vec<u8>> {
     text.map(|text| text.value.expand(&config.variables))
         .filter(|text| !text.is_empty())
 }

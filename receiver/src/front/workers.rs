@@ -19,6 +19,7 @@ use tracing::{debug, error, info, warn};
 
 use syncd_proto::path::escaped;
 
+use crate::fs::logbook::{Grave, Logbook, harmless};
 use crate::logic::removals;
 use crate::net::relay_io::{self, Receiver};
 use crate::relay::{FromWorker, ModuleSetup, SessionOpen, ToWorker};
@@ -84,7 +85,14 @@ pub struct Worker {
 #[derive(Debug)]
 enum Order {
     Open(Box<SessionOpen>, OwnedFd, oneshot::Sender<()>),
-    Say(ToWorker),
+    Say(Box<ToWorker>),
+}
+
+impl Order {
+    /// Whether there is nothing to order after it.
+    fn is_last(&self) -> bool {
+        matches!(self, Self::Say(message) if matches!(**message, ToWorker::Drain { .. }))
+    }
 }
 
 impl Pool {
@@ -197,7 +205,7 @@ impl Worker {
     }
 
     fn say(&self, message: ToWorker) {
-        if self.orders.try_send(Order::Say(message)).is_err() {
+        if self.orders.try_send(Order::Say(Box::new(message))).is_err() {
             debug!("a worker takes no more orders");
         }
     }
@@ -249,6 +257,7 @@ async fn start(setup: ModuleSetup, arguments: &[String]) -> Result<Worker, Unava
             Some(_) => IDLE_COUNTING,
             None => IDLE,
         },
+        book: Arc::new(Logbook::new(setup.log.clone())),
     };
     let ready = timeout(SETUP_MAX, process.set_up(&setup)).await;
     match ready {
@@ -307,6 +316,8 @@ struct Process {
     receiver: Receiver,
     sessions: usize,
     idle: Duration,
+    /// Where the lines of its transfers go.
+    book: Arc<Logbook>,
 }
 
 impl Process {
@@ -318,9 +329,9 @@ impl Process {
         match self.receiver.receive(&self.control).await {
             Ok(Some((FromWorker::Ready, _))) => Ok(()),
             Ok(Some((FromWorker::Failed { text, log }, _))) => Err(Unavailable { text, log }),
-            Ok(Some((FromWorker::Ended { .. }, _))) => Err(Unavailable::broken(
-                "the worker spoke out of turn".to_owned(),
-            )),
+            Ok(Some((FromWorker::Ended { .. } | FromWorker::Log(_), _))) => Err(
+                Unavailable::broken("the worker spoke out of turn".to_owned()),
+            ),
             Ok(None) => Err(Unavailable::broken(
                 "the worker ended while setting itself up".to_owned(),
             )),
@@ -336,7 +347,7 @@ impl Process {
             tokio::select! {
                 order = orders.recv() => {
                     let Some(order) = order else { break };
-                    if matches!(order, Order::Say(ToWorker::Drain { .. })) {
+                    if order.is_last() {
                         orders.close();
                     }
                     if !self.carry_out(order).await {
@@ -371,7 +382,7 @@ impl Process {
     /// False once the worker cannot be reached.
     async fn carry_out(&mut self, order: Order) -> bool {
         let sent = match order {
-            Order::Say(message) => relay_io::send_async(&self.control, &message, None).await,
+            Order::Say(message) => relay_io::send_async(&self.control, &*message, None).await,
             Order::Open(session, descriptor, taken) => {
                 use std::os::fd::AsFd;
                 let message = ToWorker::Open(*session);
@@ -393,6 +404,7 @@ impl Process {
     fn take(&mut self, message: FromWorker) {
         match message {
             FromWorker::Ready => {}
+            FromWorker::Log(lines) => self.log(&lines),
             FromWorker::Failed { log, .. } => error!(module = %self.name, "worker failed: {log}"),
             FromWorker::Ended {
                 id,
@@ -404,6 +416,19 @@ impl Process {
                 let text = escaped(text.as_bytes());
                 info!(module = %self.name, session = id, content_bytes, ops, "session over: {text}");
             }
+        }
+    }
+
+    /// Lines of transfers: to the module's log if it has one, else where all messages go. What a worker says
+    /// is not believed to be harmless.
+    fn log(&self, lines: &[String]) {
+        let lines: Vec<String> = lines.iter().map(|line| harmless(line)).collect();
+        if self.book.is_nowhere() {
+            for line in &lines {
+                info!(module = %self.name, "{line}");
+            }
+        } else {
+            self.book.write(Grave::Info, &lines);
         }
     }
 
@@ -421,6 +446,7 @@ impl Process {
                     FromWorker::Failed { log, .. } => {
                         error!(module = %self.name, "worker failed: {log}");
                     }
+                    FromWorker::Log(lines) => self.log(&lines),
                     FromWorker::Ready => {}
                 }
             }

@@ -14,7 +14,7 @@
 //! | [`guard`], [`hidden`] | what a module forbids, and what it hides |
 //! | [`meta`], [`ids`] | metadata: read, mapped, set |
 //! | [`tree`], [`signature`] | what an agent may ask of the tree |
-//! | [`config`], [`secrets`], [`lock_file`] | the front's own files |
+//! | [`config`], [`secrets`], [`lock_file`], [`logbook`], [`pid_file`] | the front's own files |
 //! | [`refusal`] | errno to the closed list of reasons a peer is told |
 
 pub mod apply;
@@ -28,7 +28,9 @@ pub mod hidden;
 pub mod ids;
 pub mod known;
 pub mod lock_file;
+pub mod logbook;
 pub mod meta;
+pub mod pid_file;
 pub mod recover;
 pub mod refusal;
 pub mod root;

@@ -130,6 +130,22 @@ pub fn find(path: &Path) -> Result<(OwnedFd, OsString), TrustError> {
     Ok((parent, name))
 }
 
+/// Directory and name of `path`, whatever stands there itself.
+///
+/// # Errors
+/// [`TrustError`].
+pub fn find_itself(path: &Path) -> Result<(OwnedFd, OsString), TrustError> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(TrustError::NotAFile);
+    };
+    let parent = if parent.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        parent
+    };
+    Ok((open_directory(parent)?, name.to_owned()))
+}
+
 /// A handle of the directory `path`, reached in the same way.
 ///
 /// # Errors

@@ -15,4 +15,5 @@ pub mod refusals;
 pub mod removals;
 pub mod rsyncd_conf;
 pub mod secrets;
+pub mod transfer_log;
 pub mod users;

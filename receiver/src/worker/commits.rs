@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 
 use syncd_proto::exchange::receiver::Verified;
 use syncd_proto::limits::COMMIT_OPS_MAX;
-use syncd_proto::message::Durability;
+use syncd_proto::message::{Durability, Reject};
 use syncd_proto::op::{Content, Op};
 
 use super::outbox::Outbox;
@@ -14,15 +14,16 @@ use super::shared::Shared;
 use crate::fs::commit::{Committer, Totals};
 use crate::fs::refusal::Refusal;
 
-/// Applies commits until there are no more, or the disk fails.
+/// Applies commits until there are no more, or the disk fails; `log` hears of each group.
 pub(super) fn run(
     mut committer: Committer,
     durability: Durability,
     queue: &Receiver<Job>,
     shared: &Shared<'_>,
     outbox: &Outbox,
+    log: impl Fn(&[Box<Verified>], &[Reject]),
 ) -> Totals {
-    if let Err(refusal) = work(&mut committer, durability, queue, shared, outbox) {
+    if let Err(refusal) = work(&mut committer, durability, queue, shared, outbox, log) {
         tracing::error!(%refusal, "a session ends");
         shared.fail(refusal);
     }
@@ -36,6 +37,7 @@ fn work(
     queue: &Receiver<Job>,
     shared: &Shared<'_>,
     outbox: &Outbox,
+    log: impl Fn(&[Box<Verified>], &[Reject]),
 ) -> Result<(), Refusal> {
     let mut waiting = queue.recv().ok();
     while let Some(first) = waiting.take() {
@@ -49,6 +51,7 @@ fn work(
         let cost = group.iter().map(|job| job.cost).sum();
         let group: Vec<Box<Verified>> = group.into_iter().map(|job| job.verified).collect();
         let outcome = committer.apply(&group)?;
+        log(&group, &outcome.rejects);
         drop(group);
         shared.commit_bytes.give(cost);
         shared

@@ -13,10 +13,10 @@ use rustls_pki_types::CertificateDer;
 
 use syncd_proto::chain::{CommitVerifier, first_root};
 use syncd_proto::exchange::Counters;
-use syncd_proto::exchange::receiver::ReceiverSession;
+use syncd_proto::exchange::receiver::{ReceiverSession, Verified};
 use syncd_proto::frame::Frame;
 use syncd_proto::message::{
-    Draining, Leftover, Purpose, ReceiverMessage, Refused, Rejected, Welcome,
+    Draining, Leftover, Purpose, ReceiverMessage, Refused, Reject, Rejected, Welcome,
 };
 use syncd_proto::reject::RejectCode;
 
@@ -32,6 +32,7 @@ use crate::fs::recover;
 use crate::fs::refusal::{Refusal, describe, shortened};
 use crate::fs::root::Root;
 use crate::fs::tree::Trees;
+use crate::logic::transfer_log;
 use crate::relay::{FromWorker, SessionOpen};
 
 /// Serves one session from welcome to end.
@@ -171,8 +172,8 @@ fn serve(
 
 /// Runs the threads of a session until all of them have done what was received.
 fn converse<'scope>(
-    module: &Module,
-    open: &SessionOpen,
+    module: &'scope Module,
+    open: &'scope SessionOpen,
     socket: &UnixStream,
     ready: Ready,
     shared: &'scope Shared<'_>,
@@ -200,7 +201,8 @@ fn converse<'scope>(
         let committer = committer(module, open, &ready.root, area, complete);
         let outbox = outbox.clone();
         committing = Some(spawn("committer").spawn_scoped(scope, move || {
-            commits::run(committer, durability, &commit_jobs, shared, &outbox)
+            let log = |group: &[_], rejects: &[_]| log_transfers(module, open, group, rejects);
+            commits::run(committer, durability, &commit_jobs, shared, &outbox, log)
         })?);
     }
     let trees = Trees::new(compare(module, open), module.confined.munges);
@@ -235,6 +237,31 @@ fn converse<'scope>(
     let _ = answering.join();
     Ok((totals.unwrap_or_default(), end))
 }
+
+/// Tells the front what was done, if the module wants to know.
+fn log_transfers(module: &Module, open: &SessionOpen, group: &[Box<Verified>], rejects: &[Reject]) {
+    let Some(who) = &open.log else {
+        return;
+    };
+    let mut lines = Vec::new();
+    for commit in group {
+        for (index, (op, _)) in (0..).zip(commit.ops()) {
+            let what = Rejected::Op {
+                seq: commit.seq(),
+                index,
+            };
+            if !rejects.iter().any(|reject| reject.what == what) {
+                lines.extend(transfer_log::line(who, &open.sub_path, op));
+            }
+        }
+    }
+    for some in lines.chunks(LINES_PER_MESSAGE) {
+        module.tell_front(&FromWorker::Log(some.to_vec()));
+    }
+}
+
+/// Lines told to the front at once: with the longest they stay below the limit of a message.
+const LINES_PER_MESSAGE: usize = 100;
 
 fn committer(
     module: &Module,

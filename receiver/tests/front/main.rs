@@ -366,6 +366,27 @@ fn connections_of_other_processes_take_places() {
 }
 
 #[test]
+fn the_pid_file_is_there_as_long_as_the_process_is() {
+    let site = Site::new();
+    let pid_file = site.path().join("pid");
+    let lines = format!("syncd pid file = {}\n", pid_file.display());
+    let daemon = Daemon::start(&site, &lines);
+    let pid = std::fs::read_to_string(&pid_file).expect("the pid file");
+    assert!(pid.trim().parse::<u32>().is_ok(), "{pid}");
+    let second = std::process::Command::new(env!("CARGO_BIN_EXE_syncd-recv"))
+        .args(["run", "--port", "0", "--address", "127.0.0.1", "--config"])
+        .arg(site.config())
+        .output()
+        .expect("run");
+    assert_eq!(second.status.code(), Some(78));
+    let told = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(told.contains("another process runs with it"), "{told}");
+    assert_eq!(std::fs::read_to_string(&pid_file).expect("kept"), pid);
+    assert_eq!(daemon.end(rustix::process::Signal::TERM), Some(0));
+    assert!(!pid_file.exists());
+}
+
+#[test]
 fn sigterm_ends_it_with_zero() {
     let (site, daemon) = one_module(OPEN);
     // One that has not said anything must not hold it up.

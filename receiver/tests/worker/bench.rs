@@ -123,6 +123,7 @@ impl Bench {
             numeric_ids: true,
             munge_symlinks: Some(false),
             rules: Rules::default(),
+            log: Default::default(),
             incoming_chmod: None,
             timeout_s: 0,
         };
@@ -177,6 +178,7 @@ impl Bench {
             next_in: 1,
             session: SESSION,
             proof: None,
+            log: None,
             certificate: certificate.to_vec(),
         };
         change(&mut open);

@@ -88,6 +88,7 @@ fn setup(path: &str) -> ModuleSetup {
         numeric_ids: true,
         munge_symlinks: Some(false),
         rules: Rules::default(),
+        log: Default::default(),
         incoming_chmod: None,
         timeout_s: 0,
     }
@@ -105,6 +106,7 @@ fn session(id: u64) -> SessionOpen {
         next_in: 1,
         session: [0; 32],
         proof: None,
+        log: None,
         certificate: Vec::new(),
     }
 }

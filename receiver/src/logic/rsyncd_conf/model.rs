@@ -76,6 +76,14 @@ pub struct Globals {
     pub proxy_protocol: bool,
     /// `proxy protocol hosts`: who may send one; nobody if unset.
     pub proxy_protocol_hosts: Option<Located<Text>>,
+    /// `syncd pid file`.
+    pub syncd_pid_file: Option<Located<Text>>,
+    /// `log file`, for what concerns no module.
+    pub log_file: Option<Located<Text>>,
+    /// `syslog facility`.
+    pub syslog_facility: Option<Located<Text>>,
+    /// `syslog tag`.
+    pub syslog_tag: Option<Located<Text>>,
     /// `syncd port`.
     pub syncd_port: Located<u16>,
     /// `tls cert file`.
@@ -124,6 +132,11 @@ pub struct Module {
     pub include: Option<Located<Text>>,
     pub exclude_from: Option<Located<Text>>,
     pub exclude: Option<Located<Text>>,
+    pub log_file: Option<Located<Text>>,
+    pub syslog_facility: Option<Located<Text>>,
+    pub syslog_tag: Option<Located<Text>>,
+    pub log_format: Option<Located<Text>>,
+    pub transfer_logging: Located<bool>,
     pub early_exec: Option<Located<Text>>,
     pub pre_xfer_exec: Option<Located<Text>>,
     pub post_xfer_exec: Option<Located<Text>>,
@@ -191,6 +204,10 @@ impl View<'_> {
             address: self.text(Key::Address),
             proxy_protocol: self.flag(Key::ProxyProtocol).value,
             proxy_protocol_hosts: self.text(Key::ProxyProtocolHosts),
+            syncd_pid_file: self.text(Key::SyncdPidFile),
+            log_file: self.text(Key::LogFile),
+            syslog_facility: self.text(Key::SyslogFacility),
+            syslog_tag: self.text(Key::SyslogTag),
             syncd_port: self.port(),
             tls_cert_file: self.text(Key::TlsCertFile),
             tls_key_file: self.text(Key::TlsKeyFile),
@@ -239,6 +256,11 @@ impl View<'_> {
             include: self.text(Key::Include),
             exclude_from: self.text(Key::ExcludeFrom),
             exclude: self.text(Key::Exclude),
+            log_file: self.text(Key::LogFile),
+            syslog_facility: self.text(Key::SyslogFacility),
+            syslog_tag: self.text(Key::SyslogTag),
+            log_format: self.text(Key::LogFormat),
+            transfer_logging: self.flag(Key::TransferLogging),
             early_exec: self.text(Key::EarlyExec),
             pre_xfer_exec: self.text(Key::PreXferExec),
             post_xfer_exec: self.text(Key::PostXferExec),

@@ -90,7 +90,7 @@ macro_rules! parameters {
 parameters! {
     Address, "address", Global, TEXT, Honoured, PLAIN, "";
     Port, "port", Global, Kind::Number(873), Accepted, PLAIN, "the rsync daemon's own; here `syncd port` counts";
-    PidFile, "pid file", Global, TEXT, Warned, PLAIN, "not written: it belongs to the rsync daemon, and a service manager knows the process";
+    PidFile, "pid file", Global, TEXT, Warned, PLAIN, "not written: it belongs to the rsync daemon; here `syncd pid file` counts";
     MotdFile, "motd file", Global, TEXT, Accepted, PLAIN, "there is no banner in the protocol";
     SocketOptions, "socket options", Global, TEXT, Accepted, PLAIN, "sockets are set up as the protocol needs";
     ListenBacklog, "listen backlog", Global, Kind::Number(5), Accepted, PLAIN, "the system's maximum is used";
@@ -142,15 +142,16 @@ parameters! {
     EarlyExec, "early exec", Module, TEXT, Honoured, GUARD, "within 15 seconds, for each session";
     PreXferExec, "pre-xfer exec", Module, TEXT, Honoured, GUARD, "within 15 seconds, for each session; there are no `RSYNC_ARGn`";
     PostXferExec, "post-xfer exec", Module, TEXT, Honoured, PLAIN, "for each session, at most ten minutes";
-    LogFile, "log file", Module, TEXT, Warned, PLAIN, "not written: the log goes to standard error";
-    SyslogFacility, "syslog facility", Module, TEXT_BUILT_IN, Warned, PLAIN, "not used: the log goes to standard error";
-    SyslogTag, "syslog tag", Module, TEXT_BUILT_IN, Warned, PLAIN, "not used: the log goes to standard error";
-    LogFormat, "log format", Module, TEXT_BUILT_IN, Warned, PLAIN, "not used: the log has its own format";
-    TransferLogging, "transfer logging", Module, NO, Warned, PLAIN, "not honoured: see the log level of the service";
+    LogFile, "log file", Module, TEXT, Honoured, PLAIN, "written beside standard error, times in UTC; a module's own has its transfers";
+    SyslogFacility, "syslog facility", Module, TEXT_BUILT_IN, Honoured, PLAIN, "used beside standard error if it or the tag is written and no log file is";
+    SyslogTag, "syslog tag", Module, TEXT_BUILT_IN, Honoured, PLAIN, "used beside standard error if it or the facility is written and no log file is";
+    LogFormat, "log format", Module, TEXT_BUILT_IN, Honoured, PLAIN, "`%o` is also move and swap; `%M` is in seconds, `%c` is 0, and `%C`, `%t` and `%p` stay as written";
+    TransferLogging, "transfer logging", Module, NO, Honoured, PLAIN, "a line for each operation";
     MaxVerbosity, "max verbosity", Module, Kind::Number(1), Accepted, PLAIN, "an agent cannot choose what is logged here";
     Name, "name", Module, TEXT, Honoured, PLAIN, "";
 
     SyncdPort, "syncd port", Global, Kind::Number(8730), Honoured, PLAIN, "";
+    SyncdPidFile, "syncd pid file", Global, TEXT, Honoured, PLAIN, "";
     TlsCertFile, "tls cert file", Global, TEXT, Honoured, GUARD, "";
     TlsKeyFile, "tls key file", Global, TEXT, Honoured, GUARD, "";
     TlsCaFile, "tls ca file", Global, TEXT, Honoured, GUARD, "";
