@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
-use syncd_tests::workload::rewrite_random_blocks;
+use syncd_tests::workload::{Rng, rewrite_random_blocks};
 use syncd_tests::{Sandbox, wait_until};
 
 use crate::common::{LONG, Mirror, kill_worker, noise, patient, scaled, wait_content};
@@ -148,6 +148,75 @@ fn a_log_that_is_never_closed_costs_what_is_appended() {
     assert!(cost < appended * 12 / 10, "{cost} bytes for {appended}");
     drop(file);
     mirror.settle();
+}
+
+/// Edits of every kind, one on the other's heels or apart; whatever was searched, copied, held back or believed.
+#[test]
+fn random_edits_arrive_whole() {
+    for seed in 0..scaled(3, 60) as u64 {
+        let mut rng = Rng::new(seed + 70);
+        let mut content = noise(2 << 20, seed);
+        let mirror = mirror_of(&content);
+        for round in 0..12 {
+            edit(&mut rng, &mut content);
+            let save: &dyn Fn() = match rng.below(3) {
+                0 => &|| fs::write(mirror.src("file"), &content).expect("write"),
+                1 => &|| replace(&mirror, &content),
+                _ => &|| write_differences(&mirror.src("file"), &content),
+            };
+            save();
+            if rng.below(3) > 0 {
+                mirror.settle();
+            }
+            if round == 6 {
+                kill_worker(&mirror.receiver);
+            }
+        }
+        mirror.settle();
+        mirror.wait_staging_empty();
+    }
+}
+
+fn edit(rng: &mut Rng, content: &mut Vec<u8>) {
+    let at = rng.below(content.len() as u64 + 1) as usize;
+    let size = 1 << rng.below(22);
+    let size = size.min(content.len());
+    let new = rng.bytes(size);
+    match rng.below(6) {
+        0 => content.extend_from_slice(&new),
+        1 => content.truncate(at.max(200_000)),
+        2 if content.len() < 12 << 20 => drop(content.splice(at..at, new)),
+        3 if content.len() - size > 200_000 => {
+            let at = at.min(content.len() - size);
+            drop(content.drain(at..at + size));
+        }
+        4 => content.resize((content.len() + size).min(12 << 20), 0),
+        _ => {
+            let at = at.min(content.len() - size);
+            content[at..at + size].copy_from_slice(&new);
+        }
+    }
+}
+
+fn replace(mirror: &Mirror, content: &[u8]) {
+    let beside = mirror.sandbox.path().join("beside");
+    fs::write(&beside, content).expect("write");
+    fs::rename(beside, mirror.src("file")).expect("rename");
+}
+
+/// In place, and only what differs; zeros at the end become a hole.
+fn write_differences(path: &Path, content: &[u8]) {
+    let old = fs::read(path).expect("read");
+    let file = OpenOptions::new().write(true).open(path).expect("open");
+    file.set_len(content.len() as u64).expect("length");
+    let parts = content.chunks(4096).enumerate();
+    for (index, part) in parts {
+        let at = index * 4096;
+        let there = old.get(at..at + part.len());
+        if there.unwrap_or(&[0; 4096][..part.len()]) != part {
+            file.write_all_at(part, at as u64).expect("write");
+        }
+    }
 }
 
 /// A worker that dies in the middle, of a new file and of a delta: what had arrived is not sent again.
