@@ -26,6 +26,9 @@ const CHUNK_BYTES: usize = 512 << 10;
 /// How often a transfer looks whether its file has changed, in bytes read.
 pub const CHECK_BYTES: u64 = 8 << 20;
 
+/// Shortest wait before a file that changes is looked at again, in milliseconds.
+const RETRY_MS: Millis = 10;
+
 /// Files from this size on can be continued after a cut, in bytes.
 const RESUME_BYTES: u64 = 8 << 20;
 
@@ -175,7 +178,9 @@ fn settle(
             // A version that changed under the reader is tried again when the writer rests.
             taken.mark.open = true;
             taken.mark.last = now;
-            target.defer(taken, now + target.settle().settle_ms);
+            let settle = target.settle();
+            let held_until = (taken.mark.first + settle.hold_max_ms).max(now + RETRY_MS);
+            target.defer(taken, (now + settle.settle_ms).min(held_until));
         }
         Err(TransferError::Read(ReadError::Denied(error) | ReadError::Io(error))) => {
             let text = format!("cannot read {} at the source: {error}", taken.path);
