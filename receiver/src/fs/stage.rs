@@ -290,9 +290,13 @@ impl Transfer {
         Ok(())
     }
 
-    /// Lets the kernel copy, sharing blocks where it can; bytes that it took.
+    /// Lets the kernel copy, sharing blocks where it can; bytes that it took. None where blocks cannot be
+    /// shared because they lie otherwise: what would have to be read back is rather copied by hand.
     fn kernel_copy(&mut self, from: u64, len: u64) -> Result<u64, Refusal> {
         let mut copied = 0;
+        if from % BLOCK_BYTES != self.len % BLOCK_BYTES {
+            return Ok(0);
+        }
         while self.kernel_copies && len - copied >= KERNEL_COPY_BYTES_MIN {
             let Some(basis) = &self.basis else { break };
             let (mut source, mut target) = (from + copied, self.len + copied);
@@ -425,6 +429,9 @@ fn no_basis(why: &str) -> Refusal {
 
 /// Bytes read at once.
 const BUFFER_BYTES: u64 = 512 << 10;
+
+/// Block size of file systems that share blocks.
+const BLOCK_BYTES: u64 = 4 << 10;
 
 /// Shorter copies are cheaper by hand.
 const KERNEL_COPY_BYTES_MIN: u64 = 64 << 10;
