@@ -337,3 +337,42 @@ pub(crate) fn wait_content(path: &Path, content: &[u8]) {
         fs::read(path).is_ok_and(|found| found == content)
     });
 }
+
+/// A small file system on a directory, taken away again in the end.
+#[derive(Debug)]
+pub(crate) struct Disk(PathBuf);
+
+impl Disk {
+    /// In memory, on top of what is in `dir`.
+    pub(crate) fn on(dir: &Path, size_mib: u32) -> Self {
+        let options = format!("size={size_mib}m,mode=755");
+        let status = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &options, "syncd-tests"])
+            .arg(dir)
+            .status();
+        assert!(status.expect("mount").success());
+        Self(dir.to_owned())
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Lazily: a worker may still be in it.
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// Whether a [`Disk`] can be made.
+pub(crate) fn may_mount() -> bool {
+    let dir = tempfile::tempdir().expect("directory");
+    let mut command = Command::new("mount");
+    command
+        .args(["-t", "tmpfs", "-o", "size=64k", "syncd-tests"])
+        .arg(dir.path());
+    let mounted = command.output().is_ok_and(|output| output.status.success());
+    mounted
+        && Command::new("umount")
+            .arg(dir.path())
+            .status()
+            .is_ok_and(|status| status.success())
+}

@@ -4,6 +4,7 @@
 
 mod atomic;
 mod attributes;
+mod careful;
 mod common;
 mod fake;
 mod fidelity;

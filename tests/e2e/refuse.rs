@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
@@ -12,7 +11,7 @@ use syncd_tests::require::Need;
 use syncd_tests::sandbox::{MODULE, free_port, write_private};
 use syncd_tests::{Sandbox, require, wait_until};
 
-use crate::common::{LONG, Mirror, Said, code, noise, once, run, target_of};
+use crate::common::{Disk, LONG, Mirror, Said, code, may_mount, noise, once, run, target_of};
 use crate::fake;
 use crate::tls::assert_untouched;
 
@@ -219,42 +218,6 @@ fn an_rsync_daemon_on_the_port() {
     daemon.join().expect("the daemon");
 }
 
-/// A small file system on a directory, taken away again in the end.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn on(dir: &Path, size_mib: u32) -> Self {
-        let options = format!("size={size_mib}m,mode=755");
-        let status = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &options, "syncd-tests"])
-            .arg(dir)
-            .status();
-        assert!(status.expect("mount").success());
-        Self(dir.to_owned())
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily: a worker may still be in it.
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
-fn may_mount() -> bool {
-    let dir = tempfile::tempdir().expect("directory");
-    let mut command = Command::new("mount");
-    command
-        .args(["-t", "tmpfs", "-o", "size=64k", "syncd-tests"])
-        .arg(dir.path());
-    let mounted = command.output().is_ok_and(|output| output.status.success());
-    mounted
-        && Command::new("umount")
-            .arg(dir.path())
-            .status()
-            .is_ok_and(|status| status.success())
-}
-
 #[test]
 fn a_full_disk_is_said_and_waited_for() {
     let there = rustix::process::geteuid().is_root() && may_mount();
@@ -262,7 +225,7 @@ fn a_full_disk_is_said_and_waited_for() {
         return;
     }
     let sandbox = Sandbox::new();
-    let disk = SmallDisk::on(&sandbox.dst(), 8);
+    let disk = Disk::on(&sandbox.dst(), 8);
     // In the way, and not the agent's: outside of its sub-path.
     fs::create_dir(sandbox.dst().join("mirror")).expect("mkdir");
     fs::write(sandbox.dst().join("ballast"), noise(6 << 20, 1)).expect("ballast");

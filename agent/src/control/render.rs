@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::control::status::{
-    Problem, SourceState, SourceStatus, Status, TargetState, TargetStatus,
+    Held, Problem, SourceState, SourceStatus, Status, TargetState, TargetStatus,
 };
 
 /// The whole status.
@@ -44,21 +44,29 @@ fn write_source(source: &SourceStatus, text: &mut String) {
         write_problem("  ", problem, text);
     }
     if let Some(held) = &source.held {
-        let _ = writeln!(
-            text,
-            "  held for {}: {} deletes of {} entries ({}), such as {}\n    let them go: syncd-agent approve {}; drop them: syncd-agent reject {}",
-            span(held.since_ms),
-            held.deletes,
-            held.entries,
-            held.reason,
-            held.examples.join(", "),
-            held.id,
-            held.id
-        );
+        write_held(held, text);
     }
     for target in &source.targets {
         write_target(target, text);
     }
+}
+
+fn write_held(held: &Held, text: &mut String) {
+    let since = span(held.since_ms);
+    if held.deletes == 0 {
+        let _ = writeln!(text, "  deletes are held for {since}: {}", held.reason);
+        return;
+    }
+    let _ = writeln!(
+        text,
+        "  held for {since}: {} deletes of {} entries ({}), such as {}\n    let them go: syncd-agent approve {}; keep them: syncd-agent reject {}",
+        held.deletes,
+        held.entries,
+        held.reason,
+        held.examples.join(", "),
+        held.id,
+        held.id
+    );
 }
 
 fn write_target(target: &TargetStatus, text: &mut String) {

@@ -359,14 +359,16 @@ fn remove(target: &Target, link: &Link, batch: &mut Planner, mut taken: Taken) {
     let lost = !matches!(target.root.check_identity(), Ok(true));
     let emptied = !taken.mark.witnessed && is_emptied(target, &taken.path);
     let weight = taken.mark.weight;
-    if target.update(|state, now| state.brake.would_hold(weight, now))
+    let pending = target.update(|state, now| {
+        // Those that wait were there as well when it all began. Counted first: what goes meanwhile must
+        // not count twice.
+        let pending = || state.dirty.removals_pending();
+        state.brake.would_hold(weight, now).then(pending)
+    });
+    if let Some(pending) = pending
         && let Some(entries) = reconcile::count_entries(target)
     {
-        // Those that wait were there as well when it all began.
-        target.update(|state, _| {
-            let pending = state.dirty.removals_pending();
-            state.brake.recounted(entries, weight + pending);
-        });
+        target.update(|state, _| state.brake.recounted(entries, weight + pending));
     }
     let verdict = target.update(|state, now| {
         if lost {

@@ -24,6 +24,10 @@ const RESCAN_MS: u64 = 200;
 /// How often directories that cannot be watched are scanned.
 const UNWATCHED_SCAN: Duration = Duration::from_secs(30);
 
+/// How often the root is compared with the one of the start: an unmount that waits for nobody, or a rename
+/// above the root, tells nobody.
+const IDENTITY_CHECK: Duration = Duration::from_secs(5);
+
 /// What the scanner has to do for a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Chore {
@@ -49,6 +53,8 @@ struct Queue {
     /// What listings had told each target when the barrier of this number was asked for.
     told: (u64, Vec<u64>),
     unwatched: BTreeMap<WirePath, String>,
+    /// When they are scanned.
+    unwatched_due: Option<Instant>,
     overflows: u64,
     watched: usize,
     root_gone: Option<String>,
@@ -469,7 +475,7 @@ impl Source {
             self.scanned.send_modify(|passes| *passes += 1);
             let until = match queue.overflow {
                 Some(at) => at.saturating_duration_since(Instant::now()),
-                None => UNWATCHED_SCAN,
+                None => IDENTITY_CHECK,
             };
             let (next, timeout) = self
                 .wake
@@ -477,7 +483,6 @@ impl Source {
                 .unwrap_or_else(PoisonError::into_inner);
             queue = next;
             if timeout.timed_out() && queue.overflow.is_none() && queue.root_gone.is_none() {
-                // A rename or lazy unmount above the root tells nobody.
                 drop(queue);
                 if matches!(self.root.check_identity(), Ok(false)) {
                     self.root_gone();
@@ -486,7 +491,9 @@ impl Source {
                 queue = self.lock();
                 queue.scanned_since |= listed_ahead;
             }
-            if timeout.timed_out() && queue.overflow.is_none() && !queue.unwatched.is_empty() {
+            let is_time = queue.unwatched_due.is_some_and(|due| due <= Instant::now());
+            if is_time && queue.overflow.is_none() {
+                queue.unwatched_due = None;
                 let paths: Vec<_> = std::mem::take(&mut queue.unwatched).into_keys().collect();
                 drop(queue);
                 for path in &paths {
@@ -598,6 +605,8 @@ impl Source {
             tracing::warn!(path = %dir, "not watched, scanned every {} s instead: {error}", UNWATCHED_SCAN.as_secs());
         }
         queue.unwatched.insert(dir.clone(), error.to_string());
+        let due = Instant::now() + UNWATCHED_SCAN;
+        queue.unwatched_due.get_or_insert(due);
     }
 }
 

@@ -97,7 +97,7 @@ pub struct Taken {
     pub mark: Mark,
 }
 
-/// Delays and bounds of a [`DirtySet`].
+/// Delays and bounds of a [`DirtySet`](super::DirtySet).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settle {
     /// Quiet time after which a file that was not closed is sent, in milliseconds.

@@ -1,0 +1,217 @@
+//! A source that is unmounted, replaced or suddenly empty never empties the mirror: deletes are held, the status says
+//! why and what to do, and a person decides.
+
+use std::fs;
+use std::process::Command;
+
+use serde_json::Value;
+use syncd_tests::programs::AgentBuilder;
+use syncd_tests::require::Need;
+use syncd_tests::tree::{Options, Tree, diff};
+use syncd_tests::workload::many_small;
+use syncd_tests::{Agent, Binaries, Receiver, Sandbox, require, wait_until};
+
+use crate::common::{Disk, LONG, Said, code, may_mount, once, run};
+
+/// A mirror with the limits that an operator has who set none.
+struct Scene {
+    agent: Option<Agent>,
+    builder: AgentBuilder,
+    _receiver: Receiver,
+    sandbox: Sandbox,
+}
+
+impl Scene {
+    #[track_caller]
+    fn start(sandbox: Sandbox) -> Self {
+        let receiver = sandbox.receiver().start();
+        let builder = sandbox.agent(&receiver);
+        let scene = Self {
+            agent: Some(builder.start()),
+            builder,
+            _receiver: receiver,
+            sandbox,
+        };
+        scene.agent().wait_synced(LONG);
+        scene.sandbox.assert_equal();
+        scene
+    }
+
+    fn agent(&self) -> &Agent {
+        self.agent.as_ref().expect("an agent")
+    }
+
+    fn source(&self) -> Value {
+        let status = self.agent().control().status().expect("status");
+        status["status"]["sources"][0].clone()
+    }
+
+    /// Waits until deletes are held, and gives what the status says of that.
+    #[track_caller]
+    fn wait_held(&self) -> Value {
+        wait_until(LONG, "deletes are held", || {
+            self.source()["held"].is_object()
+        });
+        self.source()["held"].clone()
+    }
+
+    #[track_caller]
+    fn command(&self, name: &str, args: &[&str]) -> Said {
+        let mut command = Command::new(&Binaries::locate().agent);
+        command
+            .arg(name)
+            .args(args)
+            .arg("--control")
+            .arg(self.agent().control().path());
+        run(&self.sandbox, &mut command)
+    }
+
+    fn mirror(&self) -> Tree {
+        Tree::scan(self.sandbox.dst(), &Options::default()).expect("the mirror")
+    }
+
+    /// The mirror is what it was; asked for after the agent has looked at everything once more.
+    #[track_caller]
+    fn expect_untouched(&self, before: &Tree) {
+        let asked = self.agent().control().rescan(".");
+        assert!(asked.is_ok(), "{asked:?}");
+        let timeout = std::time::Duration::from_secs(2);
+        // What is held is never done: the time has to run out, or the agent says so at once.
+        let waited = self.agent().control().wait(None, timeout);
+        assert!(
+            !waited.is_ok_and(|reply| reply["in_sync"] == true),
+            "in sync with deletes held"
+        );
+        self.expect_same(before);
+    }
+
+    /// Everything in the mirror is what it was; the root itself has the times of the source's.
+    #[track_caller]
+    fn expect_same(&self, before: &Tree) {
+        let mut differences = diff(before, &self.mirror());
+        differences.retain(|difference| !difference.path.is_empty());
+        assert!(differences.is_empty(), "{differences:?}");
+    }
+}
+
+fn mounts() -> bool {
+    let there = rustix::process::geteuid().is_root() && may_mount();
+    require(&[Need::Other("a tmpfs may be mounted", there)])
+}
+
+#[test]
+fn an_unmounted_source_empties_nothing() {
+    if !mounts() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let disk = Disk::on(&sandbox.src(), 8);
+    many_small(&sandbox.src(), 3, 10, 100).expect("files");
+    let scene = Scene::start(sandbox);
+    let before = scene.mirror();
+    drop(disk);
+    let held = scene.wait_held();
+    let reason = held["reason"].as_str().expect("a reason");
+    assert!(
+        reason.contains("gone") || reason.contains("unmounted"),
+        "{reason}"
+    );
+    scene.expect_untouched(&before);
+    let said = scene.command("status", &[]);
+    said.expect(code::FAILED, &["deletes are held", "mount or restore it"]);
+    // Nobody can approve that away.
+    let id = held["id"].as_str().expect("an id");
+    let said = scene.command("approve", &[id]);
+    assert_ne!(said.exit, code::DONE, "{}", said.text);
+    scene.expect_untouched(&before);
+}
+
+#[test]
+fn a_mount_that_is_missing_at_the_start_empties_nothing() {
+    let sandbox = Sandbox::new();
+    many_small(&sandbox.src(), 2, 10, 100).expect("files");
+    let mut scene = Scene::start(sandbox);
+    let before = scene.mirror();
+    scene.agent = None;
+    let aside = scene.sandbox.path().join("elsewhere");
+    fs::rename(scene.sandbox.src(), aside).expect("mv");
+    fs::create_dir(scene.sandbox.src()).expect("mkdir");
+    scene.agent = Some(scene.builder.start());
+    let held = scene.wait_held();
+    let reason = held["reason"].as_str().expect("a reason");
+    assert!(
+        reason.contains("is empty, and the target is not"),
+        "{reason}"
+    );
+    scene.expect_untouched(&before);
+    // One shot: the same, and it says what it did not do.
+    let said = once(&scene.sandbox, &scene.builder, "sync");
+    assert_ne!(said.exit, code::DONE, "{}", said.text);
+    scene.expect_same(&before);
+}
+
+#[test]
+fn a_source_that_is_replaced_empties_nothing() {
+    let sandbox = Sandbox::new();
+    many_small(&sandbox.src(), 2, 10, 100).expect("files");
+    let scene = Scene::start(sandbox);
+    let before = scene.mirror();
+    let (src, aside) = (scene.sandbox.src(), scene.sandbox.path().join("elsewhere"));
+    fs::rename(&src, &aside).expect("mv");
+    fs::create_dir(&src).expect("mkdir");
+    fs::write(src.join("something"), "else").expect("write");
+    let held = scene.wait_held();
+    let reason = held["reason"].as_str().expect("a reason");
+    assert!(reason.contains("gone"), "{reason}");
+    scene.expect_untouched(&before);
+}
+
+#[test]
+fn removing_nearly_everything_waits_for_a_person() {
+    let sandbox = Sandbox::new();
+    many_small(&sandbox.src(), 6, 50, 50).expect("files");
+    fs::write(sandbox.src().join("stays"), "here").expect("write");
+    let scene = Scene::start(sandbox);
+    let before = scene.mirror();
+    for number in 0..6 {
+        let dir = scene.sandbox.src().join(format!("d{number:05}"));
+        fs::remove_dir_all(dir).expect("rm");
+    }
+    let held = scene.wait_held();
+    assert!(held["deletes"].as_u64() > Some(100), "{held}");
+    let reason = held["reason"].as_str().expect("a reason");
+    assert!(reason.contains("max_delete allows 50 %"), "{reason}");
+    // What is not a delete goes on.
+    fs::write(scene.sandbox.src().join("stays"), "and changes").expect("write");
+    wait_until(LONG, "the change is there", || {
+        fs::read(scene.sandbox.dst().join("stays")).is_ok_and(|read| read == b"and changes")
+    });
+    assert!(scene.mirror().len() > before.len() / 2);
+    let id = held["id"].as_str().expect("an id").to_owned();
+    scene.command("reject", &[&id]).expect(code::DONE, &[]);
+    scene
+        .command("status", &[])
+        .expect(code::DEGRADED, &["held"]);
+    scene.command("approve", &["77"]);
+    assert!(scene.source()["held"].is_object());
+    scene.command("approve", &[&id]).expect(code::DONE, &[]);
+    scene.agent().wait_synced(LONG);
+    scene.sandbox.assert_equal();
+    scene
+        .command("status", &[])
+        .expect(code::DONE, &["in sync"]);
+}
+
+#[test]
+fn removing_a_third_in_one_go_waits_for_nobody() {
+    let sandbox = Sandbox::new();
+    many_small(&sandbox.src(), 9, 50, 50).expect("files");
+    let scene = Scene::start(sandbox);
+    for number in 0..3 {
+        let dir = scene.sandbox.src().join(format!("d{number:05}"));
+        fs::remove_dir_all(dir).expect("rm");
+    }
+    scene.agent().wait_synced(LONG);
+    scene.sandbox.assert_equal();
+    assert!(scene.source()["held"].is_null());
+}
