@@ -191,6 +191,14 @@ impl Workload {
                 path: self.directory()?,
                 mode: *self.rng.pick(&MODES_DIRECTORY)?,
             },
+            96..98 => Op::Attribute {
+                path: if choice == 96 {
+                    self.file()?
+                } else {
+                    self.directory()?
+                },
+                value: (!seed.is_multiple_of(3)).then_some(seed),
+            },
             _ => {
                 let seconds = TIME_RANGE_S.0 + self.rng.below(TIME_RANGE_S.1);
                 let nanoseconds = self.rng.below(1_000_000_000);
@@ -317,7 +325,7 @@ mod tests {
                     .starts_with(&format!("seed {seed}, 400 operations\n"))
             );
         }
-        let all = "append chmod create link mkdir overwrite remove remove-tree rename rmdir save symlink times truncate";
+        let all = "append attribute chmod create link mkdir overwrite remove remove-tree rename rmdir save symlink times truncate";
         assert_eq!(seen.into_iter().collect::<Vec<_>>().join(" "), all);
     }
 

@@ -385,7 +385,7 @@ fn a_copy_by_rsync_of_a_wild_tree_is_equal() {
     // -1: otherwise rsync leaves a directory's time alone when the whole seconds agree.
     let mut rsync = std::process::Command::new("rsync");
     let copied = rsync
-        .args(["-aH", "--modify-window=-1"])
+        .args(["-aHX", "--modify-window=-1"])
         .arg(left.join(""))
         .arg(&right)
         .status();

@@ -9,11 +9,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, XattrFlags};
+use rustix::io::Errno;
 
 use super::rng::Rng;
 
 const SAVE_SUFFIX: &str = ".tmp-save";
+const ATTRIBUTE: &str = "user.workload";
 
 /// An operation; all paths are relative to the root.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +47,8 @@ pub enum Op {
     HardLink { from: PathBuf, to: PathBuf },
     /// New permission bits.
     Mode { path: PathBuf, mode: u32 },
+    /// An extended attribute set, or removed.
+    Attribute { path: PathBuf, value: Option<u64> },
     /// A new modification time, of a symlink itself too.
     Times {
         path: PathBuf,
@@ -103,6 +107,7 @@ impl Op {
             Self::Mode { path, mode } => {
                 fs::set_permissions(at(path), Permissions::from_mode(*mode))
             }
+            Self::Attribute { path, value } => attribute(&at(path), *value),
             Self::Times {
                 path,
                 seconds,
@@ -144,6 +149,10 @@ impl fmt::Display for Op {
             }
             Self::HardLink { from, to } => write!(f, "link {} -> {}", name(from), name(to)),
             Self::Mode { path, mode } => write!(f, "chmod {} {mode:04o}", name(path)),
+            Self::Attribute { path, value } => match value {
+                Some(value) => write!(f, "attribute {} {value:#x}", name(path)),
+                None => write!(f, "attribute {} removed", name(path)),
+            },
             Self::Times {
                 path,
                 seconds,
@@ -231,6 +240,7 @@ impl Model {
             | Op::Truncate { .. }
             | Op::Save { .. }
             | Op::Mode { .. }
+            | Op::Attribute { .. }
             | Op::Times { .. } => {}
         }
     }
@@ -268,6 +278,20 @@ impl Model {
 /// A file name from bytes.
 pub(super) fn os_name(bytes: &[u8]) -> &OsStr {
     OsStr::from_bytes(bytes)
+}
+
+/// Where there are no attributes, or not for this file, nothing happens.
+fn attribute(path: &Path, value: Option<u64>) -> io::Result<()> {
+    let done = match value {
+        Some(value) => {
+            rustix::fs::setxattr(path, ATTRIBUTE, &value.to_le_bytes(), XattrFlags::empty())
+        }
+        None => rustix::fs::removexattr(path, ATTRIBUTE),
+    };
+    match done {
+        Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::ACCESS | Errno::PERM) => Ok(()),
+        done => Ok(done?),
+    }
 }
 
 /// Sets the modification time of a path, without following a symlink.
