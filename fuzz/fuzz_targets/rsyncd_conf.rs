@@ -30,7 +30,7 @@ fuzz_target!(|bytes: &[u8]| {
     // NUL bytes part the files.
     let files: Vec<&[u8]> = bytes.split(|byte| *byte == 0).take(4).collect();
     let variables = Variables::new().with(b"HOME", b"/root");
-    let mut read = |reading| load(&mut Files(files.clone()), b"", &variables, reading);
+    let read = |reading| load(&mut Files(files.clone()), b"", &variables, reading);
     let strict = read(Reading::Strict);
     let lenient = read(Reading::AsRsync);
     if let Ok(strict) = strict {

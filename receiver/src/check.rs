@@ -14,6 +14,7 @@ use syncd_proto::path::escaped;
 use crate::front::accounts::Me;
 use crate::front::{credentials, policy, reload};
 use crate::fs::config;
+use crate::logic::removals::MaxDelete;
 use crate::logic::rsyncd_conf::{
     Config, Diagnostic, Located, Module, Parameter, Severity, Standing, Text, Written,
 };
@@ -272,12 +273,38 @@ fn rows(module: &Module) -> Vec<Row> {
         ("uid", &module.uid),
         ("gid", &module.gid),
         ("incoming chmod", &module.incoming_chmod),
+        ("filter", &module.filter),
+        ("include from", &module.include_from),
+        ("include", &module.include),
+        ("exclude from", &module.exclude_from),
+        ("exclude", &module.exclude),
+        ("early exec", &module.early_exec),
+        ("pre-xfer exec", &module.pre_xfer_exec),
+        ("post-xfer exec", &module.post_xfer_exec),
+        ("log file", &module.log_file),
     ];
     let mut rows: Vec<Row> = texts
         .iter()
         .filter_map(|(name, text)| text_row(name, text))
         .collect();
     let mut push = |name, value: String, at: String| rows.push(Row { name, value, at });
+    if module.fake_super.value {
+        push("fake super", yes_no(true), at(&module.fake_super));
+    }
+    if module.transfer_logging.value {
+        push(
+            "transfer logging",
+            yes_no(true),
+            at(&module.transfer_logging),
+        );
+    }
+    if let Some(limit) = &module.max_delete {
+        let value = match limit.value {
+            MaxDelete::Count(count) => count.to_string(),
+            MaxDelete::Percent(percent) => format!("{percent}%"),
+        };
+        push("max delete", value, at(limit));
+    }
     push(
         "read only",
         yes_no(module.read_only.value),

@@ -125,8 +125,9 @@ pub async fn run(options: Options) -> Result<(), Fatal> {
     logging::also_to(policy::global_log(&generation.config));
     let mut signals = Signals::new()?;
     raise_descriptor_limit();
-    let listeners = bind(&options, &generation).await?;
+    // Whoever reads that it listens finds the file.
     let _pid_file = pid_file(&generation)?;
+    let listeners = bind(&options, &generation).await?;
     let front = Arc::new(Front::new(generation, options.worker_arguments.clone()));
     let (alive, all_gone) = mpsc::channel::<()>(1);
     let mut accepting = JoinSet::new();
