@@ -7,6 +7,7 @@ use std::process::Command;
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
+use rustix::fs::FlockOperation;
 use syncd_proto::meta::Kind;
 use tempfile::TempDir;
 
@@ -37,6 +38,14 @@ struct Driver {
     barrier_told: u64,
 }
 
+/// The length of the kernel's queue counts when a watcher starts and is the same for all: who changes it is
+/// alone, and nobody starts meanwhile.
+fn queue_limit(operation: FlockOperation) -> File {
+    let lock = File::create(std::env::temp_dir().join("inotify-limit.lock")).unwrap();
+    rustix::fs::flock(&lock, operation).unwrap();
+    lock
+}
+
 impl Driver {
     fn start(backend: Backend) -> Self {
         Self::on(tempfile::tempdir().unwrap(), backend)
@@ -45,7 +54,10 @@ impl Driver {
     fn on(dir: TempDir, backend: Backend) -> Self {
         let (sender, events) = mpsc::sync_channel(1 << 17);
         let sink = move |event| drop(sender.send(event));
-        let watcher = start(dir.path(), backend, Box::new(sink)).unwrap();
+        let watcher = {
+            let _usual = queue_limit(FlockOperation::LockShared);
+            start(dir.path(), backend, Box::new(sink)).unwrap()
+        };
         let mut driver = Self {
             root: SourceRoot::open(dir.path()).unwrap(),
             dir,
@@ -507,8 +519,7 @@ fn the_limit_is_named_with_a_better_value() {
 fn an_overflow_is_told_and_what_was_lost_is_found_again() {
     const LIMIT: &str = "/proc/sys/fs/inotify/max_queued_events";
     for backend in BACKENDS {
-        let lock = File::create(std::env::temp_dir().join("inotify-limit.lock")).unwrap();
-        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+        let lock = queue_limit(FlockOperation::LockExclusive);
         let usual = fs::read_to_string(LIMIT).unwrap();
         // The limit counts at the start of an instance; without the right to lower it, make more.
         let lowered = fs::write(LIMIT, "200").is_ok();
