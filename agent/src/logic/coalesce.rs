@@ -57,6 +57,8 @@ pub struct DirtySet {
     /// Those on their way that are not in the commit log yet.
     in_work: BTreeMap<Arc<WirePath>, ()>,
     renames: VecDeque<Rename>,
+    /// Renames were taken and may not be in the commit log yet.
+    renames_in_hand: bool,
     /// Renames that were pushed, oldest first: what was sent before them under an old name may be
     /// refused after them.
     moves: VecDeque<Move>,
@@ -89,6 +91,7 @@ impl DirtySet {
             in_flight: HashMap::new(),
             in_work: BTreeMap::new(),
             renames: VecDeque::new(),
+            renames_in_hand: false,
             moves: VecDeque::new(),
             moves_forgotten: 0,
             outstanding: BTreeMap::new(),

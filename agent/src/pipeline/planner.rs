@@ -92,6 +92,10 @@ pub fn run(target: &Arc<Target>) {
 /// Waits until there is something to do and room to send it. `None` once the target stops.
 fn next_work(target: &Target) -> Option<Work> {
     let mut state = target.lock();
+    if state.dirty.renames_logged() {
+        // A comparison may wait for them.
+        target.wake_all();
+    }
     loop {
         if state.stopping {
             return None;

@@ -378,9 +378,12 @@ fn learn(target: &Target, policy: Compare, groups: &LinkGroups, differing: &Hash
     target.wake_all();
 }
 
-/// Waits until the receiver has applied what was sent: its answer must not be about an older state.
+/// Waits until the receiver has applied what was sent, and every rename that was heard of: its answer
+/// must not be about an older state. Below the new name of a directory that it does not know yet there
+/// would be nothing to be removed.
 fn settle_commits(target: &Target, link: &Link) -> Result<(), CompareError> {
-    let (sent, _) = link.progress();
+    // Asked for once the renames are in the commit log: they are to be among what was sent.
+    let mut sent = None;
     let mut state = target.lock();
     loop {
         if state.stopping {
@@ -389,7 +392,9 @@ fn settle_commits(target: &Target, link: &Link) -> Result<(), CompareError> {
         if link.is_closed() {
             return Err(CompareError::Link(LinkError::Closed));
         }
-        if link.progress().1 >= sent && !state.dirty.has_renames() {
+        if state.dirty.has_renames() {
+            sent = None;
+        } else if link.progress().1 >= *sent.get_or_insert_with(|| link.progress().0) {
             return Ok(());
         }
         if !link.welcome().writable {

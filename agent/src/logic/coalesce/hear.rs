@@ -216,6 +216,10 @@ impl DirtySet {
     /// A comparison found a name that is gone, and nothing at the target that would have to stay. `sure`:
     /// it has been gone for a while; otherwise it may be about to come again, and is looked at twice.
     pub fn only_there(&mut self, path: WirePath, sure: bool, now: Millis) {
+        // Whatever was heard of its birth: the target has it.
+        if let Some(mark) = self.marks.get_mut(&path) {
+            mark.born = false;
+        }
         self.gone(path.clone(), now);
         if let Some(mark) = self.marks.get_mut(&path) {
             mark.cleared = true;

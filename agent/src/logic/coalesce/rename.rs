@@ -118,6 +118,7 @@ impl DirtySet {
             .take_while(|&at| self.renames[at].due <= now)
             .take_while(|&at| self.new_parents(at, now).is_empty())
             .count();
+        self.renames_in_hand |= count > 0;
         self.renames.drain(..count).collect()
     }
 
@@ -244,10 +245,15 @@ impl DirtySet {
         names
     }
 
-    /// Whether renames wait to be sent.
+    /// Whether renames wait to be sent, or were taken and are not in the commit log yet.
     #[must_use]
     pub fn has_renames(&self) -> bool {
-        !self.renames.is_empty()
+        !self.renames.is_empty() || self.renames_in_hand
+    }
+
+    /// Renames that were taken are in the commit log now, or given back. Returns whether there were any.
+    pub fn renames_logged(&mut self) -> bool {
+        std::mem::take(&mut self.renames_in_hand)
     }
 
     /// What was to be compared under the old name of a directory is to be compared under the new one.

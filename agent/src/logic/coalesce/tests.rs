@@ -375,6 +375,27 @@ fn what_is_to_be_compared_moves_with_its_directory() {
 }
 
 #[test]
+fn a_rename_that_was_taken_is_waited_for_until_it_is_logged() {
+    let mut set = DirtySet::new(SETTLE);
+    assert!(!set.renames_logged());
+    set.renamed(path("a"), path("b"), true, 0);
+    assert_eq!(renames(&mut set), ["a->b"]);
+    // No comparison may ask now: the target may still have it under its old name.
+    assert!(set.has_renames());
+    assert!(set.renames_logged());
+    assert!(!set.has_renames());
+    assert!(!set.renames_logged());
+}
+
+#[test]
+fn what_only_the_target_has_was_sent_whatever_was_heard_of_its_birth() {
+    let mut set = DirtySet::new(SETTLE);
+    set.created(path("f"), 0);
+    set.only_there(path("f"), true, 1);
+    assert_eq!(taken(&mut set, 1_000), ["f"]);
+}
+
+#[test]
 fn a_refused_rename_of_a_directory_is_compared_where_it_is_now() {
     let mut set = DirtySet::new(SETTLE);
     set.renamed(path("a"), path("p/b"), true, 0);
