@@ -437,8 +437,9 @@ fn random_changes_with_inotify() {
 
 #[test]
 fn random_changes_with_notify() {
-    // Known to fail about one time in three: a name that went during a directory rename can stay at the
-    // target (README, what is missing). The default backend is inotify, which the test below drives.
+    // Known to fail about one time in fifteen on a busy machine: a name that went during renames, or a
+    // directory's time, can stay at the target (README, what is missing). The default backend is inotify,
+    // which the test above drives.
     if scaled(0, 1) == 0 {
         eprintln!(
             "not run: the notify backend is not reliable yet; SYNCD_TESTS_SCALE=full runs it"

@@ -35,6 +35,8 @@ enum Chore {
     Watch,
     /// Watch it, and mark everything in and below it.
     WatchAndMark,
+    /// As before, and then compare it: what went meanwhile cannot be marked.
+    WatchAndCompare,
 }
 
 #[derive(Debug, Default)]
@@ -59,6 +61,14 @@ struct Queue {
     watched: usize,
     root_gone: Option<String>,
     backend: &'static str,
+}
+
+impl Queue {
+    /// Adds a chore; one that is there already and does more stays.
+    fn add(&mut self, path: WirePath, chore: Chore) {
+        let there = self.chores.entry(path).or_insert(chore);
+        *there = chore.max(*there);
+    }
 }
 
 /// One source and its targets.
@@ -271,6 +281,7 @@ impl Source {
             RawEvent::Overflow => self.overflow(),
             RawEvent::DirGone { path } if !self.selection.includes(&path, true) => {}
             RawEvent::DirGone { path } => self.mark(|dirty, now| dirty.gone(path.clone(), now)),
+            RawEvent::Unheard { path } => self.unheard(path),
             RawEvent::RootGone => self.root_gone(),
             RawEvent::Failed { text } => {
                 tracing::warn!(source = %self.root.path().display(), "watching: {text}");
@@ -367,7 +378,7 @@ impl Source {
         let mut queue = self.lock();
         match touch {
             Touch::Created | Touch::MovedIn => {
-                queue.chores.insert(path, Chore::WatchAndMark);
+                queue.add(path, Chore::WatchAndMark);
             }
             // The watcher drops the watches of what is gone by itself.
             Touch::Removed | Touch::MovedOut | Touch::Written | Touch::Modified | Touch::Attrib => {
@@ -404,11 +415,11 @@ impl Source {
             let chore = queue.chores.remove(&path);
             let tail = path.strip_prefix(&from);
             if let (Some(chore), Some(path)) = (chore, tail.and_then(|tail| to.join_path(&tail))) {
-                queue.chores.insert(path, chore);
+                queue.add(path, chore);
             }
         }
         if rescan {
-            queue.chores.insert(to.clone(), Chore::WatchAndMark);
+            queue.add(to.clone(), Chore::WatchAndMark);
         }
         let listed_ahead = queue.busy || queue.scan_barrier > *self.barrier_passed.borrow();
         if listed_ahead {
@@ -423,6 +434,12 @@ impl Source {
             self.compare(&from);
             self.compare(&to);
         }
+    }
+
+    /// The watches of a directory were lost for a while.
+    fn unheard(&self, path: WirePath) {
+        self.lock().add(path, Chore::WatchAndCompare);
+        self.wake.notify_all();
     }
 
     fn overflow(&self) {
@@ -521,13 +538,23 @@ impl Source {
                     self.watch_below(watcher, &to, Chore::Watch);
                     // Events between the rename and the new watches are lost: compare.
                     self.compare(&to);
+                    // A directory that has the old name by now lost its watches too.
+                    if self.is_dir(&from) {
+                        self.watch_below(watcher, &from, Chore::Watch);
+                        self.compare(&from);
+                    }
                 }
             }
             Work::Settle => {
                 let number = self.ask_barrier(watcher).unwrap_or(0);
                 self.lock().scan_barrier = number;
             }
-            Work::Watch(path, chore) => self.watch_below(watcher, &path, chore),
+            Work::Watch(path, chore) => {
+                self.watch_below(watcher, &path, chore);
+                if chore == Chore::WatchAndCompare && self.selection.includes(&path, true) {
+                    self.compare(&path);
+                }
+            }
             Work::Overflow => {
                 tracing::warn!(
                     source = %self.root.path().display(),
@@ -583,7 +610,7 @@ impl Source {
                 if !self.selection.keeps(&below, is_dir) {
                     continue;
                 }
-                if chore == Chore::WatchAndMark {
+                if chore >= Chore::WatchAndMark {
                     let recent = meta.kind == Kind::File && is_recent(meta.mtime);
                     self.mark(|dirty, now| {
                         if is_dir {
@@ -597,6 +624,11 @@ impl Source {
                 }
             }
         }
+    }
+
+    fn is_dir(&self, path: &WirePath) -> bool {
+        let entry = self.root.stat(path);
+        entry.is_ok_and(|entry| entry.is_some_and(|entry| entry.kind == Kind::Dir))
     }
 
     fn unwatched(&self, dir: &WirePath, error: &WatchError) {

@@ -73,6 +73,13 @@ pub enum RawEvent {
         /// Which.
         path: WirePath,
     },
+    /// The directory at `path` may have been without watches for a while, with everything below it: they
+    /// were dropped along with those of another directory of that name. What happened meanwhile was
+    /// missed: watch it again and compare.
+    Unheard {
+        /// Which.
+        path: WirePath,
+    },
     /// The root was unmounted, removed or moved. What looks like removals now is none.
     RootGone,
     /// The watcher cannot go on, or lost something it cannot name.

@@ -47,6 +47,9 @@ struct State {
     /// Watched before an overflow: notify may hold a dead watch for any of them.
     suspect: BTreeSet<WirePath>,
     departed: Option<Departed>,
+    /// Directories that moved and whose watches are not set anew yet: notify still tells what happens
+    /// in them under their old names.
+    moving: Vec<(WirePath, WirePath)>,
     /// Events after a first half, which must not be told before it.
     held: Vec<RawEvent>,
     stopped: bool,
@@ -73,6 +76,7 @@ impl NotifyWatcher {
                 watched: BTreeSet::from([WirePath::root()]),
                 suspect: BTreeSet::new(),
                 departed: None,
+                moving: Vec::new(),
                 held: Vec::new(),
                 stopped: false,
             }),
@@ -122,6 +126,9 @@ impl NotifyWatcher {
             let _ = self.inner.unwatch(&at);
             return Err(error);
         }
+        // And again: an event of the past may have taken the note of a watch that was only set then.
+        // A watch without a note would outlive its directory and pass for that of the next one there.
+        self.shared.state().watched.insert(path.clone());
         Ok(if is_new {
             Watched::New
         } else {
@@ -158,6 +165,9 @@ impl Watcher for NotifyWatcher {
 
     fn rewatch_after_rename(&mut self, from: &WirePath, to: &WirePath) -> Result<(), WatchError> {
         let moved = self.shared.state().take_below(from);
+        let mut result = Ok(());
+        // In any case notify is asked once: what it had read by then has been told.
+        let _ = self.inner.unwatch(&self.place.join(from.to_path_buf()));
         for old in moved {
             let Some(new) = old.strip_prefix(from).and_then(|tail| to.join_path(&tail)) else {
                 continue;
@@ -165,10 +175,16 @@ impl Watcher for NotifyWatcher {
             // notify drops these at the rename; if it has not yet, the old name must not live on.
             let _ = self.inner.unwatch(&self.place.join(old.to_path_buf()));
             if let Err(error @ WatchError::LimitReached { .. }) = self.set(&new) {
-                return Err(error);
+                result = Err(error);
+                break;
             }
         }
-        Ok(())
+        let mut state = self.shared.state();
+        let is_it = |moving: &(WirePath, WirePath)| moving.0 == *from && moving.1 == *to;
+        if let Some(at) = state.moving.iter().position(is_it) {
+            state.moving.remove(at);
+        }
+        result
     }
 
     fn needs_rewatch(&self) -> bool {
@@ -342,6 +358,15 @@ impl State {
         }
     }
 
+    /// notify drops, by name, the watches of what was told gone from `path` and of everything below.
+    /// If a directory has that name by now, they are those of the newer one, and nothing else may tell:
+    /// what was told gone can have been told under the name of its successor.
+    fn dropped(&mut self, path: WirePath) {
+        if is_dir(&self.place, &path) == Some(true) {
+            self.tell(RawEvent::Unheard { path });
+        }
+    }
+
     fn renamed(&mut self, path: WirePath, mode: RenameMode, tracker: Option<usize>) {
         match (mode, tracker) {
             (RenameMode::From, _) if path.is_root() => self.tell(RawEvent::RootGone),
@@ -359,17 +384,18 @@ impl State {
             // Another directory took the root's name; that the root is gone was told.
             (RenameMode::To, _) if path.is_root() => {}
             (RenameMode::To, Some(tracker)) => {
-                let at = self.place.join(path.to_path_buf());
-                let dir = std::fs::symlink_metadata(at).ok().map(|meta| meta.is_dir());
+                let dir = is_dir(&self.place, &path);
                 match self.departed.take_if(|gone| gone.tracker == tracker) {
                     Some(gone) => {
                         let event = RawEvent::Renamed {
-                            from: gone.from,
-                            to: path,
+                            from: gone.from.clone(),
+                            to: path.clone(),
                             dir: dir.unwrap_or(gone.dir),
                         };
+                        let is_dir = dir.unwrap_or(gone.dir);
                         self.release_held();
-                        self.tell(event);
+                        self.moved(&gone.from, &path, event, is_dir);
+                        self.dropped(gone.from);
                     }
                     None => self.touched(path, Touch::MovedIn, dir.unwrap_or(true)),
                 }
@@ -397,11 +423,12 @@ impl State {
         if let Some(gone) = self.departed.take() {
             self.take_below(&gone.from);
             self.sink.event(RawEvent::Touched {
-                path: gone.from,
+                path: gone.from.clone(),
                 touch: Touch::MovedOut,
                 dir: gone.dir,
             });
             self.release_held();
+            self.dropped(gone.from);
         }
     }
 
@@ -429,8 +456,53 @@ impl State {
         taken
     }
 
+    /// Tells a rename, unless its old name is one that a directory above it has lost: then both ends
+    /// are looked at.
+    fn moved(&mut self, from: &WirePath, to: &WirePath, event: RawEvent, dir: bool) {
+        let is_stale = [from, to].iter().any(|path| self.names_now(path).len() > 1);
+        if is_stale {
+            self.touched(to.clone(), Touch::MovedIn, dir);
+            self.touched(from.clone(), Touch::MovedOut, dir);
+            return;
+        }
+        self.tell(event);
+        if dir && self.moving.len() < MOVING_MAX {
+            self.moving.push((from.clone(), to.clone()));
+        } else if dir {
+            self.tell(RawEvent::Unheard {
+                path: WirePath::root(),
+            });
+        }
+    }
+
+    /// What `path` may mean: itself, and what it is called since directories above it moved.
+    fn names_now(&self, path: &WirePath) -> Vec<WirePath> {
+        let mut names = vec![path.clone()];
+        for (from, to) in &self.moving {
+            let news: Vec<_> = names
+                .iter()
+                .filter(|name| name.starts_with(from) && *name != from)
+                .filter_map(|name| to.join_path(&name.strip_prefix(from)?))
+                .filter(|name| !names.contains(name))
+                .collect();
+            names.extend(news);
+            names.truncate(NAMES_MAX);
+        }
+        names
+    }
+
     fn touched(&mut self, path: WirePath, touch: Touch, dir: bool) {
-        self.tell(RawEvent::Touched { path, touch, dir });
+        for path in self.names_now(&path) {
+            let again = RawEvent::Touched {
+                path: path.clone(),
+                touch,
+                dir,
+            };
+            self.tell(again);
+            if dir && matches!(touch, Touch::Removed | Touch::MovedOut) {
+                self.dropped(path);
+            }
+        }
     }
 
     fn tell(&mut self, event: RawEvent) {
@@ -443,6 +515,12 @@ impl State {
             self.sink.event(event);
         }
     }
+}
+
+/// Whether a directory is at `path` now; `None` if nothing can be seen there.
+fn is_dir(place: &Path, path: &WirePath) -> Option<bool> {
+    let meta = std::fs::symlink_metadata(place.join(path.to_path_buf()));
+    meta.ok().map(|meta| meta.is_dir())
 }
 
 fn one_dir() -> WatchPathConfig {
@@ -468,6 +546,12 @@ const KINDS: EventKindMask = EventKindMask::CREATE
 /// How long the second half of a rename may take to follow the first.
 const RENAME_WAIT: Duration = Duration::from_millis(2);
 
+/// Most directories that move at once.
+const MOVING_MAX: usize = 64;
+
+/// Most names that a path is told under.
+const NAMES_MAX: usize = 16;
+
 /// Most events held back behind half a rename.
 const HELD_MAX: usize = 256;
 
@@ -489,5 +573,81 @@ mod tests {
         let number = watcher.barrier().unwrap();
         let told = events.recv_timeout(std::time::Duration::from_secs(60));
         assert_eq!(told.unwrap(), RawEvent::Barrier(number));
+    }
+
+    /// A watcher of these directories, and what it is told by hand: nothing happens to them.
+    fn told(dirs: &[&str], events: &[Event]) -> Vec<RawEvent> {
+        let dir = tempfile::tempdir().unwrap();
+        for name in dirs {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        let (sender, heard) = mpsc::sync_channel(1 << 10);
+        let sink = move |event| drop(sender.send(event));
+        let watcher = NotifyWatcher::start(dir.path(), Box::new(sink)).unwrap();
+        let mut state = watcher.shared.state();
+        for event in events {
+            let mut event = event.clone();
+            event.paths = vec![state.place.join(&event.paths[0])];
+            state.translate(&event);
+        }
+        drop(state);
+        heard.try_iter().collect()
+    }
+
+    fn event(kind: EventKind, at: &str) -> Event {
+        Event::new(kind).add_path(at.into())
+    }
+
+    fn half(mode: RenameMode, at: &str, cookie: usize) -> Event {
+        event(EventKind::Modify(ModifyKind::Name(mode)), at).set_tracker(cookie)
+    }
+
+    fn path(text: &str) -> WirePath {
+        WirePath::from_relative(text.as_ref()).unwrap()
+    }
+
+    fn touched(at: &str, touch: Touch, dir: bool) -> RawEvent {
+        let path = path(at);
+        RawEvent::Touched { path, touch, dir }
+    }
+
+    fn renamed(from: &str, to: &str) -> RawEvent {
+        RawEvent::Renamed {
+            from: path(from),
+            to: path(to),
+            dir: true,
+        }
+    }
+
+    #[test]
+    fn a_directory_that_stands_where_one_was_told_gone_lost_its_watch() {
+        let removed = [event(EventKind::Remove(RemoveKind::Folder), "d")];
+        let unheard = RawEvent::Unheard { path: path("d") };
+        let gone = touched("d", Touch::Removed, true);
+        assert_eq!(told(&["d"], &removed), [gone.clone(), unheard]);
+        assert_eq!(told(&[], &removed), [gone]);
+        let swapped = [half(RenameMode::From, "a", 1), half(RenameMode::To, "b", 1)];
+        let unheard = RawEvent::Unheard { path: path("a") };
+        assert_eq!(told(&["a", "b"], &swapped), [renamed("a", "b"), unheard]);
+    }
+
+    #[test]
+    fn what_is_told_below_a_name_of_the_past_is_told_below_the_new_one_as_well() {
+        let events = [
+            half(RenameMode::From, "a", 1),
+            half(RenameMode::To, "b", 1),
+            event(EventKind::Remove(RemoveKind::File), "a/f"),
+            half(RenameMode::From, "a/g", 2),
+            half(RenameMode::To, "g", 2),
+        ];
+        let all = [
+            renamed("a", "b"),
+            touched("a/f", Touch::Removed, false),
+            touched("b/f", Touch::Removed, false),
+            touched("g", Touch::MovedIn, false),
+            touched("a/g", Touch::MovedOut, false),
+            touched("b/g", Touch::MovedOut, false),
+        ];
+        assert_eq!(told(&["b"], &events), all);
     }
 }
