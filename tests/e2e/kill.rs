@@ -303,3 +303,29 @@ fn an_orderly_restart_is_no_kill() {
     scene.receiver = Some(scene.receiver_builder.start());
     scene.finish();
 }
+
+/// Changes go on while the agent starts: in a directory that is compared before it is watched they would be missed.
+#[test]
+fn changes_while_the_agent_starts_are_not_missed() {
+    let sandbox = Sandbox::new();
+    let dirs = scaled(1_500, 20_000);
+    many_small(&sandbox.src(), dirs, 1, 20).expect("files");
+    let mut scene = Scene::new(sandbox);
+    scene.settle();
+    let mut rng = Rng::new(7);
+    for round in 0..scaled(4, 20) {
+        drop(scene.agent.take());
+        std::thread::scope(|scope| {
+            let (src, rng) = (scene.sandbox.src(), &mut rng);
+            scope.spawn(move || {
+                for _ in 0..scaled(4_000, 20_000) {
+                    let path = src.join(format!("d{:05}/f00000", rng.below(dirs as u64)));
+                    fs::write(path, format!("{round} {}", rng.next())).expect("write");
+                }
+            });
+            scene.agent = Some(scene.agent_builder.start());
+        });
+        scene.settle();
+    }
+    scene.finish();
+}

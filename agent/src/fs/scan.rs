@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::RawDir;
+use rustix::fs::{FileType, RawDir};
 use rustix::io::Errno;
 use syncd_proto::digest::Digest;
 use syncd_proto::links::LinkGroups;
@@ -48,6 +48,36 @@ pub fn list(root: &SourceRoot, path: &WirePath) -> io::Result<Option<Vec<(Name, 
         // Removed while it was open.
         Err(error) if is_gone(&error) => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+/// The names of the directories in the directory at `path`; none if there is no directory. Costs no
+/// look at an entry where the file system tells types with names.
+///
+/// # Errors
+/// The directory is there but cannot be read.
+pub fn list_dirs(root: &SourceRoot, path: &WirePath) -> io::Result<Vec<Name>> {
+    let mut names = Vec::new();
+    let read = root.open_dir(path).and_then(|dir| {
+        for_each_entry(&dir, |name, kind| {
+            let Some(name) = name.ok().filter(|name| !name.is_reserved()) else {
+                return Ok(());
+            };
+            let is_dir = match kind {
+                FileType::Directory => true,
+                FileType::Unknown => root::stat_entry(dir.as_fd(), &name)?
+                    .is_some_and(|entry| entry.kind == Kind::Dir),
+                _ => false,
+            };
+            if is_dir {
+                names.push(name);
+            }
+            Ok(())
+        })
+    });
+    match read {
+        Err(error) if !is_gone(&error) => Err(error),
+        _ => Ok(names),
     }
 }
 
@@ -376,13 +406,20 @@ fn for_each_name(
     dir: &OwnedFd,
     mut each: impl FnMut(Result<Name, &[u8]>) -> rustix::io::Result<()>,
 ) -> io::Result<()> {
+    for_each_entry(dir, |name, _| each(name))
+}
+
+fn for_each_entry(
+    dir: &OwnedFd,
+    mut each: impl FnMut(Result<Name, &[u8]>, FileType) -> rustix::io::Result<()>,
+) -> io::Result<()> {
     let mut buffer = Vec::with_capacity(DIR_BUFFER_BYTES);
     let mut entries = RawDir::new(dir, buffer.spare_capacity_mut());
     while let Some(entry) = entries.next() {
         let entry = entry?;
         let bytes = entry.file_name().to_bytes();
         if bytes != b"." && bytes != b".." {
-            each(Name::new(bytes).ok_or(bytes))?;
+            each(Name::new(bytes).ok_or(bytes), entry.file_type())?;
         }
     }
     Ok(())

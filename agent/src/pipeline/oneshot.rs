@@ -47,6 +47,8 @@ pub async fn sync(mirrors: &[Mirror], stop: &Stop) -> Result<Outcome, Fatal> {
 }
 
 async fn sync_target(reach: &Reach, stop: &Stop) -> Result<Outcome, Fatal> {
+    // Nobody watches: what changes meanwhile is for the next run.
+    reach.target.watched();
     let threads = work(&reach.target)?;
     let (stopper, done) = Stopper::new();
     let result = tokio::select! {

@@ -112,11 +112,13 @@ pub fn run(target: &Arc<Target>) {
                 }
                 let link = state.link.clone().filter(|link| !link.is_closed());
                 if let Some(link) = link
+                    && state.watched
                     && let Some((path, comparison)) = state.dirty.take_comparison(now)
                 {
                     state.comparing = true;
                     break (path, comparison, link);
                 }
+                // When its time has come already, something else wakes us.
                 let due = state.dirty.next_comparison_due().filter(|due| *due > now);
                 let seek = state.links.is_seeking().then_some(seek_at);
                 let due = due.into_iter().chain(seek).min();

@@ -33,10 +33,12 @@ const IDENTITY_CHECK: Duration = Duration::from_secs(5);
 enum Chore {
     /// Watch it and everything below; nothing is marked: a comparison follows.
     Watch,
+    /// As before, and then compare it.
+    WatchThenCompare,
     /// Watch it, and mark everything in and below it.
     WatchAndMark,
     /// As before, and then compare it: what went meanwhile cannot be marked.
-    WatchAndCompare,
+    MarkAndCompare,
 }
 
 #[derive(Debug, Default)]
@@ -64,10 +66,14 @@ struct Queue {
 }
 
 impl Queue {
-    /// Adds a chore; one that is there already and does more stays.
+    /// Adds a chore; with one that is there already it becomes one that does what both do.
     fn add(&mut self, path: WirePath, chore: Chore) {
         let there = self.chores.entry(path).or_insert(chore);
-        *there = chore.max(*there);
+        *there = match (chore, *there) {
+            (Chore::WatchThenCompare, Chore::WatchAndMark)
+            | (Chore::WatchAndMark, Chore::WatchThenCompare) => Chore::MarkAndCompare,
+            (one, other) => one.max(other),
+        };
     }
 }
 
@@ -197,6 +203,7 @@ impl Source {
         queue.initial_done = true;
         drop(queue);
         self.barrier_sent.send_replace((u64::MAX, 0));
+        self.targets.iter().for_each(|target| target.watched());
         self.scan_on_timer();
     }
 
@@ -244,12 +251,9 @@ impl Source {
     /// Everything below a directory is to be compared again, and watched again.
     pub fn rescan(&self, path: &WirePath) {
         self.selection.forget();
-        self.lock()
-            .chores
-            .entry(path.clone())
-            .or_insert(Chore::Watch);
+        // In this order: what changes between a comparison and the watch would be missed.
+        self.lock().add(path.clone(), Chore::WatchThenCompare);
         self.wake.notify_all();
-        self.compare(path);
     }
 
     fn compare(&self, path: &WirePath) {
@@ -424,21 +428,17 @@ impl Source {
         let listed_ahead = queue.busy || queue.scan_barrier > *self.barrier_passed.borrow();
         if listed_ahead {
             // A listing made meanwhile may have seen the new name before we were told of it.
-            queue.chores.entry(from.clone()).or_insert(Chore::Watch);
-            queue.chores.entry(to.clone()).or_insert(Chore::Watch);
+            queue.add(from.clone(), Chore::WatchThenCompare);
+            queue.add(to.clone(), Chore::WatchThenCompare);
         }
         queue.rewatch.push((from.clone(), to.clone()));
         drop(queue);
         self.wake.notify_all();
-        if listed_ahead {
-            self.compare(&from);
-            self.compare(&to);
-        }
     }
 
     /// The watches of a directory were lost for a while.
     fn unheard(&self, path: WirePath) {
-        self.lock().add(path, Chore::WatchAndCompare);
+        self.lock().add(path, Chore::MarkAndCompare);
         self.wake.notify_all();
     }
 
@@ -551,8 +551,12 @@ impl Source {
             }
             Work::Watch(path, chore) => {
                 self.watch_below(watcher, &path, chore);
-                if chore == Chore::WatchAndCompare && self.selection.includes(&path, true) {
+                let compares = matches!(chore, Chore::WatchThenCompare | Chore::MarkAndCompare);
+                if compares && self.selection.includes(&path, true) {
                     self.compare(&path);
+                }
+                if path.is_root() {
+                    self.targets.iter().for_each(|target| target.watched());
                 }
             }
             Work::Overflow => {
@@ -595,35 +599,46 @@ impl Source {
                 Err(WatchError::Gone) => continue,
                 Err(error) => self.unwatched(&dir, &error),
             }
-            let entries = match scan::list(&self.root, &dir) {
-                Ok(entries) => entries.unwrap_or_default(),
-                Err(error) => {
-                    tracing::warn!(path = %dir, "cannot list: {error}");
-                    continue;
-                }
+            let listed = if chore >= Chore::WatchAndMark {
+                self.mark_listed(&dir, &mut open)
+            } else {
+                self.list_dirs(&dir, &mut open)
             };
-            for (name, meta) in entries {
-                let Some(below) = dir.join(&name) else {
-                    continue;
-                };
-                let is_dir = meta.kind == Kind::Dir;
-                if !self.selection.keeps(&below, is_dir) {
-                    continue;
-                }
-                if chore >= Chore::WatchAndMark {
-                    let recent = meta.kind == Kind::File && is_recent(meta.mtime);
-                    self.mark(|dirty, now| {
-                        if is_dir {
-                            dirty.is_there_again(&below, now);
-                        }
-                        dirty.listed(below.clone(), recent, now);
-                    });
-                }
-                if is_dir {
-                    open.push(below);
-                }
+            if let Err(error) = listed {
+                tracing::warn!(path = %dir, "cannot list: {error}");
             }
         }
+    }
+
+    /// Marks what is in a directory; adds the directories in it to `open`.
+    fn mark_listed(&self, dir: &WirePath, open: &mut Vec<WirePath>) -> std::io::Result<()> {
+        for (name, meta) in scan::list(&self.root, dir)?.unwrap_or_default() {
+            let Some(below) = dir.join(&name) else {
+                continue;
+            };
+            let is_dir = meta.kind == Kind::Dir;
+            if !self.selection.keeps(&below, is_dir) {
+                continue;
+            }
+            let recent = meta.kind == Kind::File && is_recent(meta.mtime);
+            self.mark(|dirty, now| {
+                if is_dir {
+                    dirty.is_there_again(&below, now);
+                }
+                dirty.listed(below.clone(), recent, now);
+            });
+            if is_dir {
+                open.push(below);
+            }
+        }
+        Ok(())
+    }
+
+    fn list_dirs(&self, dir: &WirePath, open: &mut Vec<WirePath>) -> std::io::Result<()> {
+        let names = scan::list_dirs(&self.root, dir)?;
+        let below = names.iter().filter_map(|name| dir.join(name));
+        open.extend(below.filter(|below| self.selection.keeps(below, true)));
+        Ok(())
     }
 
     fn is_dir(&self, path: &WirePath) -> bool {

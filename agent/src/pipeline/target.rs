@@ -129,6 +129,9 @@ pub struct State {
     pub pause: Option<Pause>,
     /// Holds deletes back.
     pub brake: Brake,
+    /// Every directory of the source is watched, or never will be: what changes after a comparison is
+    /// heard of.
+    pub watched: bool,
     /// A comparison is under way.
     pub comparing: bool,
     /// Counts.
@@ -199,6 +202,7 @@ impl Target {
                 phase: Phase::Connecting,
                 pause: None,
                 brake,
+                watched: false,
                 comparing: false,
                 counts: Counts::default(),
                 identical: None,
@@ -346,6 +350,13 @@ impl Target {
     #[must_use]
     pub fn follow(&self) -> broadcast::Receiver<Done> {
         self.done.subscribe()
+    }
+
+    /// The source is watched; comparisons may begin.
+    pub fn watched(&self) {
+        if !self.lock().watched {
+            self.update(|state, _| state.watched = true);
+        }
     }
 
     /// A session is open: compare everything, then live.
