@@ -40,7 +40,9 @@ fuzz_target!(|bytes: &[u8]| {
         let theirs = names(&mut lenient.config.listing().map(|(name, _)| name.to_vec()));
         assert_eq!(ours, theirs);
         for name in ours {
-            assert!(strict.config.module(&name).is_some());
+            // Such a name is a command, as `#list` is: nobody can ask for that module.
+            let is_command = name.starts_with(b"#");
+            assert!(is_command || strict.config.module(&name).is_some());
         }
     }
 });
