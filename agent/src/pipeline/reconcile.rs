@@ -425,12 +425,11 @@ fn stat(target: &Target, link: &Link, path: &WirePath) -> Result<Option<EntryMet
     found.map_err(CompareError::Source)
 }
 
-/// How many entries the source has now, if it can be read whole.
+/// How many entries the source has now, as far as it can be read: what goes while it is counted is not.
 pub fn count_entries(target: &Target) -> Option<u64> {
     let root = WirePath::root();
     let (tree, _) = build(target, &plain_terms(target), &root, Compare::ALL, false).ok()?;
-    tree.filter(|tree| tree.is_complete(&root))
-        .map(|tree| tree.entries())
+    tree.map(|tree| tree.entries())
 }
 
 /// The terms of the open session, if there is one, without attributes.
