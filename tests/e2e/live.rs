@@ -437,7 +437,7 @@ fn random_changes_with_inotify() {
 
 #[test]
 fn random_changes_with_notify() {
-    // Known to fail about one time in fifteen on a busy machine: a name that went during renames, or a
+    // Known to fail now and then (8 of 49 runs on a busy machine): a name that went during renames, or a
     // directory's time, can stay at the target (README, what is missing). The default backend is inotify,
     // which the test above drives.
     if scaled(0, 1) == 0 {
