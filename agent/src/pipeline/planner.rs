@@ -2,21 +2,21 @@
 
 use std::sync::Arc;
 
-use syncd_proto::limits::INLINE_FILE_BYTES_MAX;
-use syncd_proto::meta::{EntryMeta, Kind, Meta};
+use syncd_proto::meta::{Kind, Meta};
 use syncd_proto::path::WirePath;
 
-use crate::fs::read::{self, ReadError, Stability};
-use crate::fs::root::{Identity, Linked, is_gone};
-use crate::fs::scan;
-use crate::logic::brake::Verdict;
-use crate::logic::coalesce::{Leave, Look, Millis, Remote, Rename, Taken};
-use crate::logic::links::{self, Inode, Known, Version};
+use crate::fs::root::Identity;
+use crate::logic::coalesce::{Look, Millis, Remote, Rename, Taken};
+use crate::logic::links::{self};
 use crate::logic::plan::{Found, Planner, meta_of};
-use crate::logic::terms::Terms;
 use crate::net::link::Link;
 use crate::pipeline::reconcile;
 use crate::pipeline::target::{State, Target};
+use look::{Outcome, is_name_of, look};
+use removal::remove;
+
+mod look;
+mod removal;
 
 /// Paths taken at once.
 const TAKE_MAX: usize = 512;
@@ -35,24 +35,6 @@ const LOOKS_MAX: usize = 64;
 
 /// Bytes of files read before they are added to a batch.
 const LOOKS_BYTES_MAX: usize = 1 << 20;
-
-/// How long a name waits while its file is sent under another name, in milliseconds.
-const LINK_MS: Millis = 50;
-
-/// How long removes wait for a held brake before they are looked at again, in milliseconds.
-const HELD_MS: Millis = 1_000;
-
-/// What one look at a path led to.
-enum Outcome {
-    /// It can be sent.
-    Found(Found),
-    /// It is a large file: to be transferred.
-    Large(Option<Identity>, Version),
-    /// Not now.
-    Later(Millis),
-    /// It cannot be read.
-    Failed(&'static str, String),
-}
 
 /// What is worked on in one go.
 struct Work {
@@ -242,12 +224,6 @@ fn add(target: &Target, link: &Link, batch: &mut Planner, taken: Taken, found: F
     target.update(|state, now| state.relink(later, now));
 }
 
-fn is_name_of(target: &Target, name: &WirePath, inode: Inode) -> bool {
-    let there = target.root.stat_links(name).ok().flatten();
-    let there = there.and_then(|(_, linked)| linked);
-    there.is_some_and(|linked| (linked.file.dev, linked.file.ino) == inode)
-}
-
 /// Paths that were looked at and are in no batch yet.
 #[derive(Default)]
 struct Looks {
@@ -349,268 +325,6 @@ fn add_outcome(
     }
 }
 
-fn remove(target: &Target, link: &Link, batch: &mut Planner, mut taken: Taken) {
-    let found = match what_may_go(target, &taken) {
-        MayGo::All => Found::Absent,
-        MayGo::Name => Found::AbsentName,
-        MayGo::Nothing => return target.leave(&taken),
-        MayGo::Unknown => {
-            let parent = taken.path.parent().unwrap_or_default();
-            target.update(|state, now| state.dirty.compare(parent, now));
-            return target.leave(&taken);
-        }
-    };
-    let lost = !matches!(target.root.check_identity(), Ok(true));
-    let emptied = !taken.mark.witnessed && is_emptied(target, &taken.path);
-    let weight = taken.mark.weight;
-    let pending = target.update(|state, now| {
-        // Those that wait were there as well when it all began. Counted first: what goes meanwhile must
-        // not count twice.
-        let pending = || state.dirty.removals_pending();
-        state.brake.would_hold(weight, now).then(pending)
-    });
-    if let Some(pending) = pending
-        && let Some(entries) = reconcile::count_entries(target)
-    {
-        target.update(|state, _| state.brake.recounted(entries, weight + pending));
-    }
-    let verdict = target.update(|state, now| {
-        if lost {
-            state.brake.root_lost(lost_root(target), now);
-            return Verdict::Held;
-        }
-        state.brake.root_back();
-        if taken.mark.leave == Leave::Given {
-            return Verdict::Go;
-        }
-        if emptied {
-            let root = target.root.path().display();
-            let reason = format!("{root} is empty, and the target is not");
-            return state.brake.doubt(reason, now);
-        }
-        state.brake.check(weight, now)
-    });
-    match verdict {
-        Verdict::Go => add(target, link, batch, taken, found),
-        Verdict::Held => {
-            taken.mark.leave = Leave::Held;
-            target.defer(taken, target.now() + HELD_MS);
-        }
-    }
-}
-
-fn lost_root(target: &Target) -> String {
-    format!(
-        "{} is not the directory that was there at the start (unmounted, moved or replaced)",
-        target.root.path().display()
-    )
-}
-
-/// Whether the source has nothing at all, so that absence may mean that something is not mounted.
-fn is_emptied(target: &Target, path: &WirePath) -> bool {
-    path.parent().is_some_and(|parent| parent.is_root())
-        && scan::list(&target.root, &WirePath::root())
-            .is_ok_and(|entries| entries.is_none_or(|entries| entries.is_empty()))
-}
-
-/// What may be removed of a name that the source has not got.
-enum MayGo {
-    /// With all that is in it.
-    All,
-    /// Only if nothing is in it: what is protected there is not known.
-    Name,
-    /// It is protected.
-    Nothing,
-    /// That depends on what it is.
-    Unknown,
-}
-
-fn what_may_go(target: &Target, taken: &Taken) -> MayGo {
-    let rules = &target.selection;
-    if taken.mark.cleared || !rules.may_protect() {
-        return MayGo::All;
-    }
-    let protects = |is_dir| rules.protects(&taken.path, is_dir, None);
-    match (protects(false), protects(true)) {
-        (false, false) => MayGo::Name,
-        (true, true) => MayGo::Nothing,
-        _ => MayGo::Unknown,
-    }
-}
-
-fn look(
-    target: &Target,
-    link: &Link,
-    taken: &Taken,
-    there: std::io::Result<Option<(EntryMeta, Option<Linked>)>>,
-) -> Outcome {
-    let terms = link.terms();
-    let (entry, linked) = match there {
-        Ok(Some((entry, linked))) => (terms.entry(entry), linked),
-        Ok(None) => return Outcome::Found(Found::Absent),
-        Err(error) => return Outcome::Failed("unreadable", describe(taken, "stat", &error)),
-    };
-    if !target
-        .selection
-        .includes(&taken.path, entry.kind == Kind::Dir)
-    {
-        return Outcome::Found(Found::Absent);
-    }
-    if !terms.keeps(entry.kind) {
-        if !taken.mark.gone {
-            let kind = entry.kind.word();
-            tracing::warn!(target = %target.name, path = %taken.path, "not mirrored: the receiver keeps no {kind}");
-        }
-        return Outcome::Found(Found::Absent);
-    }
-    let known = taken.mark.remote != Remote::Absent && !taken.mark.born;
-    if taken.mark.look == Look::Meta && known {
-        return match meta_at(target, terms, taken, &entry) {
-            Ok(meta) => Outcome::Found(Found::Metadata {
-                kind: entry.kind,
-                size: entry.size,
-                meta,
-            }),
-            Err(error) if is_gone(&error) => Outcome::Later(target.now() + 1),
-            Err(error) => {
-                let text = describe(taken, "read the extended attributes of", &error);
-                Outcome::Failed("attributes not readable", text)
-            }
-        };
-    }
-    let meta = || {
-        let meta = meta_at(target, terms, taken, &entry);
-        meta.unwrap_or_else(|_| meta_of(&entry))
-    };
-    match entry.kind {
-        Kind::Dir => Outcome::Found(Found::Dir(meta())),
-        Kind::Symlink => match target.root.read_link(&taken.path) {
-            Ok(Some(link)) => Outcome::Found(Found::Symlink {
-                meta: meta(),
-                target: link,
-            }),
-            Ok(None) | Err(_) => Outcome::Later(target.now() + ABSENCE_MS),
-        },
-        Kind::File => linked
-            .and_then(|linked| look_at_links(target, taken, &entry, linked))
-            .unwrap_or_else(|| {
-                look_at_file(
-                    target,
-                    terms,
-                    taken,
-                    &entry,
-                    linked.map(|linked| linked.file),
-                )
-            }),
-        kind => Outcome::Found(Found::Special {
-            meta: meta(),
-            kind,
-            rdev: entry.rdev,
-        }),
-    }
-}
-
-/// The metadata of an entry with its attributes, if those take part.
-fn meta_at(
-    target: &Target,
-    terms: &Terms,
-    taken: &Taken,
-    entry: &EntryMeta,
-) -> std::io::Result<Meta> {
-    let mut meta = meta_of(entry);
-    if terms.attributes.any() {
-        meta.xattrs = Some(target.root.attributes(&taken.path, terms)?);
-    }
-    Ok(meta)
-}
-
-/// A file with several names: it is linked to a name that the target has, if there is one. `None` if
-/// its content is to be sent.
-fn look_at_links(
-    target: &Target,
-    taken: &Taken,
-    entry: &EntryMeta,
-    linked: Linked,
-) -> Option<Outcome> {
-    let now = target.now();
-    let inode = (linked.file.dev, linked.file.ino);
-    let version = Version::of_entry(entry);
-    let seek = target.lock().links.seek(inode, &taken.path, linked.names);
-    if seek {
-        target.wake_all();
-        return Some(Outcome::Later(now + LINK_MS));
-    }
-    let known = {
-        let state = target.lock();
-        let in_work = |path: &WirePath| state.dirty.is_in_work(path);
-        let known = state.links.known(inode, &taken.path, version, in_work);
-        match known {
-            // Somebody writes to it by another name: that one goes first, but not for ever.
-            Known::Older(names) if now < taken.mark.first + target.settle().hold_max_ms => {
-                let coming = names.iter().any(|name| state.dirty.is_pending(name));
-                if coming { Known::Busy } else { Known::Nothing }
-            }
-            other => other,
-        }
-    };
-    match known {
-        Known::Busy if !taken.mark.wrote => Some(Outcome::Later(now + LINK_MS)),
-        Known::Names(names) if !taken.mark.wrote => {
-            let to = names.iter().find(|name| is_name_of(target, name, inode))?;
-            let to = WirePath::clone(to);
-            Some(Outcome::Found(Found::Link { to }))
-        }
-        Known::Nothing | Known::Older(_) | Known::Busy | Known::Names(_) => None,
-    }
-}
-
-fn look_at_file(
-    target: &Target,
-    terms: &Terms,
-    taken: &Taken,
-    entry: &EntryMeta,
-    linked: Option<Identity>,
-) -> Outcome {
-    let now = target.now();
-    let settle = target.settle();
-    let held_until = taken.mark.first + settle.hold_max_ms;
-    let waits_until = taken.mark.waits_until(entry.size, settle);
-    if let Some(until) = waits_until.filter(|until| now < *until) {
-        return Outcome::Later(until);
-    }
-    if entry.size > INLINE_FILE_BYTES_MAX {
-        return Outcome::Large(linked, Version::of_entry(entry));
-    }
-    let stability = if now >= held_until {
-        Stability::Waived
-    } else {
-        Stability::Required
-    };
-    match read::read_small(
-        &target.root,
-        &taken.path,
-        INLINE_FILE_BYTES_MAX,
-        stability,
-        terms,
-    ) {
-        Ok(file) => Outcome::Found(Found::Small {
-            meta: file.meta,
-            bytes: file.bytes,
-            digest: file.digest,
-            linked: file.linked.map(|file| (file.dev, file.ino)),
-        }),
-        Err(ReadError::TooLarge) => Outcome::Large(linked, Version::of_entry(entry)),
-        Err(ReadError::Changed) => {
-            Outcome::Later((now + settle.settle_ms).min(held_until.max(now + 10)))
-        }
-        Err(ReadError::Gone | ReadError::NotAFile) => Outcome::Later(now + 1),
-        Err(ReadError::Denied(error)) => {
-            Outcome::Failed("permission denied", describe(taken, "read", &error))
-        }
-        Err(ReadError::Io(error)) => Outcome::Failed("unreadable", describe(taken, "read", &error)),
-    }
-}
-
 fn send(target: &Target, link: &Arc<Link>, batch: Planner, horizon: u64) {
     if batch.is_empty() {
         return;
@@ -629,8 +343,4 @@ fn send(target: &Target, link: &Arc<Link>, batch: Planner, horizon: u64) {
 fn dir_meta(target: &Target, link: &Link, dir: &WirePath) -> Option<Meta> {
     let entry = target.root.stat(dir).ok().flatten()?;
     (entry.kind == Kind::Dir).then(|| meta_of(&link.terms().entry(entry)))
-}
-
-fn describe(taken: &Taken, what: &str, error: &std::io::Error) -> String {
-    format!("cannot {what} {} at the source: {error}", taken.path)
 }

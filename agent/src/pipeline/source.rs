@@ -3,79 +3,26 @@
 //! Events mark paths as dirty and do nothing else. A scanner thread adds watches: watch first, then
 //! list, then mark what the listing shows, so that nothing made in between is missed.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use syncd_proto::meta::{Kind, Mtime};
+use syncd_proto::meta::Mtime;
 use syncd_proto::path::WirePath;
 use tokio::sync::watch;
 
 use crate::fs::root::SourceRoot;
-use crate::fs::scan;
-use crate::fs::watch::{self as watching, Backend, RawEvent, Sink, Touch, WatchError, Watcher};
+use crate::fs::watch::{self as watching, Backend, RawEvent, Sink, Touch, WatchError};
 use crate::logic::coalesce::Millis;
 use crate::pipeline::selection::Selection;
 use crate::pipeline::target::Target;
+use chores::UNWATCHED_SCAN;
+use queue::{Chore, Queue};
+
+mod chores;
+mod queue;
 
 /// How long an overflow, or a directory that could not be watched, waits before the rescan.
 const RESCAN_MS: u64 = 200;
-
-/// How often directories that cannot be watched are scanned.
-const UNWATCHED_SCAN: Duration = Duration::from_secs(30);
-
-/// How often the root is compared with the one of the start: an unmount that waits for nobody, or a rename
-/// above the root, tells nobody.
-const IDENTITY_CHECK: Duration = Duration::from_secs(5);
-
-/// What the scanner has to do for a directory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Chore {
-    /// Watch it and everything below; nothing is marked: a comparison follows.
-    Watch,
-    /// As before, and then compare it.
-    WatchThenCompare,
-    /// Watch it, and mark everything in and below it.
-    WatchAndMark,
-    /// As before, and then compare it: what went meanwhile cannot be marked.
-    MarkAndCompare,
-}
-
-#[derive(Debug, Default)]
-struct Queue {
-    chores: BTreeMap<WirePath, Chore>,
-    rewatch: Vec<(WirePath, WirePath)>,
-    overflow: Option<Instant>,
-    busy: bool,
-    initial_done: bool,
-    stopping: bool,
-    barrier_wanted: u64,
-    barrier_issued: u64,
-    /// Barrier after the last listing: events told before it may be older than what was listed.
-    scan_barrier: u64,
-    scanned_since: bool,
-    /// What listings had told each target when the barrier of this number was asked for.
-    told: (u64, Vec<u64>),
-    unwatched: BTreeMap<WirePath, String>,
-    /// When they are scanned.
-    unwatched_due: Option<Instant>,
-    overflows: u64,
-    watched: usize,
-    root_gone: Option<String>,
-    backend: &'static str,
-}
-
-impl Queue {
-    /// Adds a chore; with one that is there already it becomes one that does what both do.
-    fn add(&mut self, path: WirePath, chore: Chore) {
-        let there = self.chores.entry(path).or_insert(chore);
-        *there = match (chore, *there) {
-            (Chore::WatchThenCompare, Chore::WatchAndMark)
-            | (Chore::WatchAndMark, Chore::WatchThenCompare) => Chore::MarkAndCompare,
-            (one, other) => one.max(other),
-        };
-    }
-}
 
 /// One source and its targets.
 #[derive(Debug)]
@@ -473,221 +420,6 @@ impl Source {
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn next_chore(&self) -> Option<Work> {
-        let mut queue = self.lock();
-        queue.busy = false;
-        loop {
-            if queue.stopping {
-                return None;
-            }
-            if let Some(work) = take_work(&mut queue) {
-                queue.busy = true;
-                queue.scanned_since |= !matches!(work, Work::Barrier(_) | Work::Settle);
-                return Some(work);
-            }
-            if !queue.initial_done {
-                queue.initial_done = true;
-            }
-            self.scanned.send_modify(|passes| *passes += 1);
-            let until = match queue.overflow {
-                Some(at) => at.saturating_duration_since(Instant::now()),
-                None => IDENTITY_CHECK,
-            };
-            let (next, timeout) = self
-                .wake
-                .wait_timeout(queue, until)
-                .unwrap_or_else(PoisonError::into_inner);
-            queue = next;
-            if timeout.timed_out() && queue.overflow.is_none() && queue.root_gone.is_none() {
-                drop(queue);
-                if matches!(self.root.check_identity(), Ok(false)) {
-                    self.root_gone();
-                }
-                let listed_ahead = self.is_listed_ahead();
-                queue = self.lock();
-                queue.scanned_since |= listed_ahead;
-            }
-            let is_time = queue.unwatched_due.is_some_and(|due| due <= Instant::now());
-            if is_time && queue.overflow.is_none() {
-                queue.unwatched_due = None;
-                let paths: Vec<_> = std::mem::take(&mut queue.unwatched).into_keys().collect();
-                drop(queue);
-                for path in &paths {
-                    self.rescan(path);
-                }
-                queue = self.lock();
-            }
-        }
-    }
-
-    fn do_chore(&self, watcher: &mut dyn Watcher, work: Work) {
-        match work {
-            Work::Barrier(wanted) => {
-                let number = self.ask_barrier(watcher).unwrap_or_else(|error| {
-                    tracing::warn!("cannot synchronise with the watcher: {error}");
-                    0
-                });
-                self.barrier_sent.send_replace((wanted, number));
-            }
-            Work::Rewatch(from, to) => {
-                if watcher.needs_rewatch() {
-                    if let Err(error) = watcher.rewatch_after_rename(&from, &to) {
-                        self.unwatched(&to, &error);
-                    }
-                    self.watch_below(watcher, &to, Chore::Watch);
-                    // Events between the rename and the new watches are lost: compare.
-                    self.compare(&to);
-                    // A directory that has the old name by now lost its watches too.
-                    if self.is_dir(&from) {
-                        self.watch_below(watcher, &from, Chore::Watch);
-                        self.compare(&from);
-                    }
-                }
-            }
-            Work::Settle => {
-                let number = self.ask_barrier(watcher).unwrap_or(0);
-                self.lock().scan_barrier = number;
-            }
-            Work::Watch(path, chore) => {
-                self.watch_below(watcher, &path, chore);
-                let compares = matches!(chore, Chore::WatchThenCompare | Chore::MarkAndCompare);
-                if compares && self.selection.includes(&path, true) {
-                    self.compare(&path);
-                }
-                if path.is_root() {
-                    self.targets.iter().for_each(|target| target.watched());
-                }
-            }
-            Work::Overflow => {
-                tracing::warn!(
-                    source = %self.root.path().display(),
-                    "the kernel dropped events (fs.inotify.max_queued_events): comparing everything"
-                );
-                self.watch_below(watcher, &WirePath::root(), Chore::Watch);
-                self.compare(&WirePath::root());
-            }
-        }
-        let watched = watcher.watched();
-        self.lock().watched = watched;
-    }
-
-    /// Asks for a barrier, and notes what listings have told until now.
-    fn ask_barrier(&self, watcher: &mut dyn Watcher) -> std::io::Result<u64> {
-        let targets = self.targets.iter();
-        let told = targets.map(|target| target.lock().dirty.listings());
-        let told = told.collect();
-        let number = watcher.barrier()?;
-        self.lock().told = (number, told);
-        if *self.barrier_passed.borrow() >= number {
-            self.heard(number);
-        }
-        Ok(number)
-    }
-
-    /// Watches a directory and those below: watch, list, mark.
-    fn watch_below(&self, watcher: &mut dyn Watcher, path: &WirePath, chore: Chore) {
-        if !self.selection.includes(path, true) {
-            return;
-        }
-        let mut open = vec![path.clone()];
-        while let Some(dir) = open.pop() {
-            match watcher.watch(&dir) {
-                Ok(_) => {
-                    self.lock().unwatched.remove(&dir);
-                }
-                Err(WatchError::Gone) => continue,
-                Err(error) => self.unwatched(&dir, &error),
-            }
-            let listed = if chore >= Chore::WatchAndMark {
-                self.mark_listed(&dir, &mut open)
-            } else {
-                self.list_dirs(&dir, &mut open)
-            };
-            if let Err(error) = listed {
-                tracing::warn!(path = %dir, "cannot list: {error}");
-            }
-        }
-    }
-
-    /// Marks what is in a directory; adds the directories in it to `open`.
-    fn mark_listed(&self, dir: &WirePath, open: &mut Vec<WirePath>) -> std::io::Result<()> {
-        for (name, meta) in scan::list(&self.root, dir)?.unwrap_or_default() {
-            let Some(below) = dir.join(&name) else {
-                continue;
-            };
-            let is_dir = meta.kind == Kind::Dir;
-            if !self.selection.keeps(&below, is_dir) {
-                continue;
-            }
-            let recent = meta.kind == Kind::File && is_recent(meta.mtime);
-            self.mark(|dirty, now| {
-                if is_dir {
-                    dirty.is_there_again(&below, now);
-                }
-                dirty.listed(below.clone(), recent, now);
-            });
-            if is_dir {
-                open.push(below);
-            }
-        }
-        Ok(())
-    }
-
-    fn list_dirs(&self, dir: &WirePath, open: &mut Vec<WirePath>) -> std::io::Result<()> {
-        let names = scan::list_dirs(&self.root, dir)?;
-        let below = names.iter().filter_map(|name| dir.join(name));
-        open.extend(below.filter(|below| self.selection.keeps(below, true)));
-        Ok(())
-    }
-
-    fn is_dir(&self, path: &WirePath) -> bool {
-        let entry = self.root.stat(path);
-        entry.is_ok_and(|entry| entry.is_some_and(|entry| entry.kind == Kind::Dir))
-    }
-
-    fn unwatched(&self, dir: &WirePath, error: &WatchError) {
-        let mut queue = self.lock();
-        if queue.unwatched.is_empty() {
-            tracing::warn!(path = %dir, "not watched, scanned every {} s instead: {error}", UNWATCHED_SCAN.as_secs());
-        }
-        queue.unwatched.insert(dir.clone(), error.to_string());
-        let due = Instant::now() + UNWATCHED_SCAN;
-        queue.unwatched_due.get_or_insert(due);
-    }
-}
-
-#[derive(Debug)]
-enum Work {
-    Rewatch(WirePath, WirePath),
-    Watch(WirePath, Chore),
-    Overflow,
-    /// Everything that was asked for has been listed.
-    Settle,
-    Barrier(u64),
-}
-
-fn take_work(queue: &mut Queue) -> Option<Work> {
-    if !queue.rewatch.is_empty() {
-        let (from, to) = queue.rewatch.remove(0);
-        return Some(Work::Rewatch(from, to));
-    }
-    if let Some((path, chore)) = queue.chores.pop_first() {
-        return Some(Work::Watch(path, chore));
-    }
-    if queue.overflow.is_some_and(|at| at <= Instant::now()) {
-        queue.overflow = None;
-        return Some(Work::Overflow);
-    }
-    if queue.scanned_since {
-        queue.scanned_since = false;
-        return Some(Work::Settle);
-    }
-    if queue.barrier_issued < queue.barrier_wanted {
-        queue.barrier_issued = queue.barrier_wanted;
-        return Some(Work::Barrier(queue.barrier_issued));
-    }
-    None
 }
 
 /// Whether a file was written so lately that it may still be open.

@@ -2,31 +2,30 @@
 //!
 //! One lock, held briefly; nothing blocks while it is held.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use syncd_proto::delta::GroupCache;
-use syncd_proto::message::{Ack, Reject, Rejected};
+use syncd_proto::message::Ack;
 use syncd_proto::meta::Kind;
 use syncd_proto::op::{Content, Op};
 use syncd_proto::path::WirePath;
-use syncd_proto::reject::RejectCode;
 use tokio::sync::{broadcast, watch};
 
 use crate::fs::root::SourceRoot;
 use crate::fs::watch::Backlog;
-use crate::logic::backoff::Backoff;
 use crate::logic::brake::Brake;
-use crate::logic::coalesce::{DirtySet, Failure, Look, Millis, Remote, Settle, Taken};
-use crate::logic::links::LinkMap;
+use crate::logic::coalesce::{DirtySet, Millis, Settle, Taken};
 use crate::logic::outbox::{Note, Outbox, Sent};
-use crate::logic::plan::{Batch, Cause, Found};
+use crate::logic::plan::{Batch, Cause};
 use crate::net::link::Link;
 use crate::pipeline::selection::Selection;
 
-/// Commits and bytes that may be on their way, whatever the receiver allows.
-const IN_FLIGHT_BYTES_MAX: usize = 32 << 20;
+mod refusals;
+mod state;
+
+use state::IN_FLIGHT_BYTES_MAX;
+pub use state::{Counts, Pause, Phase, State};
 
 /// How long events that wait to be told are waited for, at most.
 const HEAR_MAX: Duration = Duration::from_millis(100);
@@ -36,9 +35,6 @@ const HEAR_STEP: Duration = Duration::from_micros(20);
 
 /// Room for the groups of versions that were sent, in bytes: those of 8 GiB of files.
 const KNOWN_BYTES_MAX: usize = 4 << 20;
-
-/// How long everything rests after the receiver had no space, at most.
-const PAUSE_MAX_MS: Millis = 30_000;
 
 /// A change that became durable, for whoever follows them.
 #[derive(Debug, Clone)]
@@ -51,101 +47,6 @@ pub struct Done {
     pub bytes: u64,
     /// From the first event seen to the durable acknowledgement.
     pub latency: Duration,
-}
-
-/// Where a target stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Phase {
-    /// Not connected yet, or again.
-    Connecting,
-    /// Connected.
-    Connected,
-    /// The last attempt failed.
-    Disconnected {
-        /// Why.
-        text: String,
-        /// What to do about it.
-        hint: Option<String>,
-        /// Whether trying again cannot help until somebody changes something.
-        permanent: bool,
-    },
-}
-
-/// Transfers rest: the receiver has no room.
-#[derive(Debug, Clone)]
-pub struct Pause {
-    /// Why.
-    pub code: RejectCode,
-    /// Why, for people.
-    pub text: String,
-    /// Until when.
-    pub until: Millis,
-    /// How often in a row.
-    pub attempts: u32,
-}
-
-/// Counts since the start.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Counts {
-    /// Files installed.
-    pub files: u64,
-    /// Operations that became durable.
-    pub ops: u64,
-    /// Content bytes that became durable.
-    pub content_bytes: u64,
-    /// Frame bytes of earlier sessions, sent.
-    pub bytes_sent: u64,
-    /// Frame bytes of earlier sessions, received.
-    pub bytes_received: u64,
-    /// Files that comparisons found to differ.
-    pub found_files: u64,
-    /// Their bytes.
-    pub found_bytes: u64,
-    /// Comparisons finished.
-    pub comparisons: u64,
-}
-
-/// What the threads of a target share.
-#[derive(Debug)]
-pub struct State {
-    /// What the target has not got.
-    pub dirty: DirtySet,
-    /// What is on its way.
-    pub outbox: Outbox,
-    /// Names of files with several names, as the target has them.
-    pub links: LinkMap,
-    /// Large files waiting for a transfer.
-    pub bulk: VecDeque<Taken>,
-    /// Files that occupy a place in the receiver's staging: from the beginning of their transfer until
-    /// their commit is applied.
-    pub staged: usize,
-    /// Staged files waiting for their commit.
-    pub ready: Vec<(Taken, Found)>,
-    /// The open session.
-    pub link: Option<Arc<Link>>,
-    /// Where it stands.
-    pub phase: Phase,
-    /// Rest, if the receiver has no room.
-    pub pause: Option<Pause>,
-    /// Holds deletes back.
-    pub brake: Brake,
-    /// Every directory of the source is watched, or never will be: what changes after a comparison is
-    /// heard of.
-    pub watched: bool,
-    /// A comparison is under way.
-    pub comparing: bool,
-    /// Counts.
-    pub counts: Counts,
-    /// Root digest both sides had when they were last found equal, and when.
-    pub identical: Option<(String, std::time::SystemTime)>,
-    /// Last commit of this session that is durable.
-    pub durable_seq: u64,
-    /// The target had everything once.
-    pub first_sync_done: bool,
-    /// Until when the planner sleeps, while it does.
-    pub planner_sleeps_until: Option<Millis>,
-    /// Everything ends.
-    pub stopping: bool,
 }
 
 /// One target.
@@ -191,26 +92,7 @@ impl Target {
             settle,
             started,
             backlog: OnceLock::new(),
-            state: Mutex::new(State {
-                dirty: DirtySet::new(settle),
-                outbox: Outbox::new(1, IN_FLIGHT_BYTES_MAX),
-                links: LinkMap::default(),
-                bulk: VecDeque::new(),
-                staged: 0,
-                ready: Vec::new(),
-                link: None,
-                phase: Phase::Connecting,
-                pause: None,
-                brake,
-                watched: false,
-                comparing: false,
-                counts: Counts::default(),
-                identical: None,
-                durable_seq: 0,
-                first_sync_done: false,
-                planner_sleeps_until: None,
-                stopping: false,
-            }),
+            state: Mutex::new(State::new(settle, brake)),
             wake: Condvar::new(),
             wake_planner: Condvar::new(),
             version: watch::Sender::new(0),
@@ -509,97 +391,12 @@ impl Target {
         }
     }
 
-    /// An operation was refused.
-    pub fn rejected(&self, reject: &Reject) {
-        let Rejected::Op { seq, index } = reject.what else {
-            return;
-        };
-        let now = self.now();
-        let mut state = self.lock();
-        let Some((cause, note, arrived)) = state.outbox.reject(seq, index) else {
-            return;
-        };
-        if !arrived && note.is_some_and(|note| note.staged) {
-            state.staged = state.staged.saturating_sub(1);
-        }
-        let cause = match cause {
-            Cause::Path(taken) if self.may_hold_protected(&taken, reject.code) => {
-                if !arrived {
-                    state.dirty.arrived(&taken.path);
-                }
-                // The comparison removes what may go, and leaves the rest.
-                state.dirty.compare(WirePath::clone(&taken.path), now);
-                state.dirty.settle_seq(taken.mark.seq);
-                drop(state);
-                self.wake_all();
-                return;
-            }
-            cause => cause,
-        };
-        if reject.code.is_stale() {
-            // The agent's picture was behind: it looks again, and nobody has to do anything.
-            tracing::debug!(target = %self.name, code = %reject.code, "looked at again: {}", reject.text);
-        } else {
-            tracing::warn!(target = %self.name, code = %reject.code, "refused: {}", reject.text);
-        }
-        match cause {
-            Cause::Path(taken) => {
-                if !arrived {
-                    state.dirty.arrived(&taken.path);
-                }
-                let State { dirty, .. } = &mut *state;
-                dirty.look_where_it_went(&taken.path, taken.mark.seq, now);
-                if reject.code == RejectCode::Attributes {
-                    state.attributes_failed(taken, &reject.text, now);
-                } else if note.is_some_and(|note| note.verb == LINK) {
-                    state.link_failed(taken, reject.code, &reject.text, now);
-                } else {
-                    let others = state.links.put_refused(&taken.path);
-                    state.relink(others, now);
-                    state.path_failed(taken, reject.code, &reject.text, now);
-                }
-            }
-            other => {
-                match &other {
-                    Cause::Rename(rename) => {
-                        state.links.forget_below(&rename.from);
-                        state.links.forget_below(&rename.to);
-                    }
-                    Cause::Follows(path) => {
-                        state.link_refused(path, reject.code, now);
-                    }
-                    Cause::Path(_) => {}
-                }
-                state.give_back_cause(other, arrived, now);
-            }
-        }
-        drop(state);
-        self.wake_all();
-    }
-
-    /// Whether a directory could not be removed because names may be in it that the rules protect.
-    fn may_hold_protected(&self, taken: &Taken, code: RejectCode) -> bool {
-        code == RejectCode::NotEmpty
-            && taken.mark.gone
-            && !taken.mark.cleared
-            && self.selection.may_protect()
-    }
-
     /// Nothing is to be done for a path.
     pub fn leave(&self, taken: &Taken) {
         self.update(|state, _| {
             state.dirty.logged(&taken.path);
             state.dirty.arrived(&taken.path);
             state.dirty.settle_seq(taken.mark.seq);
-        });
-    }
-
-    /// A path could not be read or transferred: it waits, longer each time.
-    pub fn failed(&self, taken: Taken, code: &str, text: String) {
-        self.update(|state, now| {
-            state.dirty.logged(&taken.path);
-            state.dirty.arrived(&taken.path);
-            state.wait_longer(taken, code.to_owned(), text, now);
         });
     }
 
@@ -630,110 +427,6 @@ impl Target {
     }
 }
 
-impl State {
-    fn give_back_cause(&mut self, cause: Cause, arrived: bool, now: Millis) {
-        match cause {
-            Cause::Path(mut taken) => {
-                self.dirty.logged(&taken.path);
-                if !arrived {
-                    self.dirty.arrived(&taken.path);
-                }
-                // It may be there although nobody said so: its end must not be forgotten.
-                taken.mark.born = false;
-                taken.mark.remote = Remote::Unknown;
-                self.dirty.give_back(taken, now);
-            }
-            Cause::Rename(rename) => self.dirty.give_back_rename(&rename, now),
-            Cause::Follows(path) => {
-                self.dirty
-                    .found(path.clone(), Look::Content, Remote::Unknown, now);
-                self.dirty.lost_parent(path, 0, now);
-            }
-        }
-    }
-
-    /// Names that have to be linked to another name of their file.
-    pub fn relink(&mut self, names: Vec<Arc<WirePath>>, now: Millis) {
-        for name in names {
-            self.dirty.relink(WirePath::clone(&name), now);
-        }
-    }
-
-    /// A link was refused: where another name of the file is not what it should be, all are looked at
-    /// again; where there can be no link, every name gets the content.
-    fn link_refused(&mut self, path: &WirePath, code: RejectCode, now: Millis) {
-        let passing = code.is_stale() || code.pauses_transfers();
-        let others = self.links.link_refused(path, passing);
-        self.relink(others, now);
-    }
-
-    fn link_failed(&mut self, mut taken: Taken, code: RejectCode, text: &str, now: Millis) {
-        self.link_refused(&taken.path, code, now);
-        if code == RejectCode::NoParent || code.pauses_transfers() {
-            self.path_failed(taken, code, text, now);
-        } else {
-            taken.mark.attempts += 1;
-            self.dirty.give_back(taken, now);
-        }
-    }
-
-    /// A path was refused by the receiver.
-    pub fn path_failed(&mut self, mut taken: Taken, code: RejectCode, text: &str, now: Millis) {
-        if code.pauses_transfers() {
-            let attempts = self.pause.as_ref().map_or(0, |pause| pause.attempts) + 1;
-            let rest = path_delay_ms(attempts).min(PAUSE_MAX_MS);
-            self.pause = Some(Pause {
-                code,
-                text: text.to_owned(),
-                until: now + rest,
-                attempts,
-            });
-        }
-        if code == RejectCode::NoParent {
-            let mut above = taken.path.parent();
-            while let Some(parent) = above.filter(|parent| !parent.is_root()) {
-                self.dirty
-                    .found(parent.clone(), Look::Content, Remote::Unknown, now);
-                above = parent.parent();
-            }
-        }
-        taken.mark.look = Look::Content;
-        taken.mark.remote = Remote::Unknown;
-        taken.mark.born = false;
-        if code.is_stale() && taken.mark.attempts < 2 {
-            taken.mark.attempts += 1;
-            self.dirty.give_back(taken, now);
-            return;
-        }
-        self.wait_longer(taken, code.to_string(), text.to_owned(), now);
-    }
-
-    /// Everything but the attributes arrived: only metadata is tried again.
-    fn attributes_failed(&mut self, mut taken: Taken, text: &str, now: Millis) {
-        taken.mark.look = Look::Meta;
-        taken.mark.remote = Remote::Present;
-        taken.mark.born = false;
-        let code = RejectCode::Attributes.to_string();
-        self.wait_longer(taken, code, text.to_owned(), now);
-    }
-
-    fn wait_longer(&mut self, mut taken: Taken, code: String, text: String, now: Millis) {
-        taken.mark.attempts += 1;
-        taken.mark.failure = Some(Failure { code, text });
-        let due = now + path_delay_ms(taken.mark.attempts);
-        self.dirty.give_back(taken, due);
-    }
-
-    /// Until when nothing may be sent, if the receiver has no room.
-    #[must_use]
-    pub fn resting_until(&self, now: Millis) -> Option<Millis> {
-        self.pause
-            .as_ref()
-            .map(|pause| pause.until)
-            .filter(|until| *until > now)
-    }
-}
-
 /// The word for an operation that links.
 const LINK: &str = "link";
 
@@ -755,9 +448,4 @@ fn note(op: &Op) -> Note {
         bytes,
         staged,
     }
-}
-
-/// Delay before a path that failed so often is tried again: doubles to a minute.
-fn path_delay_ms(attempts: u32) -> Millis {
-    Backoff::PATH.ceiling(attempts).as_millis() as Millis
 }

@@ -1,0 +1,215 @@
+//! One look at a path: what is there now, and whether it can be sent.
+
+use syncd_proto::limits::INLINE_FILE_BYTES_MAX;
+use syncd_proto::meta::{EntryMeta, Kind, Meta};
+use syncd_proto::path::WirePath;
+
+use super::ABSENCE_MS;
+use crate::fs::read::{self, ReadError, Stability};
+use crate::fs::root::{Identity, Linked, is_gone};
+use crate::logic::coalesce::{Look, Millis, Remote, Taken};
+use crate::logic::links::{Inode, Known, Version};
+use crate::logic::plan::{Found, meta_of};
+use crate::logic::terms::Terms;
+use crate::net::link::Link;
+use crate::pipeline::target::Target;
+
+/// How long a name waits while its file is sent under another name, in milliseconds.
+const LINK_MS: Millis = 50;
+
+/// What one look at a path led to.
+pub(super) enum Outcome {
+    /// It can be sent.
+    Found(Found),
+    /// It is a large file: to be transferred.
+    Large(Option<Identity>, Version),
+    /// Not now.
+    Later(Millis),
+    /// It cannot be read.
+    Failed(&'static str, String),
+}
+
+/// What is at a path that was examined just now.
+pub(super) fn look(
+    target: &Target,
+    link: &Link,
+    taken: &Taken,
+    there: std::io::Result<Option<(EntryMeta, Option<Linked>)>>,
+) -> Outcome {
+    let terms = link.terms();
+    let (entry, linked) = match there {
+        Ok(Some((entry, linked))) => (terms.entry(entry), linked),
+        Ok(None) => return Outcome::Found(Found::Absent),
+        Err(error) => return Outcome::Failed("unreadable", describe(taken, "stat", &error)),
+    };
+    if !target
+        .selection
+        .includes(&taken.path, entry.kind == Kind::Dir)
+    {
+        return Outcome::Found(Found::Absent);
+    }
+    if !terms.keeps(entry.kind) {
+        if !taken.mark.gone {
+            let kind = entry.kind.word();
+            tracing::warn!(target = %target.name, path = %taken.path, "not mirrored: the receiver keeps no {kind}");
+        }
+        return Outcome::Found(Found::Absent);
+    }
+    let known = taken.mark.remote != Remote::Absent && !taken.mark.born;
+    if taken.mark.look == Look::Meta && known {
+        return match meta_at(target, terms, taken, &entry) {
+            Ok(meta) => Outcome::Found(Found::Metadata {
+                kind: entry.kind,
+                size: entry.size,
+                meta,
+            }),
+            Err(error) if is_gone(&error) => Outcome::Later(target.now() + 1),
+            Err(error) => {
+                let text = describe(taken, "read the extended attributes of", &error);
+                Outcome::Failed("attributes not readable", text)
+            }
+        };
+    }
+    let meta = || {
+        let meta = meta_at(target, terms, taken, &entry);
+        meta.unwrap_or_else(|_| meta_of(&entry))
+    };
+    match entry.kind {
+        Kind::Dir => Outcome::Found(Found::Dir(meta())),
+        Kind::Symlink => match target.root.read_link(&taken.path) {
+            Ok(Some(link)) => Outcome::Found(Found::Symlink {
+                meta: meta(),
+                target: link,
+            }),
+            Ok(None) | Err(_) => Outcome::Later(target.now() + ABSENCE_MS),
+        },
+        Kind::File => linked
+            .and_then(|linked| look_at_links(target, taken, &entry, linked))
+            .unwrap_or_else(|| {
+                look_at_file(
+                    target,
+                    terms,
+                    taken,
+                    &entry,
+                    linked.map(|linked| linked.file),
+                )
+            }),
+        kind => Outcome::Found(Found::Special {
+            meta: meta(),
+            kind,
+            rdev: entry.rdev,
+        }),
+    }
+}
+
+/// The metadata of an entry with its attributes, if those take part.
+fn meta_at(
+    target: &Target,
+    terms: &Terms,
+    taken: &Taken,
+    entry: &EntryMeta,
+) -> std::io::Result<Meta> {
+    let mut meta = meta_of(entry);
+    if terms.attributes.any() {
+        meta.xattrs = Some(target.root.attributes(&taken.path, terms)?);
+    }
+    Ok(meta)
+}
+
+/// A file with several names: it is linked to a name that the target has, if there is one. `None` if
+/// its content is to be sent.
+fn look_at_links(
+    target: &Target,
+    taken: &Taken,
+    entry: &EntryMeta,
+    linked: Linked,
+) -> Option<Outcome> {
+    let now = target.now();
+    let inode = (linked.file.dev, linked.file.ino);
+    let version = Version::of_entry(entry);
+    let seek = target.lock().links.seek(inode, &taken.path, linked.names);
+    if seek {
+        target.wake_all();
+        return Some(Outcome::Later(now + LINK_MS));
+    }
+    let known = {
+        let state = target.lock();
+        let in_work = |path: &WirePath| state.dirty.is_in_work(path);
+        let known = state.links.known(inode, &taken.path, version, in_work);
+        match known {
+            // Somebody writes to it by another name: that one goes first, but not for ever.
+            Known::Older(names) if now < taken.mark.first + target.settle().hold_max_ms => {
+                let coming = names.iter().any(|name| state.dirty.is_pending(name));
+                if coming { Known::Busy } else { Known::Nothing }
+            }
+            other => other,
+        }
+    };
+    match known {
+        Known::Busy if !taken.mark.wrote => Some(Outcome::Later(now + LINK_MS)),
+        Known::Names(names) if !taken.mark.wrote => {
+            let to = names.iter().find(|name| is_name_of(target, name, inode))?;
+            let to = WirePath::clone(to);
+            Some(Outcome::Found(Found::Link { to }))
+        }
+        Known::Nothing | Known::Older(_) | Known::Busy | Known::Names(_) => None,
+    }
+}
+
+fn look_at_file(
+    target: &Target,
+    terms: &Terms,
+    taken: &Taken,
+    entry: &EntryMeta,
+    linked: Option<Identity>,
+) -> Outcome {
+    let now = target.now();
+    let settle = target.settle();
+    let held_until = taken.mark.first + settle.hold_max_ms;
+    let waits_until = taken.mark.waits_until(entry.size, settle);
+    if let Some(until) = waits_until.filter(|until| now < *until) {
+        return Outcome::Later(until);
+    }
+    if entry.size > INLINE_FILE_BYTES_MAX {
+        return Outcome::Large(linked, Version::of_entry(entry));
+    }
+    let stability = if now >= held_until {
+        Stability::Waived
+    } else {
+        Stability::Required
+    };
+    match read::read_small(
+        &target.root,
+        &taken.path,
+        INLINE_FILE_BYTES_MAX,
+        stability,
+        terms,
+    ) {
+        Ok(file) => Outcome::Found(Found::Small {
+            meta: file.meta,
+            bytes: file.bytes,
+            digest: file.digest,
+            linked: file.linked.map(|file| (file.dev, file.ino)),
+        }),
+        Err(ReadError::TooLarge) => Outcome::Large(linked, Version::of_entry(entry)),
+        Err(ReadError::Changed) => {
+            Outcome::Later((now + settle.settle_ms).min(held_until.max(now + 10)))
+        }
+        Err(ReadError::Gone | ReadError::NotAFile) => Outcome::Later(now + 1),
+        Err(ReadError::Denied(error)) => {
+            Outcome::Failed("permission denied", describe(taken, "read", &error))
+        }
+        Err(ReadError::Io(error)) => Outcome::Failed("unreadable", describe(taken, "read", &error)),
+    }
+}
+
+/// Whether a name is one of this file.
+pub(super) fn is_name_of(target: &Target, name: &WirePath, inode: Inode) -> bool {
+    let there = target.root.stat_links(name).ok().flatten();
+    let there = there.and_then(|(_, linked)| linked);
+    there.is_some_and(|linked| (linked.file.dev, linked.file.ino) == inode)
+}
+
+fn describe(taken: &Taken, what: &str, error: &std::io::Error) -> String {
+    format!("cannot {what} {} at the source: {error}", taken.path)
+}

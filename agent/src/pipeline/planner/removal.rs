@@ -1,0 +1,103 @@
+//! What is gone at the source: whether it may go at the target, and when.
+
+use super::{add, reconcile};
+use crate::fs::scan;
+use crate::logic::brake::Verdict;
+use crate::logic::coalesce::{Leave, Millis, Taken};
+use crate::logic::plan::{Found, Planner};
+use crate::net::link::Link;
+use crate::pipeline::target::Target;
+use syncd_proto::path::WirePath;
+
+/// How long removes wait for a held brake before they are looked at again, in milliseconds.
+const HELD_MS: Millis = 1_000;
+
+/// Adds the removal of a path to the batch, unless it is protected or held.
+pub(super) fn remove(target: &Target, link: &Link, batch: &mut Planner, mut taken: Taken) {
+    let found = match what_may_go(target, &taken) {
+        MayGo::All => Found::Absent,
+        MayGo::Name => Found::AbsentName,
+        MayGo::Nothing => return target.leave(&taken),
+        MayGo::Unknown => {
+            let parent = taken.path.parent().unwrap_or_default();
+            target.update(|state, now| state.dirty.compare(parent, now));
+            return target.leave(&taken);
+        }
+    };
+    let lost = !matches!(target.root.check_identity(), Ok(true));
+    let emptied = !taken.mark.witnessed && is_emptied(target, &taken.path);
+    let weight = taken.mark.weight;
+    let pending = target.update(|state, now| {
+        // Those that wait were there as well when it all began. Counted first: what goes meanwhile must
+        // not count twice.
+        let pending = || state.dirty.removals_pending();
+        state.brake.would_hold(weight, now).then(pending)
+    });
+    if let Some(pending) = pending
+        && let Some(entries) = reconcile::count_entries(target)
+    {
+        target.update(|state, _| state.brake.recounted(entries, weight + pending));
+    }
+    let verdict = target.update(|state, now| {
+        if lost {
+            state.brake.root_lost(lost_root(target), now);
+            return Verdict::Held;
+        }
+        state.brake.root_back();
+        if taken.mark.leave == Leave::Given {
+            return Verdict::Go;
+        }
+        if emptied {
+            let root = target.root.path().display();
+            let reason = format!("{root} is empty, and the target is not");
+            return state.brake.doubt(reason, now);
+        }
+        state.brake.check(weight, now)
+    });
+    match verdict {
+        Verdict::Go => add(target, link, batch, taken, found),
+        Verdict::Held => {
+            taken.mark.leave = Leave::Held;
+            target.defer(taken, target.now() + HELD_MS);
+        }
+    }
+}
+
+fn lost_root(target: &Target) -> String {
+    format!(
+        "{} is not the directory that was there at the start (unmounted, moved or replaced)",
+        target.root.path().display()
+    )
+}
+
+/// Whether the source has nothing at all, so that absence may mean that something is not mounted.
+fn is_emptied(target: &Target, path: &WirePath) -> bool {
+    path.parent().is_some_and(|parent| parent.is_root())
+        && scan::list(&target.root, &WirePath::root())
+            .is_ok_and(|entries| entries.is_none_or(|entries| entries.is_empty()))
+}
+
+/// What may be removed of a name that the source has not got.
+enum MayGo {
+    /// With all that is in it.
+    All,
+    /// Only if nothing is in it: what is protected there is not known.
+    Name,
+    /// It is protected.
+    Nothing,
+    /// That depends on what it is.
+    Unknown,
+}
+
+fn what_may_go(target: &Target, taken: &Taken) -> MayGo {
+    let rules = &target.selection;
+    if taken.mark.cleared || !rules.may_protect() {
+        return MayGo::All;
+    }
+    let protects = |is_dir| rules.protects(&taken.path, is_dir, None);
+    match (protects(false), protects(true)) {
+        (false, false) => MayGo::Name,
+        (true, true) => MayGo::Nothing,
+        _ => MayGo::Unknown,
+    }
+}

@@ -1,0 +1,172 @@
+//! What the receiver refused, and what could not be read: it waits, longer each time.
+
+use syncd_proto::message::{Reject, Rejected};
+use syncd_proto::path::WirePath;
+use syncd_proto::reject::RejectCode;
+
+use super::{LINK, Pause, State, Target};
+use crate::logic::backoff::Backoff;
+use crate::logic::coalesce::{Failure, Look, Millis, Remote, Taken};
+use crate::logic::plan::Cause;
+
+/// How long everything rests after the receiver had no space, at most.
+const PAUSE_MAX_MS: Millis = 30_000;
+
+impl Target {
+    /// An operation was refused.
+    pub fn rejected(&self, reject: &Reject) {
+        let Rejected::Op { seq, index } = reject.what else {
+            return;
+        };
+        let now = self.now();
+        let mut state = self.lock();
+        let Some((cause, note, arrived)) = state.outbox.reject(seq, index) else {
+            return;
+        };
+        if !arrived && note.is_some_and(|note| note.staged) {
+            state.staged = state.staged.saturating_sub(1);
+        }
+        let cause = match cause {
+            Cause::Path(taken) if self.may_hold_protected(&taken, reject.code) => {
+                if !arrived {
+                    state.dirty.arrived(&taken.path);
+                }
+                // The comparison removes what may go, and leaves the rest.
+                state.dirty.compare(WirePath::clone(&taken.path), now);
+                state.dirty.settle_seq(taken.mark.seq);
+                drop(state);
+                self.wake_all();
+                return;
+            }
+            cause => cause,
+        };
+        if reject.code.is_stale() {
+            // The agent's picture was behind: it looks again, and nobody has to do anything.
+            tracing::debug!(target = %self.name, code = %reject.code, "looked at again: {}", reject.text);
+        } else {
+            tracing::warn!(target = %self.name, code = %reject.code, "refused: {}", reject.text);
+        }
+        match cause {
+            Cause::Path(taken) => {
+                if !arrived {
+                    state.dirty.arrived(&taken.path);
+                }
+                let State { dirty, .. } = &mut *state;
+                dirty.look_where_it_went(&taken.path, taken.mark.seq, now);
+                if reject.code == RejectCode::Attributes {
+                    state.attributes_failed(taken, &reject.text, now);
+                } else if note.is_some_and(|note| note.verb == LINK) {
+                    state.link_failed(taken, reject.code, &reject.text, now);
+                } else {
+                    let others = state.links.put_refused(&taken.path);
+                    state.relink(others, now);
+                    state.path_failed(taken, reject.code, &reject.text, now);
+                }
+            }
+            other => {
+                match &other {
+                    Cause::Rename(rename) => {
+                        state.links.forget_below(&rename.from);
+                        state.links.forget_below(&rename.to);
+                    }
+                    Cause::Follows(path) => {
+                        state.link_refused(path, reject.code, now);
+                    }
+                    Cause::Path(_) => {}
+                }
+                state.give_back_cause(other, arrived, now);
+            }
+        }
+        drop(state);
+        self.wake_all();
+    }
+
+    /// Whether a directory could not be removed because names may be in it that the rules protect.
+    fn may_hold_protected(&self, taken: &Taken, code: RejectCode) -> bool {
+        code == RejectCode::NotEmpty
+            && taken.mark.gone
+            && !taken.mark.cleared
+            && self.selection.may_protect()
+    }
+
+    /// A path could not be read or transferred: it waits, longer each time.
+    pub fn failed(&self, taken: Taken, code: &str, text: String) {
+        self.update(|state, now| {
+            state.dirty.logged(&taken.path);
+            state.dirty.arrived(&taken.path);
+            state.wait_longer(taken, code.to_owned(), text, now);
+        });
+    }
+}
+
+impl State {
+    /// A link was refused: where another name of the file is not what it should be, all are looked at
+    /// again; where there can be no link, every name gets the content.
+    fn link_refused(&mut self, path: &WirePath, code: RejectCode, now: Millis) {
+        let passing = code.is_stale() || code.pauses_transfers();
+        let others = self.links.link_refused(path, passing);
+        self.relink(others, now);
+    }
+
+    fn link_failed(&mut self, mut taken: Taken, code: RejectCode, text: &str, now: Millis) {
+        self.link_refused(&taken.path, code, now);
+        if code == RejectCode::NoParent || code.pauses_transfers() {
+            self.path_failed(taken, code, text, now);
+        } else {
+            taken.mark.attempts += 1;
+            self.dirty.give_back(taken, now);
+        }
+    }
+
+    /// A path was refused by the receiver.
+    pub fn path_failed(&mut self, mut taken: Taken, code: RejectCode, text: &str, now: Millis) {
+        if code.pauses_transfers() {
+            let attempts = self.pause.as_ref().map_or(0, |pause| pause.attempts) + 1;
+            let rest = path_delay_ms(attempts).min(PAUSE_MAX_MS);
+            self.pause = Some(Pause {
+                code,
+                text: text.to_owned(),
+                until: now + rest,
+                attempts,
+            });
+        }
+        if code == RejectCode::NoParent {
+            let mut above = taken.path.parent();
+            while let Some(parent) = above.filter(|parent| !parent.is_root()) {
+                self.dirty
+                    .found(parent.clone(), Look::Content, Remote::Unknown, now);
+                above = parent.parent();
+            }
+        }
+        taken.mark.look = Look::Content;
+        taken.mark.remote = Remote::Unknown;
+        taken.mark.born = false;
+        if code.is_stale() && taken.mark.attempts < 2 {
+            taken.mark.attempts += 1;
+            self.dirty.give_back(taken, now);
+            return;
+        }
+        self.wait_longer(taken, code.to_string(), text.to_owned(), now);
+    }
+
+    /// Everything but the attributes arrived: only metadata is tried again.
+    fn attributes_failed(&mut self, mut taken: Taken, text: &str, now: Millis) {
+        taken.mark.look = Look::Meta;
+        taken.mark.remote = Remote::Present;
+        taken.mark.born = false;
+        let code = RejectCode::Attributes.to_string();
+        self.wait_longer(taken, code, text.to_owned(), now);
+    }
+
+    fn wait_longer(&mut self, mut taken: Taken, code: String, text: String, now: Millis) {
+        taken.mark.attempts += 1;
+        taken.mark.failure = Some(Failure { code, text });
+        let due = now + path_delay_ms(taken.mark.attempts);
+        self.dirty.give_back(taken, due);
+    }
+}
+
+/// Delay before a path that failed so often is tried again: doubles to a minute.
+fn path_delay_ms(attempts: u32) -> Millis {
+    Backoff::PATH.ceiling(attempts).as_millis() as Millis
+}

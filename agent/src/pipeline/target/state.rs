@@ -1,0 +1,176 @@
+//! [`State`]: what the threads of a target share, and what it does by itself.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use syncd_proto::path::WirePath;
+use syncd_proto::reject::RejectCode;
+
+use crate::logic::brake::Brake;
+use crate::logic::coalesce::{DirtySet, Look, Millis, Remote, Settle, Taken};
+use crate::logic::links::LinkMap;
+use crate::logic::outbox::Outbox;
+use crate::logic::plan::{Cause, Found};
+use crate::net::link::Link;
+
+/// Commits and bytes that may be on their way, whatever the receiver allows.
+pub(super) const IN_FLIGHT_BYTES_MAX: usize = 32 << 20;
+
+/// Where a target stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Phase {
+    /// Not connected yet, or again.
+    Connecting,
+    /// Connected.
+    Connected,
+    /// The last attempt failed.
+    Disconnected {
+        /// Why.
+        text: String,
+        /// What to do about it.
+        hint: Option<String>,
+        /// Whether trying again cannot help until somebody changes something.
+        permanent: bool,
+    },
+}
+
+/// Transfers rest: the receiver has no room.
+#[derive(Debug, Clone)]
+pub struct Pause {
+    /// Why.
+    pub code: RejectCode,
+    /// Why, for people.
+    pub text: String,
+    /// Until when.
+    pub until: Millis,
+    /// How often in a row.
+    pub attempts: u32,
+}
+
+/// Counts since the start.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Counts {
+    /// Files installed.
+    pub files: u64,
+    /// Operations that became durable.
+    pub ops: u64,
+    /// Content bytes that became durable.
+    pub content_bytes: u64,
+    /// Frame bytes of earlier sessions, sent.
+    pub bytes_sent: u64,
+    /// Frame bytes of earlier sessions, received.
+    pub bytes_received: u64,
+    /// Files that comparisons found to differ.
+    pub found_files: u64,
+    /// Their bytes.
+    pub found_bytes: u64,
+    /// Comparisons finished.
+    pub comparisons: u64,
+}
+
+/// What the threads of a target share.
+#[derive(Debug)]
+pub struct State {
+    /// What the target has not got.
+    pub dirty: DirtySet,
+    /// What is on its way.
+    pub outbox: Outbox,
+    /// Names of files with several names, as the target has them.
+    pub links: LinkMap,
+    /// Large files waiting for a transfer.
+    pub bulk: VecDeque<Taken>,
+    /// Files that occupy a place in the receiver's staging: from the beginning of their transfer until
+    /// their commit is applied.
+    pub staged: usize,
+    /// Staged files waiting for their commit.
+    pub ready: Vec<(Taken, Found)>,
+    /// The open session.
+    pub link: Option<Arc<Link>>,
+    /// Where it stands.
+    pub phase: Phase,
+    /// Rest, if the receiver has no room.
+    pub pause: Option<Pause>,
+    /// Holds deletes back.
+    pub brake: Brake,
+    /// Every directory of the source is watched, or never will be: what changes after a comparison is
+    /// heard of.
+    pub watched: bool,
+    /// A comparison is under way.
+    pub comparing: bool,
+    /// Counts.
+    pub counts: Counts,
+    /// Root digest both sides had when they were last found equal, and when.
+    pub identical: Option<(String, std::time::SystemTime)>,
+    /// Last commit of this session that is durable.
+    pub durable_seq: u64,
+    /// The target had everything once.
+    pub first_sync_done: bool,
+    /// Until when the planner sleeps, while it does.
+    pub planner_sleeps_until: Option<Millis>,
+    /// Everything ends.
+    pub stopping: bool,
+}
+
+impl State {
+    /// That of a target nothing is known of yet.
+    pub(super) fn new(settle: Settle, brake: Brake) -> Self {
+        Self {
+            dirty: DirtySet::new(settle),
+            outbox: Outbox::new(1, IN_FLIGHT_BYTES_MAX),
+            links: LinkMap::default(),
+            bulk: VecDeque::new(),
+            staged: 0,
+            ready: Vec::new(),
+            link: None,
+            phase: Phase::Connecting,
+            pause: None,
+            brake,
+            watched: false,
+            comparing: false,
+            counts: Counts::default(),
+            identical: None,
+            durable_seq: 0,
+            first_sync_done: false,
+            planner_sleeps_until: None,
+            stopping: false,
+        }
+    }
+
+    /// What an operation stood for is dirty again.
+    pub(super) fn give_back_cause(&mut self, cause: Cause, arrived: bool, now: Millis) {
+        match cause {
+            Cause::Path(mut taken) => {
+                self.dirty.logged(&taken.path);
+                if !arrived {
+                    self.dirty.arrived(&taken.path);
+                }
+                // It may be there although nobody said so: its end must not be forgotten.
+                taken.mark.born = false;
+                taken.mark.remote = Remote::Unknown;
+                self.dirty.give_back(taken, now);
+            }
+            Cause::Rename(rename) => self.dirty.give_back_rename(&rename, now),
+            Cause::Follows(path) => {
+                self.dirty
+                    .found(path.clone(), Look::Content, Remote::Unknown, now);
+                self.dirty.lost_parent(path, 0, now);
+            }
+        }
+    }
+
+    /// Names that have to be linked to another name of their file.
+    pub fn relink(&mut self, names: Vec<Arc<WirePath>>, now: Millis) {
+        for name in names {
+            self.dirty.relink(WirePath::clone(&name), now);
+        }
+    }
+
+    /// Until when nothing may be sent, if the receiver has no room.
+    #[must_use]
+    pub fn resting_until(&self, now: Millis) -> Option<Millis> {
+        self.pause
+            .as_ref()
+            .map(|pause| pause.until)
+            .filter(|until| *until > now)
+    }
+}
