@@ -17,7 +17,7 @@ use syncd_proto::meta::{EntryMeta, Kind};
 use syncd_proto::path::{Name, WirePath};
 use syncd_proto::tree::TreeReader;
 
-use super::attributes::{self, Place};
+use super::attributes::{self, Here, Place};
 use super::read::{LargeFile, ReadError};
 use super::root::{self, Identity, SourceRoot, is_gone};
 use crate::logic::terms::Terms;
@@ -151,6 +151,8 @@ pub struct SourceReader<'a> {
     cancel: &'a AtomicBool,
     hash_contents: bool,
     terms: Arc<Terms>,
+    /// Where attributes are read, if they are.
+    here: Option<Here>,
     links: LinkGroups,
 }
 
@@ -179,6 +181,7 @@ impl<'a> SourceReader<'a> {
             cancel,
             hash_contents: false,
             terms: Arc::default(),
+            here: None,
             links: LinkGroups::default(),
         }
     }
@@ -193,6 +196,7 @@ impl<'a> SourceReader<'a> {
     /// Entries are told as the receiver is to have them, with the digests of the attributes it keeps.
     #[must_use]
     pub fn terms(mut self, terms: Arc<Terms>) -> Self {
+        self.here = terms.attributes.any().then(Here::own).flatten();
         self.terms = terms;
         self
     }
@@ -229,6 +233,7 @@ impl<'a> SourceReader<'a> {
     ) -> io::Result<Result<Vec<(Name, EntryMeta)>, Cancelled>> {
         let mut entries = Vec::new();
         let mut cancelled = false;
+        let is_here = self.here.as_ref().is_some_and(|here| here.enter(dir));
         for_each_name(dir, |name| {
             cancelled |= self.cancel.load(Ordering::Relaxed);
             if cancelled {
@@ -241,7 +246,7 @@ impl<'a> SourceReader<'a> {
                     return Ok(());
                 }
             };
-            if let Some(entry) = self.entry(dir.as_fd(), path, &name)? {
+            if let Some(entry) = self.entry((dir.as_fd(), is_here), path, &name)? {
                 entries.push((name, entry));
             }
             Ok(())
@@ -253,10 +258,10 @@ impl<'a> SourceReader<'a> {
         })
     }
 
-    /// What takes part of the entry `name`.
+    /// What takes part of the entry `name` of an open directory, which may be the working directory.
     fn entry(
         &mut self,
-        dir: BorrowedFd<'_>,
+        (dir, is_here): (BorrowedFd<'_>, bool),
         parent: &WirePath,
         name: &Name,
     ) -> rustix::io::Result<Option<EntryMeta>> {
@@ -298,7 +303,11 @@ impl<'a> SourceReader<'a> {
             };
         }
         if self.terms.attributes.any() {
-            let place = Place::named(dir, name.as_bytes());
+            let place = if is_here {
+                Place::Here(name.as_bytes())
+            } else {
+                Place::named(dir, name.as_bytes())
+            };
             match attributes::digest(&place, &self.terms) {
                 Ok(digest) => entry.xattrs = digest,
                 Err(Errno::NOENT) => return Ok(None),

@@ -191,7 +191,7 @@ fn mark(target: &Target, path: WirePath, difference: Difference) -> Result<(), C
         Difference::Extra(_) => !is_changing(target, &path),
         _ => true,
     };
-    target.update(|state, now| {
+    target.mark_state(|state, now| {
         let (look, remote, size) = match difference {
             Difference::Missing(here) => (Look::Content, Remote::Absent, Some(here)),
             Difference::Extra(_) if !target.delete => return,
@@ -346,6 +346,7 @@ pub fn compare(
         inodes: &inodes,
         policy,
         content,
+        plain: Arc::new(link.terms().without_attributes()),
     };
     if there.is_none() {
         if let Some(entry) = stat(target, link, path)? {

@@ -146,10 +146,15 @@ impl Target {
     /// Marks paths; wakes the planner only if it would sleep too long now. Called for every event, so
     /// that everything else must be cheap.
     pub fn mark(&self, change: impl FnOnce(&mut DirtySet, Millis)) {
+        self.mark_state(|state, now| change(&mut state.dirty, now));
+    }
+
+    /// [`Target::mark`], for what needs more of the state than its marks.
+    pub fn mark_state(&self, change: impl FnOnce(&mut State, Millis)) {
         let now = self.now();
         let mut state = self.lock();
         let comparisons = state.dirty.comparisons();
-        change(&mut state.dirty, now);
+        change(&mut state, now);
         let compares = state.dirty.comparisons() > comparisons;
         let due = state.dirty.next_due();
         let oversleeps = match (state.planner_sleeps_until, due) {

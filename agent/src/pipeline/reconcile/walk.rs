@@ -12,6 +12,7 @@ use syncd_proto::tree::{DigestTree, TreeReader};
 
 use super::{CompareError, Difference, stat, with_reader};
 use crate::logic::links::Inode;
+use crate::logic::terms::Terms;
 use crate::net::link::{Answer, Link};
 use crate::pipeline::sweep::{is_clear, sweep};
 use crate::pipeline::target::Target;
@@ -30,7 +31,12 @@ pub(super) struct Walk<'a> {
     pub(super) inodes: &'a HashMap<WirePath, Inode>,
     pub(super) policy: Compare,
     pub(super) content: bool,
+    /// The terms of the session without attributes.
+    pub(super) plain: Arc<Terms>,
 }
+
+/// What a directory of the source holds; `None` if it is gone.
+type Entries = Option<BTreeMap<Name, EntryMeta>>;
 
 /// Takes each difference that is found.
 pub type Report<'a> = &'a mut dyn FnMut(WirePath, Difference) -> Result<(), CompareError>;
@@ -181,7 +187,7 @@ impl Walk<'_> {
     ) -> Result<(), CompareError> {
         let mut open = vec![path];
         while let Some(dir) = open.pop() {
-            for (name, meta) in self.list(&dir)?.unwrap_or_default() {
+            for (name, meta) in self.list_plain(&dir)?.unwrap_or_default() {
                 let Some(below) = dir.join(&name) else {
                     continue;
                 };
@@ -197,8 +203,22 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn list(&self, path: &WirePath) -> Result<Option<BTreeMap<Name, EntryMeta>>, CompareError> {
-        with_reader(self.target, self.link.terms(), self.content, |reader| {
+    fn list(&self, path: &WirePath) -> Result<Entries, CompareError> {
+        self.list_as(path, self.link.terms(), self.content)
+    }
+
+    /// Without attributes and contents: for what the target does not have, nothing is compared.
+    fn list_plain(&self, path: &WirePath) -> Result<Entries, CompareError> {
+        self.list_as(path, &self.plain, false)
+    }
+
+    fn list_as(
+        &self,
+        path: &WirePath,
+        terms: &Arc<Terms>,
+        content: bool,
+    ) -> Result<Entries, CompareError> {
+        with_reader(self.target, terms, content, |reader| {
             let Some((dir, _)) = reader.start(path).map_err(CompareError::Source)? else {
                 return Ok(None);
             };
