@@ -4,9 +4,9 @@
 //! queues, so that nothing waits for what it does not depend on:
 //!
 //! ```text
-//!           reader ──commits──► committer ──┐
-//!  socket ──►   ├───transfers─► stager ─────┼──► writer ──► socket
-//!               └───questions─► answerer ───┘
+//!           reader ──commits──► preparer ──groups──► committer ──┐
+//!  socket ──►   ├───transfers─► stager ──────────────────────────┼──► writer ──► socket
+//!               └───questions─► answerer ────────────────────────┘
 //! ```
 //!
 //! | module | what |
@@ -14,7 +14,7 @@
 //! | `session` | one session: welcome, threads, end |
 //! | `reader` | frames in: verified, sorted by who takes them |
 //! | `stager` | transfers; gives window back |
-//! | `commits` | groups of commits; says how far the log has come |
+//! | `commits` | groups of commits: made while the one before is made safe; says how far the log has come |
 //! | `answers` | digests, listings, signatures |
 //! | `outbox` | frames out: numbered, several per write |
 //! | `shared` | what the threads of a session wait for |

@@ -1,5 +1,5 @@
 //! [`Applier`]: one operation at a time. First what it installs is made under a temporary name, with
-//! all its metadata ([`Applier::prepare`]); then names change ([`Applier::perform`]).
+//! all its metadata ([`Maker::prepare`]); then names change ([`Applier::perform`]).
 //!
 //! Nothing is ever written into an existing inode, no symlink is followed, and a name that is replaced
 //! is never missing in between. What was done is noted in [`Touched`], so that it can be made durable.
@@ -7,12 +7,11 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Statx, StatxAttributes};
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Statx, StatxAttributes};
 use rustix::io::Errno;
 
-use syncd_proto::digest::Digest;
 use syncd_proto::meta::{Kind, Meta};
-use syncd_proto::op::{Content, Expect, Op};
+use syncd_proto::op::{Expect, Op};
 use syncd_proto::path::WirePath;
 use syncd_proto::reject::RejectCode;
 
@@ -22,24 +21,16 @@ use super::fake;
 use super::meta::{Keeper, identity_of, kind_of, mtime_of, statx_at, statx_fd};
 use super::refusal::Refusal;
 use super::root::{LISTABLE, Root};
-use super::stage::Staged;
 use super::touched::Touched;
-use crate::logic::munge;
 
+mod make;
 mod replace;
 mod rights;
 mod set;
 
+use make::visible;
+pub use make::{Maker, Prepared};
 use replace::{Replaced, discard_dir, replace};
-
-/// What an operation installs, ready under a temporary name.
-#[derive(Debug)]
-pub enum Prepared {
-    /// An entry to be renamed to its place, and an attribute that it should have and has not.
-    Entry(Temp, Option<Lacking>),
-    /// Nothing: the operation only works on what is there.
-    Nothing,
-}
 
 /// Carries out operations below one root.
 #[derive(Debug)]
@@ -57,72 +48,15 @@ pub struct Applier<'a> {
 type Done = Result<(), Refusal>;
 
 impl Applier<'_> {
-    /// Makes what `op` installs. `staged` finds a staged transfer; `sync` makes each file durable by
-    /// itself.
-    ///
-    /// # Errors
-    /// The operation is refused; the others of its commit stand.
-    pub fn prepare(
-        &self,
-        op: &Op,
-        inline: Option<&[u8]>,
-        staged: impl FnOnce(u64) -> Option<Result<Staged, Refusal>>,
-        sync: bool,
-    ) -> Result<Prepared, Refusal> {
-        check_paths(op)?;
-        self.check_visible(op)?;
-        let fail = |errno| Refusal::system(op.verb(), op.path(), errno);
-        match op {
-            Op::Put { meta, content, .. } => {
-                let staged = self.content(op, content, inline, staged)?;
-                let fd = staged.fd();
-                let lacking = self
-                    .keeper
-                    .set_fd(fd, Kind::File, meta)
-                    .map_err(|errno| metadata_refusal(op, errno))?;
-                if sync {
-                    rustix::fs::fsync(fd).map_err(fail)?;
-                }
-                Ok(Prepared::Entry(staged.into_temp(), lacking))
-            }
-            Op::Symlink { meta, target, .. } if self.keeper.guard.fakes() => {
-                let munged = munge::munged(target);
-                let content = if self.keeper.munges { &munged } else { target };
-                self.make_fake(op, (Kind::Symlink, (0, 0)), content, meta, sync)
-            }
-            Op::Special {
-                meta, kind, rdev, ..
-            } if self.keeper.guard.fakes() => self.make_fake(op, (*kind, *rdev), b"", meta, sync),
-            Op::Symlink { meta, target, .. } => {
-                let temp = self.area.temp();
-                let lacking = self.make_symlink(&temp, target, meta).map_err(fail)?;
-                Ok(Prepared::Entry(temp, lacking))
-            }
-            Op::Special {
-                meta, kind, rdev, ..
-            } if self.may_make(*kind) => self
-                .make_special(*kind, *rdev, meta)
-                .map(|(temp, lacking)| Prepared::Entry(temp, lacking))
-                .map_err(fail),
-            Op::Special { path, kind, .. } => {
-                let text = format!(
-                    "cannot make {path}: no {} is kept here (`devices = yes` in a module run by root)",
-                    kind.word()
-                );
-                Err(Refusal::new(RejectCode::Unsupported, text))
-            }
-            _ => Ok(Prepared::Nothing),
-        }
-    }
-
     /// Changes the names.
     ///
     /// # Errors
-    /// As [`Self::prepare`].
+    /// As [`Maker::prepare`].
     pub fn perform(&mut self, op: &Op, prepared: Prepared) -> Done {
         match (op, prepared) {
             (_, Prepared::Entry(temp, lacking)) => {
                 self.install(op, &temp)?;
+                temp.installed();
                 complete(op, lacking)
             }
             (Op::Mkdir { path, meta }, _) => self.mkdir(op, path, meta),
@@ -145,32 +79,6 @@ impl Applier<'_> {
         }
     }
 
-    /// Nothing is written to names that the module hides.
-    fn check_visible(&self, op: &Op) -> Done {
-        let (path, is_dir) = match op {
-            Op::Put { path, .. } | Op::Symlink { path, .. } | Op::Special { path, .. } => {
-                (path, false)
-            }
-            Op::Link { to, .. } if self.root.hides(to, false) => {
-                return Err(mismatch(op, to, "there is no file to link to"));
-            }
-            Op::Link { path, .. } => (path, false),
-            Op::Mkdir { path, .. } => (path, true),
-            Op::SetMeta { path, kind, .. } => (path, *kind == Kind::Dir),
-            // These depend on what stands there.
-            Op::Rename { .. } | Op::Exchange { .. } | Op::Remove { .. } => return Ok(()),
-        };
-        self.visible(path, is_dir)
-    }
-
-    fn visible(&self, path: &WirePath, is_dir: bool) -> Done {
-        if self.root.hides(path, is_dir) {
-            let text = format!("daemon refused to receive file \"{path}\"");
-            return Err(Refusal::new(RejectCode::Permission, text));
-        }
-        Ok(())
-    }
-
     /// A name that is to be moved: seen where it is and where it goes, with all that is below.
     fn movable(
         &self,
@@ -187,7 +95,7 @@ impl Applier<'_> {
             return Err(mismatch(op, from, "there is nothing"));
         };
         let is_dir = kind_of(&found) == Some(Kind::Dir);
-        self.visible(to, is_dir)?;
+        visible(self.root, to, is_dir)?;
         if is_dir && hidden.below(dir, name, &[from, to]) {
             return Err(mismatch(op, from, "the module hides names below it"));
         }
@@ -202,103 +110,12 @@ impl Applier<'_> {
         }
     }
 
-    fn content(
-        &self,
-        op: &Op,
-        content: &Content,
-        inline: Option<&[u8]>,
-        find: impl FnOnce(u64) -> Option<Result<Staged, Refusal>>,
-    ) -> Result<Staged, Refusal> {
-        let bad = |what: &str| {
-            let text = format!("cannot put {}: {what}", op.path());
-            Refusal::new(RejectCode::BadContent, text)
-        };
-        match content {
-            Content::Inline { digest, .. } => {
-                let bytes = inline.ok_or_else(|| bad("inline content is missing"))?;
-                Staged::inline(self.area, bytes, digest)
-            }
-            Content::Staged {
-                transfer,
-                len,
-                digest,
-            } => {
-                let staged =
-                    find(*transfer).ok_or_else(|| bad("its transfer is not complete"))??;
-                if staged.len() != *len || staged.digest() != digest {
-                    return Err(bad("its transfer has another length or digest"));
-                }
-                Ok(staged)
-            }
+    fn maker(&self) -> Maker<'_> {
+        Maker {
+            root: self.root,
+            area: self.area,
+            keeper: self.keeper,
         }
-    }
-
-    /// A file that is said to be something else.
-    fn make_fake(
-        &self,
-        op: &Op,
-        (kind, rdev): (Kind, (u32, u32)),
-        content: &[u8],
-        meta: &Meta,
-        sync: bool,
-    ) -> Result<Prepared, Refusal> {
-        let staged = Staged::inline(self.area, content, &Digest::of(content))?;
-        let lacking = self
-            .keeper
-            .set_fake(staged.fd(), kind, rdev, meta)
-            .map_err(|errno| metadata_refusal(op, errno))?;
-        if sync {
-            rustix::fs::fsync(staged.fd())
-                .map_err(|errno| Refusal::system(op.verb(), op.path(), errno))?;
-        }
-        Ok(Prepared::Entry(staged.into_temp(), lacking))
-    }
-
-    fn make_symlink(
-        &self,
-        temp: &Temp,
-        target: &[u8],
-        meta: &Meta,
-    ) -> rustix::io::Result<Option<Lacking>> {
-        if self.keeper.munges {
-            rustix::fs::symlinkat(munge::munged(target), temp.dir(), temp.name())?;
-        } else {
-            rustix::fs::symlinkat(target, temp.dir(), temp.name())?;
-        }
-        self.keeper
-            .set_link(temp.dir(), temp.name().as_bytes(), meta)
-    }
-
-    fn may_make(&self, kind: Kind) -> bool {
-        let is_device = matches!(kind, Kind::CharDevice | Kind::BlockDevice);
-        !is_device || self.keeper.powers.mknod
-    }
-
-    fn make_special(
-        &self,
-        kind: Kind,
-        (major, minor): (u32, u32),
-        meta: &Meta,
-    ) -> rustix::io::Result<(Temp, Option<Lacking>)> {
-        let file_type = match kind {
-            Kind::Fifo => FileType::Fifo,
-            Kind::Socket => FileType::Socket,
-            Kind::CharDevice => FileType::CharacterDevice,
-            Kind::BlockDevice => FileType::BlockDevice,
-            Kind::File | Kind::Dir | Kind::Symlink => return Err(Errno::INVAL),
-        };
-        let is_device = matches!(kind, Kind::CharDevice | Kind::BlockDevice);
-        let device = if is_device {
-            rustix::fs::makedev(major, minor)
-        } else {
-            0
-        };
-        let temp = self.area.temp();
-        let mode = self.keeper.mode(kind, meta);
-        rustix::fs::mknodat(temp.dir(), temp.name(), file_type, mode, device)?;
-        let name = temp.name().as_bytes();
-        let lacking = self.keeper.set_private(temp.dir(), name, kind, meta)?;
-        Ok((temp, lacking))
     }
 
     /// Renames a temporary entry to its place, whatever stands there.
@@ -343,6 +160,7 @@ impl Applier<'_> {
         if result.is_err() {
             let _ = rustix::fs::unlinkat(temp.dir(), temp.name(), AtFlags::REMOVEDIR);
         }
+        temp.installed();
         result
     }
 
@@ -575,16 +393,6 @@ fn is_expected(stat: &Statx, seen: Option<Kind>, expect: &Expect) -> bool {
     let same_size = expect.kind != Kind::File || stat.stx_size == expect.size;
     let same_time = expect.mtime.is_none_or(|mtime| mtime == mtime_of(stat));
     seen == Some(expect.kind) && same_size && same_time
-}
-
-fn check_paths(op: &Op) -> Done {
-    match op.paths().find(|path| path.is_reserved()) {
-        None => Ok(()),
-        Some(path) => {
-            let text = format!("cannot {} {path}: the name is reserved", op.verb());
-            Err(Refusal::new(RejectCode::ReservedName, text))
-        }
-    }
 }
 
 fn root_refusal(op: &Op) -> Refusal {

@@ -131,13 +131,13 @@ impl Area {
         format!("{:08x}.{number:x}", self.tag)
     }
 
-    /// A new, empty temporary file.
+    /// A new, empty temporary file. Nobody else reaches it, whatever its permissions are.
     ///
     /// # Errors
     /// Those of `open`.
-    pub fn create(self: &Arc<Self>) -> rustix::io::Result<(Temp, OwnedFd)> {
+    pub fn create(self: &Arc<Self>, mode: Mode) -> rustix::io::Result<(Temp, OwnedFd)> {
         let temp = self.temp();
-        let file = create_at(&self.stage, &temp.name)?;
+        let file = create_at(&self.stage, &temp.name, mode)?;
         Ok((temp, file))
     }
 
@@ -148,6 +148,7 @@ impl Area {
             area: Arc::clone(self),
             name: self.fresh_name(),
             claim: None,
+            left: false,
         }
     }
 
@@ -168,13 +169,14 @@ impl Area {
             area: Arc::clone(self),
             name: key.to_string(),
             claim: Some(key),
+            left: false,
         };
         let file = if resume {
             let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
             rustix::fs::openat(&self.partial, &temp.name, flags, Mode::empty())?
         } else {
             remove_if_there(&self.partial, &temp.name)?;
-            create_at(&self.partial, &temp.name)?
+            create_at(&self.partial, &temp.name, OWN)?
         };
         Ok(Some((temp, file)))
     }
@@ -221,6 +223,8 @@ pub struct Temp {
     name: String,
     /// The transfer's key, for a file that is kept.
     claim: Option<Digest>,
+    /// Nothing has this name any more.
+    left: bool,
 }
 
 impl Temp {
@@ -239,6 +243,11 @@ impl Temp {
         &self.name
     }
 
+    /// It has left its temporary name, which is not looked for again.
+    pub fn installed(mut self) {
+        self.left = true;
+    }
+
     /// Removes the file even if it could be continued.
     pub fn remove(self) {
         let _ = remove_if_there(self.dir(), &self.name);
@@ -251,6 +260,7 @@ impl Drop for Temp {
             Some(key) => {
                 self.area.claims().remove(key);
             }
+            None if self.left => {}
             None => {
                 let _ = remove_if_there(&self.area.stage, &self.name);
             }
@@ -315,9 +325,9 @@ fn private_dir(dir: impl AsFd, name: &[u8]) -> rustix::io::Result<OwnedFd> {
     rustix::fs::openat(dir, name, LISTABLE | OFlags::NOFOLLOW, Mode::empty())
 }
 
-fn create_at(dir: &OwnedFd, name: &str) -> rustix::io::Result<OwnedFd> {
+fn create_at(dir: &OwnedFd, name: &str, mode: Mode) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR)
+    rustix::fs::openat(dir, name, flags, mode)
 }
 
 fn remove_if_there(dir: &OwnedFd, name: &str) -> rustix::io::Result<()> {
@@ -326,6 +336,9 @@ fn remove_if_there(dir: &OwnedFd, name: &str) -> rustix::io::Result<()> {
         Err(error) => Err(error),
     }
 }
+
+/// Permissions of what is not finished.
+pub const OWN: Mode = Mode::RUSR.union(Mode::WUSR);
 
 /// How long a new worker waits for one before it to leave, and how often it looks.
 const ALONE_WAIT: Duration = Duration::from_secs(3);
@@ -349,7 +362,7 @@ fn read_instance(dir: &OwnedFd) -> rustix::io::Result<Option<[u8; 16]>> {
 fn make_instance(dir: &OwnedFd, stage: &OwnedFd) -> rustix::io::Result<[u8; 16]> {
     let instance = random::<16>()?;
     remove_if_there(stage, INSTANCE)?;
-    let file = create_at(stage, INSTANCE)?;
+    let file = create_at(stage, INSTANCE, OWN)?;
     if rustix::io::write(&file, &instance)? != instance.len() {
         return Err(Errno::NOSPC);
     }
@@ -414,7 +427,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let area = Arc::new(Area::open(&root(dir.path())).unwrap());
         let count = |place: &str| fs::read_dir(dir.path().join(place)).unwrap().count();
-        let temp = area.create().unwrap();
+        let temp = area.create(OWN).unwrap();
         assert_eq!(count(".syncd/stage"), 1);
         drop(temp);
         assert_eq!(count(".syncd/stage"), 0);

@@ -1,6 +1,7 @@
 //! [`Committer`]: groups of verified commits become names, and then durable.
 //!
-//! For each group: content and metadata go into temporary files; one sync makes them safe; the
+//! For each group: content and metadata go into temporary files ([`Preparer`](super::prepare::Preparer),
+//! for one group while the one before is committed); one sync makes them safe; the
 //! operations change names, in order; another sync makes the names safe. Under load the second one is
 //! left to the first one of the next group. What may be said about it is a [`Committed`], made in one
 //! place, and [`ack_of`] is the only thing that turns one into an `Ack`.
@@ -22,6 +23,7 @@ use super::apply::{Applier, Prepared};
 use super::area::Area;
 use super::known::Known;
 use super::meta::{Identity, Keeper, identity_of, kind_of, statx_fd};
+use super::prepare::{PreparedGroup, Preparer};
 use super::refusal::{Refusal, describe};
 use super::root::Root;
 use super::stage::Staged;
@@ -153,6 +155,8 @@ impl Anchor {
 /// What a group has come to.
 #[derive(Debug)]
 pub struct Outcome {
+    /// The commits.
+    pub commits: Vec<Verified>,
     /// Operations that were refused by themselves.
     pub rejects: Vec<Reject>,
     /// How far the log has come.
@@ -174,7 +178,7 @@ pub struct Committer {
     root: Arc<Root>,
     anchor: Anchor,
     area: Arc<Area>,
-    keeper: Keeper,
+    keeper: Arc<Keeper>,
     durability: Durability,
     staged: Arc<StagedMap>,
     touched: Touched,
@@ -185,26 +189,18 @@ pub struct Committer {
 }
 
 impl Committer {
-    /// A committer for a session whose chain begins with `first_root`.
+    /// A committer of what this one prepares; the session's chain begins with `first_root`.
     #[must_use]
-    pub fn new(
-        root: Arc<Root>,
-        anchor: Anchor,
-        area: Arc<Area>,
-        keeper: Keeper,
-        durability: Durability,
-        staged: Arc<StagedMap>,
-        first_root: Digest,
-    ) -> Self {
+    pub fn new(preparer: &Preparer, anchor: Anchor, first_root: Digest) -> Self {
         let home = anchor.module.identity().dev;
         Self {
-            root,
+            root: Arc::clone(&preparer.root),
             anchor,
-            area,
-            keeper,
-            durability,
-            staged,
-            touched: Touched::new(durability, home),
+            area: Arc::clone(&preparer.area),
+            keeper: Arc::clone(&preparer.keeper),
+            durability: preparer.durability,
+            staged: Arc::clone(&preparer.staged),
+            touched: Touched::new(preparer.durability, home),
             applied: 0,
             durable: 0,
             chain: first_root,
@@ -217,15 +213,25 @@ impl Committer {
     /// # Errors
     /// The session cannot go on: a sync failed, or the root is no longer what it was. Nothing that was
     /// not acknowledged may be believed.
-    pub fn apply(&mut self, group: &[Box<Verified>]) -> Result<Outcome, Refusal> {
-        let Some(last) = group.last() else {
-            return Ok(self.outcome(Vec::new()));
+    pub fn apply(&mut self, group: PreparedGroup) -> Result<Outcome, Refusal> {
+        let PreparedGroup {
+            commits,
+            prepared,
+            is_safe,
+        } = group;
+        let Some(last) = commits.last() else {
+            return Ok(self.outcome(commits, Vec::new()));
         };
         self.anchor.check(&self.root)?;
         self.root.forget_all();
-        let prepared = self.prepare(group)?;
+        if self.durability == Durability::Batch && !is_safe {
+            rustix::fs::syncfs(self.area.stage()).map_err(lost)?;
+            // It made the names of the groups before this one safe too.
+            self.touched.all_synced().map_err(lost)?;
+            self.durable = self.applied;
+        }
         let mut rejects = Vec::new();
-        for (commit, prepared) in group.iter().zip(prepared) {
+        for (commit, prepared) in commits.iter().zip(prepared) {
             for ((index, (op, _)), prepared) in (0..).zip(commit.ops()).zip(prepared) {
                 if let Err(refusal) = self.perform(op, prepared) {
                     rejects.push(rejection(commit.seq(), index, refusal));
@@ -237,7 +243,7 @@ impl Committer {
         if self.durability == Durability::None {
             self.durable = self.applied;
         }
-        Ok(self.outcome(rejects))
+        Ok(self.outcome(commits, rejects))
     }
 
     /// Makes everything applied so far durable.
@@ -262,32 +268,6 @@ impl Committer {
     #[must_use]
     pub fn totals(&self) -> Totals {
         self.totals
-    }
-
-    /// Makes what the group installs, and makes it safe before any of it gets its name.
-    fn prepare(&mut self, group: &[Box<Verified>]) -> Result<Vec<PreparedCommit>, Refusal> {
-        let ops = group.iter().flat_map(|commit| commit.ops());
-        let puts = ops.filter(|(op, _)| matches!(op, Op::Put { .. })).count();
-        let single = match self.durability {
-            Durability::Files => true,
-            Durability::None => false,
-            Durability::Batch => puts <= SINGLE_SYNCS_MAX && self.touched.is_empty(),
-        };
-        let staged = Arc::clone(&self.staged);
-        let applier = self.applier();
-        let prepared = group.iter().map(|commit| {
-            let ops = commit.ops();
-            let one = |(op, inline)| applier.prepare(op, inline, |id| staged.take(id), single);
-            ops.map(one).collect()
-        });
-        let prepared = prepared.collect();
-        if self.durability == Durability::Batch && !single {
-            rustix::fs::syncfs(self.area.stage()).map_err(lost)?;
-            // It made the names of the groups before this one safe too.
-            self.touched.all_synced().map_err(lost)?;
-            self.durable = self.applied;
-        }
-        Ok(prepared)
     }
 
     fn perform(&mut self, op: &Op, prepared: Result<Prepared, Refusal>) -> Result<(), Refusal> {
@@ -327,8 +307,9 @@ impl Committer {
         }
     }
 
-    fn outcome(&self, rejects: Vec<Reject>) -> Outcome {
+    fn outcome(&self, commits: Vec<Verified>, rejects: Vec<Reject>) -> Outcome {
         Outcome {
+            commits,
             rejects,
             committed: self.committed(),
         }
@@ -343,8 +324,6 @@ impl Committer {
         }
     }
 }
-
-type PreparedCommit = Vec<Result<Prepared, Refusal>>;
 
 fn rejection(seq: u64, index: u32, refusal: Refusal) -> Reject {
     Reject {
@@ -361,6 +340,3 @@ fn lost(errno: Errno) -> Refusal {
     );
     Refusal::new(RejectCode::Io, text)
 }
-
-/// Most files of a group synced by themselves; beyond, one sync of the file system is cheaper.
-const SINGLE_SYNCS_MAX: usize = 8;

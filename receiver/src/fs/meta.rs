@@ -131,7 +131,11 @@ impl Keeper {
             Some(xattrs) => self.set_attributes_fd(fd, xattrs)?,
             None => None,
         };
-        rustix::fs::fchmod(fd, self.mode(kind, meta))?;
+        // As it is after all that: an owner takes bits of it away, an ACL is part of it.
+        let mode = self.mode(kind, meta);
+        if rustix::fs::fstat(fd)?.st_mode & 0o7777 != mode.as_raw_mode() {
+            rustix::fs::fchmod(fd, mode)?;
+        }
         rustix::fs::futimens(fd, &times(meta.mtime))?;
         Ok(lacking)
     }

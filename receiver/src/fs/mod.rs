@@ -31,6 +31,7 @@ pub mod lock_file;
 pub mod logbook;
 pub mod meta;
 pub mod pid_file;
+pub mod prepare;
 pub mod recover;
 pub mod refusal;
 pub mod root;

@@ -9,6 +9,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use rustix::fs::Mode;
 use rustix::io::Errno;
 
 use syncd_proto::delta::{GroupHasher, GroupList, KnownVersion};
@@ -18,7 +19,7 @@ use syncd_proto::meta::Kind;
 use syncd_proto::op::TransferId;
 use syncd_proto::reject::RejectCode;
 
-use super::area::{Area, Temp};
+use super::area::{Area, OWN, Temp};
 use super::known::Known;
 use super::meta::{identity_of, kind_of, statx_fd};
 use super::refusal::Refusal;
@@ -35,15 +36,20 @@ pub struct Staged {
 }
 
 impl Staged {
-    /// Stages content that is at hand.
+    /// Stages content that is at hand, in a file with these permissions.
     ///
     /// # Errors
     /// It does not have this digest, or cannot be written.
-    pub fn inline(area: &Arc<Area>, content: &[u8], digest: &Digest) -> Result<Self, Refusal> {
+    pub fn inline(
+        area: &Arc<Area>,
+        content: &[u8],
+        digest: &Digest,
+        mode: Mode,
+    ) -> Result<Self, Refusal> {
         if Digest::of(content) != *digest {
             return Err(bad_content("inline content does not have its digest"));
         }
-        let (temp, file) = area.create().map_err(cannot_write)?;
+        let (temp, file) = area.create(mode).map_err(cannot_write)?;
         write_at(&file, content, 0).map_err(cannot_write)?;
         Ok(Self {
             temp,
@@ -385,7 +391,7 @@ fn open_target(area: &Arc<Area>, begin: &StageBegin) -> Result<(Temp, OwnedFd), 
         Ok(Some(opened)) => Ok(opened),
         Ok(None) if resume => Err(bad_content("there is nothing to continue")),
         // Another session sends the same version: this one is not kept if it is interrupted.
-        Ok(None) => area.create().map_err(cannot_write),
+        Ok(None) => area.create(OWN).map_err(cannot_write),
         Err(Errno::NOENT | Errno::LOOP | Errno::ACCESS) if resume => {
             Err(bad_content("there is nothing to continue"))
         }

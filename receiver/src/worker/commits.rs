@@ -1,7 +1,10 @@
-//! Commits of one session: grouped, applied, made durable, acknowledged.
+//! Commits of one session: grouped, prepared, applied, made durable, acknowledged.
+//!
+//! Two threads: one makes what a group installs, the other makes it safe and gives it its names. So one
+//! group is written while the one before it waits for the disk.
 
-use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 
 use syncd_proto::exchange::receiver::Verified;
 use syncd_proto::limits::COMMIT_OPS_MAX;
@@ -12,68 +15,95 @@ use super::outbox::Outbox;
 use super::reader::Job;
 use super::shared::Shared;
 use crate::fs::commit::{Committer, Totals};
+use crate::fs::prepare::{PreparedGroup, Preparer};
 use crate::fs::refusal::Refusal;
 
-/// Applies commits until there are no more, or the disk fails; `log` hears of each group.
-pub(super) fn run(
-    mut committer: Committer,
-    durability: Durability,
-    queue: &Receiver<Job>,
-    shared: &Shared<'_>,
-    outbox: &Outbox,
-    log: impl Fn(&[Box<Verified>], &[Reject]),
-) -> Totals {
-    if let Err(refusal) = work(&mut committer, durability, queue, shared, outbox, log) {
-        tracing::error!(%refusal, "a session ends");
-        shared.fail(refusal);
-    }
-    shared.commit_bytes.open();
-    committer.totals()
+/// A group on its way from one thread to the other.
+#[derive(Debug)]
+pub(super) struct Ready {
+    group: PreparedGroup,
+    /// Bytes to be given back.
+    cost: u64,
 }
 
-fn work(
-    committer: &mut Committer,
-    durability: Durability,
+/// Groups that have been begun and are not durable.
+pub(super) type UnderWay = AtomicUsize;
+
+/// Prepares commits until there are no more, or nobody takes them.
+pub(super) fn prepare(
+    preparer: &Preparer,
     queue: &Receiver<Job>,
     shared: &Shared<'_>,
-    outbox: &Outbox,
-    log: impl Fn(&[Box<Verified>], &[Reject]),
-) -> Result<(), Refusal> {
+    under_way: &UnderWay,
+    ready: &SyncSender<Ready>,
+) {
     let mut waiting = queue.recv().ok();
     while let Some(first) = waiting.take() {
-        let (group, after) = collect(first, queue);
+        let (jobs, after) = collect(first, queue);
         waiting = after;
-        for job in &group {
+        for job in &jobs {
             if needs_staged(&job.verified) {
                 shared.staged.wait(job.staged_before);
             }
         }
-        let cost = group.iter().map(|job| job.cost).sum();
-        let group: Vec<Box<Verified>> = group.into_iter().map(|job| job.verified).collect();
-        let outcome = committer.apply(&group)?;
-        log(&group, &outcome.rejects);
-        drop(group);
-        shared.commit_bytes.give(cost);
-        shared
-            .applied
-            .store(outcome.committed.applied(), Ordering::Relaxed);
-        for reject in outcome.rejects {
-            outbox.send(reject);
-        }
-        outbox.committed(outcome.committed);
-        if waiting.is_none() {
-            waiting = queue.try_recv().ok();
-        }
-        // With more to do, the sync of the next group makes this one durable too.
-        let leave_to_next = waiting.is_some() && durability != Durability::Files;
-        if committer.is_behind() && !leave_to_next {
-            outbox.committed(committer.flush()?);
+        let cost = jobs.iter().map(|job| job.cost).sum();
+        let commits = jobs.into_iter().map(|job| *job.verified).collect();
+        let alone = under_way.fetch_add(1, Ordering::AcqRel) == 0;
+        let group = preparer.prepare(commits, alone);
+        if ready.send(Ready { group, cost }).is_err() {
+            break;
         }
         if waiting.is_none() {
             waiting = queue.recv().ok();
         }
     }
-    Ok(())
+    shared.commit_bytes.open();
+}
+
+/// Commits what was prepared until there is no more, or the disk fails; `log` hears of each group.
+pub(super) fn commit(
+    mut committer: Committer,
+    durability: Durability,
+    ready: &Receiver<Ready>,
+    shared: &Shared<'_>,
+    under_way: &UnderWay,
+    outbox: &Outbox,
+    log: impl Fn(&[Verified], &[Reject]),
+) -> Totals {
+    let work = || -> Result<(), Refusal> {
+        let mut unsynced = 0;
+        while let Ok(Ready { group, cost }) = ready.recv() {
+            let outcome = committer.apply(group)?;
+            log(&outcome.commits, &outcome.rejects);
+            drop(outcome.commits);
+            shared.commit_bytes.give(cost);
+            shared
+                .applied
+                .store(outcome.committed.applied(), Ordering::Relaxed);
+            for reject in outcome.rejects {
+                outbox.send(reject);
+            }
+            outbox.committed(outcome.committed);
+            unsynced += 1;
+            // With more to do, the sync of the next group makes this one durable too.
+            let more = under_way.load(Ordering::Acquire) > unsynced;
+            let leave_to_next = more && durability != Durability::Files;
+            if !leave_to_next {
+                if committer.is_behind() {
+                    outbox.committed(committer.flush()?);
+                }
+                under_way.fetch_sub(unsynced, Ordering::AcqRel);
+                unsynced = 0;
+            }
+        }
+        Ok(())
+    };
+    if let Err(refusal) = { work }() {
+        tracing::error!(%refusal, "a session ends");
+        shared.fail(refusal);
+    }
+    shared.commit_bytes.open();
+    committer.totals()
 }
 
 /// As many commits as are there, within bounds; and the one that was too many.

@@ -20,6 +20,7 @@ use syncd_proto::message::{
 };
 use syncd_proto::reject::RejectCode;
 
+use super::commits::UnderWay;
 use super::outbox::{self, Outbox};
 use super::reader::{self, End, Queues, WINDOW_BYTES};
 use super::shared::Shared;
@@ -28,6 +29,7 @@ use super::{Module, answers, commits};
 use crate::fs::area::Area;
 use crate::fs::commit::{Anchor, Committer, StagedMap, Totals};
 use crate::fs::meta::{Keeper, compare_faked};
+use crate::fs::prepare::Preparer;
 use crate::fs::recover;
 use crate::fs::refusal::{Refusal, describe, shortened};
 use crate::fs::root::Root;
@@ -187,6 +189,7 @@ fn converse<'scope>(
     let (question_queue, questions) = sync_channel(QUESTIONS_QUEUED_MAX);
     let mut committing: Option<ScopedJoinHandle<'_, Totals>> = None;
     let mut staging = None;
+    let mut preparing = None;
     if let Some(area) = &ready.area {
         let complete = Arc::new(StagedMap::new(Arc::clone(&module.known)));
         let stager = Stager {
@@ -198,11 +201,20 @@ fn converse<'scope>(
             outbox: outbox.clone(),
         };
         staging = Some(spawn("stager").spawn_scoped(scope, move || stager.run(&stage_messages))?);
-        let committer = committer(module, open, &ready.root, area, complete);
+        let preparer = preparer(module, open, &ready.root, area, complete);
+        let committer = committer(module, open, &preparer);
         let outbox = outbox.clone();
+        let (prepared, groups) = sync_channel(0);
+        let begun = Arc::new(UnderWay::default());
+        let under_way = Arc::clone(&begun);
+        preparing = Some(spawn("preparer").spawn_scoped(scope, move || {
+            commits::prepare(&preparer, &commit_jobs, shared, &begun, &prepared);
+        })?);
         committing = Some(spawn("committer").spawn_scoped(scope, move || {
             let log = |group: &[_], rejects: &[_]| log_transfers(module, open, group, rejects);
-            commits::run(committer, durability, &commit_jobs, shared, &outbox, log)
+            commits::commit(
+                committer, durability, &groups, shared, &under_way, &outbox, log,
+            )
         })?);
     }
     let trees = Trees::new(compare(module, open), module.confined.munges);
@@ -230,6 +242,9 @@ fn converse<'scope>(
     let writable = ready.area.is_some();
     let end = reader::read(socket, ready.session, shared, queues, writable);
     shared.stop.store(true, Ordering::Relaxed);
+    if let Some(preparing) = preparing {
+        let _ = preparing.join();
+    }
     let totals = committing.and_then(|thread| thread.join().ok());
     if let Some(staging) = staging {
         let _ = staging.join();
@@ -239,7 +254,7 @@ fn converse<'scope>(
 }
 
 /// Tells the front what was done, if the module wants to know.
-fn log_transfers(module: &Module, open: &SessionOpen, group: &[Box<Verified>], rejects: &[Reject]) {
+fn log_transfers(module: &Module, open: &SessionOpen, group: &[Verified], rejects: &[Reject]) {
     let Some(who) = &open.log else {
         return;
     };
@@ -263,19 +278,14 @@ fn log_transfers(module: &Module, open: &SessionOpen, group: &[Box<Verified>], r
 /// Lines told to the front at once: with the longest they stay below the limit of a message.
 const LINES_PER_MESSAGE: usize = 100;
 
-fn committer(
+fn preparer(
     module: &Module,
     open: &SessionOpen,
     root: &Arc<Root>,
     area: &Arc<Area>,
-    complete: Arc<StagedMap>,
-) -> Committer {
+    staged: Arc<StagedMap>,
+) -> Preparer {
     let confined = &module.confined;
-    let anchor = Anchor {
-        module: Arc::clone(&confined.root),
-        path: confined.path.clone(),
-        sub_path: open.sub_path.clone(),
-    };
     let keeper = Keeper {
         powers: confined.powers,
         attributes: compare(module, open).xattrs,
@@ -284,15 +294,22 @@ fn committer(
         munges: confined.munges,
         guard: Arc::clone(&module.guard),
     };
-    Committer::new(
-        Arc::clone(root),
-        anchor,
-        Arc::clone(area),
-        keeper,
-        module.setup.durability,
-        complete,
-        first_root(&open.session),
-    )
+    Preparer {
+        root: Arc::clone(root),
+        area: Arc::clone(area),
+        keeper: Arc::new(keeper),
+        durability: module.setup.durability,
+        staged,
+    }
+}
+
+fn committer(module: &Module, open: &SessionOpen, preparer: &Preparer) -> Committer {
+    let anchor = Anchor {
+        module: Arc::clone(&module.confined.root),
+        path: module.confined.path.clone(),
+        sub_path: open.sub_path.clone(),
+    };
+    Committer::new(preparer, anchor, first_root(&open.session))
 }
 
 fn compare(module: &Module, open: &SessionOpen) -> syncd_proto::meta::Compare {

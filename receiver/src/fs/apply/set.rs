@@ -47,9 +47,11 @@ impl Applier<'_> {
                 let stat = self.expect_kind(op, &dir, name, kind)?;
                 let rdev = (stat.stx_rdev_major, stat.stx_rdev_minor);
                 let (temp, lacking) = self
+                    .maker()
                     .make_special(kind, rdev, meta)
                     .map_err(|errno| self.refusal(op, path, errno))?;
                 self.install(op, &temp)?;
+                temp.installed();
                 complete(op, lacking)
             }
         }

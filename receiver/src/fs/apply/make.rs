@@ -1,0 +1,248 @@
+//! [`Maker`]: what an operation installs, made under a temporary name with all its metadata.
+
+use std::sync::Arc;
+
+use rustix::fs::{FileType, Mode};
+use rustix::io::Errno;
+
+use syncd_proto::digest::Digest;
+use syncd_proto::meta::{Kind, Meta};
+use syncd_proto::op::{Content, Op};
+use syncd_proto::path::WirePath;
+use syncd_proto::reject::RejectCode;
+
+use super::{Done, metadata_refusal, mismatch};
+use crate::fs::area::{Area, OWN, Temp};
+use crate::fs::attributes::Lacking;
+use crate::fs::meta::Keeper;
+use crate::fs::refusal::Refusal;
+use crate::fs::root::Root;
+use crate::fs::stage::Staged;
+use crate::logic::munge;
+
+/// What an operation installs, ready under a temporary name.
+#[derive(Debug)]
+pub enum Prepared {
+    /// An entry to be renamed to its place, and an attribute that it should have and has not.
+    Entry(Temp, Option<Lacking>),
+    /// Nothing: the operation only works on what is there.
+    Nothing,
+}
+
+/// Makes what operations install; changes no name that an agent can see.
+#[derive(Debug)]
+pub struct Maker<'a> {
+    /// Where it is to go.
+    pub root: &'a Root,
+    /// Where it is made.
+    pub area: &'a Arc<Area>,
+    /// What may be set.
+    pub keeper: &'a Keeper,
+}
+
+impl Maker<'_> {
+    /// Makes what `op` installs. `staged` finds a staged transfer; `sync` makes each file durable by
+    /// itself.
+    ///
+    /// # Errors
+    /// The operation is refused; the others of its commit stand.
+    pub fn prepare(
+        &self,
+        op: &Op,
+        inline: Option<&[u8]>,
+        staged: impl FnOnce(u64) -> Option<Result<Staged, Refusal>>,
+        sync: bool,
+    ) -> Result<Prepared, Refusal> {
+        check_paths(op)?;
+        self.check_visible(op)?;
+        let fail = |errno| Refusal::system(op.verb(), op.path(), errno);
+        match op {
+            Op::Put { meta, content, .. } => {
+                let mode = self.mode_at_birth(meta);
+                let staged = self.content(op, (content, mode), inline, staged)?;
+                let fd = staged.fd();
+                let lacking = self
+                    .keeper
+                    .set_fd(fd, Kind::File, meta)
+                    .map_err(|errno| metadata_refusal(op, errno))?;
+                if sync {
+                    rustix::fs::fsync(fd).map_err(fail)?;
+                }
+                Ok(Prepared::Entry(staged.into_temp(), lacking))
+            }
+            Op::Symlink { meta, target, .. } if self.keeper.guard.fakes() => {
+                let munged = munge::munged(target);
+                let content = if self.keeper.munges { &munged } else { target };
+                self.make_fake(op, (Kind::Symlink, (0, 0)), content, meta, sync)
+            }
+            Op::Special {
+                meta, kind, rdev, ..
+            } if self.keeper.guard.fakes() => self.make_fake(op, (*kind, *rdev), b"", meta, sync),
+            Op::Symlink { meta, target, .. } => {
+                let temp = self.area.temp();
+                let lacking = self.make_symlink(&temp, target, meta).map_err(fail)?;
+                Ok(Prepared::Entry(temp, lacking))
+            }
+            Op::Special {
+                meta, kind, rdev, ..
+            } if self.may_make(*kind) => self
+                .make_special(*kind, *rdev, meta)
+                .map(|(temp, lacking)| Prepared::Entry(temp, lacking))
+                .map_err(fail),
+            Op::Special { path, kind, .. } => {
+                let text = format!(
+                    "cannot make {path}: no {} is kept here (`devices = yes` in a module run by root)",
+                    kind.word()
+                );
+                Err(Refusal::new(RejectCode::Unsupported, text))
+            }
+            _ => Ok(Prepared::Nothing),
+        }
+    }
+
+    /// Nothing is written to names that the module hides.
+    fn check_visible(&self, op: &Op) -> Done {
+        let (path, is_dir) = match op {
+            Op::Put { path, .. } | Op::Symlink { path, .. } | Op::Special { path, .. } => {
+                (path, false)
+            }
+            Op::Link { to, .. } if self.root.hides(to, false) => {
+                return Err(mismatch(op, to, "there is no file to link to"));
+            }
+            Op::Link { path, .. } => (path, false),
+            Op::Mkdir { path, .. } => (path, true),
+            Op::SetMeta { path, kind, .. } => (path, *kind == Kind::Dir),
+            // These depend on what stands there.
+            Op::Rename { .. } | Op::Exchange { .. } | Op::Remove { .. } => return Ok(()),
+        };
+        visible(self.root, path, is_dir)
+    }
+
+    fn content(
+        &self,
+        op: &Op,
+        (content, mode): (&Content, Mode),
+        inline: Option<&[u8]>,
+        find: impl FnOnce(u64) -> Option<Result<Staged, Refusal>>,
+    ) -> Result<Staged, Refusal> {
+        let bad = |what: &str| {
+            let text = format!("cannot put {}: {what}", op.path());
+            Refusal::new(RejectCode::BadContent, text)
+        };
+        match content {
+            Content::Inline { digest, .. } => {
+                let bytes = inline.ok_or_else(|| bad("inline content is missing"))?;
+                Staged::inline(self.area, bytes, digest, mode)
+            }
+            Content::Staged {
+                transfer,
+                len,
+                digest,
+            } => {
+                let staged =
+                    find(*transfer).ok_or_else(|| bad("its transfer is not complete"))??;
+                if staged.len() != *len || staged.digest() != digest {
+                    return Err(bad("its transfer has another length or digest"));
+                }
+                Ok(staged)
+            }
+        }
+    }
+
+    /// The permissions a file is made with: those it is to have, so that they need not be set again, but
+    /// for what a change of its owner would take away.
+    fn mode_at_birth(&self, meta: &Meta) -> Mode {
+        if self.keeper.guard.fakes() {
+            return OWN;
+        }
+        self.keeper.mode(Kind::File, meta) & (Mode::RWXU | Mode::RWXG | Mode::RWXO)
+    }
+
+    /// A file that is said to be something else.
+    fn make_fake(
+        &self,
+        op: &Op,
+        (kind, rdev): (Kind, (u32, u32)),
+        content: &[u8],
+        meta: &Meta,
+        sync: bool,
+    ) -> Result<Prepared, Refusal> {
+        let staged = Staged::inline(self.area, content, &Digest::of(content), OWN)?;
+        let lacking = self
+            .keeper
+            .set_fake(staged.fd(), kind, rdev, meta)
+            .map_err(|errno| metadata_refusal(op, errno))?;
+        if sync {
+            rustix::fs::fsync(staged.fd())
+                .map_err(|errno| Refusal::system(op.verb(), op.path(), errno))?;
+        }
+        Ok(Prepared::Entry(staged.into_temp(), lacking))
+    }
+
+    fn make_symlink(
+        &self,
+        temp: &Temp,
+        target: &[u8],
+        meta: &Meta,
+    ) -> rustix::io::Result<Option<Lacking>> {
+        if self.keeper.munges {
+            rustix::fs::symlinkat(munge::munged(target), temp.dir(), temp.name())?;
+        } else {
+            rustix::fs::symlinkat(target, temp.dir(), temp.name())?;
+        }
+        self.keeper
+            .set_link(temp.dir(), temp.name().as_bytes(), meta)
+    }
+
+    fn may_make(&self, kind: Kind) -> bool {
+        let is_device = matches!(kind, Kind::CharDevice | Kind::BlockDevice);
+        !is_device || self.keeper.powers.mknod
+    }
+
+    /// Makes something that is neither file, directory nor link.
+    pub(super) fn make_special(
+        &self,
+        kind: Kind,
+        (major, minor): (u32, u32),
+        meta: &Meta,
+    ) -> rustix::io::Result<(Temp, Option<Lacking>)> {
+        let file_type = match kind {
+            Kind::Fifo => FileType::Fifo,
+            Kind::Socket => FileType::Socket,
+            Kind::CharDevice => FileType::CharacterDevice,
+            Kind::BlockDevice => FileType::BlockDevice,
+            Kind::File | Kind::Dir | Kind::Symlink => return Err(Errno::INVAL),
+        };
+        let is_device = matches!(kind, Kind::CharDevice | Kind::BlockDevice);
+        let device = if is_device {
+            rustix::fs::makedev(major, minor)
+        } else {
+            0
+        };
+        let temp = self.area.temp();
+        let mode = self.keeper.mode(kind, meta);
+        rustix::fs::mknodat(temp.dir(), temp.name(), file_type, mode, device)?;
+        let name = temp.name().as_bytes();
+        let lacking = self.keeper.set_private(temp.dir(), name, kind, meta)?;
+        Ok((temp, lacking))
+    }
+}
+
+/// Refuses a name that the module hides.
+pub(super) fn visible(root: &Root, path: &WirePath, is_dir: bool) -> Done {
+    if root.hides(path, is_dir) {
+        let text = format!("daemon refused to receive file \"{path}\"");
+        return Err(Refusal::new(RejectCode::Permission, text));
+    }
+    Ok(())
+}
+
+fn check_paths(op: &Op) -> Done {
+    match op.paths().find(|path| path.is_reserved()) {
+        None => Ok(()),
+        Some(path) => {
+            let text = format!("cannot {} {path}: the name is reserved", op.verb());
+            Err(Refusal::new(RejectCode::ReservedName, text))
+        }
+    }
+}
