@@ -18,6 +18,7 @@ use crate::logic::removals::MaxDelete;
 use crate::logic::rsyncd_conf::{
     Config, Diagnostic, Located, Module, Parameter, Severity, Standing, Text, Written,
 };
+use crate::logic::trash::{self, Place};
 
 /// All is served, but something opens more than was meant.
 const DANGEROUS: u8 = 1;
@@ -63,6 +64,8 @@ impl Report {
                 let missing = loaded.config.modules.iter().filter_map(missing_path);
                 diagnostics.extend(missing);
                 diagnostics.extend(loaded.config.modules.iter().filter_map(open_secrets));
+                let elsewhere = |module| trash_elsewhere(module, &loaded.config);
+                diagnostics.extend(loaded.config.modules.iter().filter_map(elsewhere));
                 let unusable = |module| unusable_filters(module, &loaded.config);
                 diagnostics.extend(loaded.config.modules.iter().filter_map(unusable));
                 Self {
@@ -182,6 +185,37 @@ fn open_secrets(module: &Module) -> Option<Diagnostic> {
     Some(remark.fix("chmod 600 it"))
 }
 
+/// A trash on another file system, or none where there should be one. What depends on the connection is not
+/// looked at.
+fn trash_elsewhere(module: &Module, config: &Config) -> Option<Diagnostic> {
+    let (path, trash) = (module.path.as_ref()?, module.trash.as_ref()?);
+    let root = path.value.expand(&config.variables);
+    let written = trash.value.expand(&config.variables);
+    if root.contains(&b'%') || written.contains(&b'%') {
+        return None;
+    }
+    let root = Path::new(OsStr::from_bytes(&root));
+    let (place, is_made) = match trash::place(&written, root.as_os_str().as_bytes()).ok()?? {
+        Place::Within(below) => (root.join(below.to_path_buf()), true),
+        Place::At(path) => (Path::new(OsStr::from_bytes(&path)).to_path_buf(), false),
+    };
+    let module_dev = std::fs::metadata(root).ok()?.dev();
+    let why = match std::fs::symlink_metadata(&place) {
+        Err(error) if is_made && error.kind() == std::io::ErrorKind::NotFound => return None,
+        Err(error) => error.to_string(),
+        Ok(found) if !found.is_dir() && is_made => "not a directory".to_owned(),
+        Ok(_) => match std::fs::metadata(&place) {
+            Ok(found) if !found.is_dir() => "not a directory".to_owned(),
+            Ok(found) if found.dev() == module_dev => return None,
+            Ok(_) => "not on the module's file system".to_owned(),
+            Err(error) => error.to_string(),
+        },
+    };
+    let message = format!("`trash` {}: {why}", escaped(&written));
+    let remark = Diagnostic::new(Severity::Refused, trash.position.as_ref(), message);
+    Some(remark.fix("name a directory on the module's file system"))
+}
+
 /// Filter rules that stop the module from being served. What depends on the connection is not looked at.
 fn unusable_filters(module: &Module, config: &Config) -> Option<Diagnostic> {
     let why = policy::filters(module, &config.variables).err()?;
@@ -282,6 +316,7 @@ fn rows(module: &Module) -> Vec<Row> {
         ("pre-xfer exec", &module.pre_xfer_exec),
         ("post-xfer exec", &module.post_xfer_exec),
         ("log file", &module.log_file),
+        ("trash", &module.trash),
     ];
     let mut rows: Vec<Row> = texts
         .iter()
@@ -351,6 +386,9 @@ fn rows(module: &Module) -> Vec<Row> {
         yes_no(module.keep_dirlinks.value),
         at(&module.keep_dirlinks),
     );
+    if let Some(keep) = &module.trash_keep_s {
+        push("trash keep", format!("{} s", keep.value), at(keep));
+    }
     push("devices", yes_no(module.devices.value), at(&module.devices));
     rows
 }

@@ -7,23 +7,26 @@
 mod sandbox;
 
 use std::ffi::OsStr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Gid, Mode, Uid};
+use rustix::fs::{Access, AtFlags, Gid, Mode, Uid};
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use rustix::thread::CapabilitySet;
 use syncd_proto::filter::Filter;
+use syncd_proto::path::WirePath;
 
+use crate::fs::attic::Attic;
 use crate::fs::ids::Accounts;
 use crate::fs::meta::Powers;
 use crate::fs::refusal::describe;
 use crate::fs::root::{HANDLE, Root};
 use crate::fs::trusted;
 use crate::logic::munge;
+use crate::logic::trash::Place;
 use crate::relay::{Chroot, ModuleSetup, RunAs};
 
 /// A confined process, and what it can do.
@@ -41,6 +44,8 @@ pub struct Confined {
     pub umask: u32,
     /// Whether targets of symlinks are munged.
     pub munges: bool,
+    /// Its trash, where that is not in the module.
+    pub trash: Option<OwnedFd>,
     /// What could not be applied, for the log.
     pub notes: Vec<String>,
 }
@@ -61,7 +66,12 @@ pub struct ConfineError {
 pub fn confine(setup: &ModuleSetup, filter: Option<Arc<Filter>>) -> Result<Confined, ConfineError> {
     let accounts = (!setup.numeric_ids).then(|| Arc::new(Accounts::load()));
     let mut notes = Vec::new();
+    // Its path is one of the whole system.
+    let trash = open_trash(setup)?;
     let (dir, chrooted) = enter(setup, &mut notes)?;
+    if let Some(trash) = &trash {
+        check_trash(trash, &dir)?;
+    }
     let is_root_directory = chrooted && !has_dot(&setup.path);
     let munges = munge::applies(setup.munge_symlinks, is_root_directory);
     if munges {
@@ -72,19 +82,23 @@ pub fn confine(setup: &ModuleSetup, filter: Option<Arc<Filter>>) -> Result<Confi
     }
     let umask =
         harden().map_err(|errno| failed("cannot restrict the process", &describe(errno)))?;
-    fence(&dir, chrooted, &mut notes)?;
+    if let Some(trash) = &trash {
+        check_rights(trash)?;
+    }
+    fence(&dir, trash.as_ref(), chrooted, &mut notes)?;
     let mut powers = powers();
     powers.mknod &= setup.devices;
     let root = Root::new(dir, setup.keep_dirlinks)
         .map_err(|errno| failed("chdir failed", &describe(errno)))?;
     let path = (!chrooted).then(|| PathBuf::from(OsStr::from_bytes(&setup.path)));
     Ok(Confined {
-        root: Arc::new(root.hiding(filter)),
+        root: Arc::new(root.hiding(filter, trash_within(setup))),
         path,
         powers,
         accounts,
         umask,
         munges,
+        trash,
         notes,
     })
 }
@@ -134,6 +148,71 @@ fn open_trusted(path: &[u8]) -> Result<OwnedFd, ConfineError> {
         failed("chdir failed", &format!("{shown}: {error}"))
     })
 }
+
+/// The trash that is in the module.
+fn trash_within(setup: &ModuleSetup) -> Option<WirePath> {
+    match &setup.rules.trash.as_ref()?.place {
+        Place::Within(path) => Some(path.clone()),
+        Place::At(_) => None,
+    }
+}
+
+/// Opens a trash that is not in the module.
+fn open_trash(setup: &ModuleSetup) -> Result<Option<OwnedFd>, ConfineError> {
+    let Some(Place::At(path)) = setup.rules.trash.as_ref().map(|trash| &trash.place) else {
+        return Ok(None);
+    };
+    let opened = trusted::open_directory(Path::new(OsStr::from_bytes(path)));
+    let why = |error| format!("{}: {error}", syncd_proto::path::escaped(path));
+    opened
+        .map(Some)
+        .map_err(|error| failed(NO_TRASH, &why(error)))
+}
+
+/// What is moved there stays on the module's file system, and is not what agents see.
+fn check_trash(trash: &OwnedFd, module: &OwnedFd) -> Result<(), ConfineError> {
+    let told = |why: &str| Err(failed(NO_TRASH, why));
+    match Attic::is_beside(trash, module) {
+        Ok(true) => {}
+        Ok(false) => return told("`trash` is on another file system, or another mount of it"),
+        Err(errno) => return told(&describe(errno)),
+    }
+    match is_within(trash, module) {
+        Ok(false) => Ok(()),
+        Ok(true) => {
+            told("`trash` is in the module by another name: write it as a name in the module")
+        }
+        Err(errno) => told(&describe(errno)),
+    }
+}
+
+/// The module's user may write there.
+fn check_rights(trash: &OwnedFd) -> Result<(), ConfineError> {
+    let rights = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
+    rustix::fs::accessat(trash, ".", rights, AtFlags::EACCESS).map_err(|errno| {
+        let why = format!("the module's user cannot write to it: {}", describe(errno));
+        failed(NO_TRASH, &why)
+    })
+}
+
+/// Whether the way up from one directory leads to another.
+fn is_within(inner: &OwnedFd, outer: &OwnedFd) -> rustix::io::Result<bool> {
+    let identity = |dir: &OwnedFd| rustix::fs::fstat(dir).map(|stat| (stat.st_dev, stat.st_ino));
+    let wanted = identity(outer)?;
+    let mut here = rustix::fs::openat(inner, ".", HANDLE, Mode::empty())?;
+    loop {
+        let at = identity(&here)?;
+        if at == wanted {
+            return Ok(true);
+        }
+        here = rustix::fs::openat(&here, "..", HANDLE, Mode::empty())?;
+        if identity(&here)? == at {
+            return Ok(false);
+        }
+    }
+}
+
+const NO_TRASH: &str = "the module's trash cannot be used";
 
 fn has_dot(path: &[u8]) -> bool {
     path.windows(3).any(|window| window == b"/./")
@@ -197,9 +276,19 @@ fn harden() -> rustix::io::Result<u32> {
 }
 
 /// Lets the kernel forbid everything outside of the module, and tries whether it does.
-fn fence(dir: &OwnedFd, chrooted: bool, notes: &mut Vec<String>) -> Result<(), ConfineError> {
+fn fence(
+    dir: &OwnedFd,
+    trash: Option<&OwnedFd>,
+    chrooted: bool,
+    notes: &mut Vec<String>,
+) -> Result<(), ConfineError> {
+    let open: Vec<_> = [Some(dir), trash]
+        .into_iter()
+        .flatten()
+        .map(AsFd::as_fd)
+        .collect();
     let told = |why: String| failed("cannot restrict the process", &why);
-    if let Some(note) = sandbox::restrict(dir).map_err(told)? {
+    if let Some(note) = sandbox::restrict(&open).map_err(told)? {
         notes.push(note);
         return Ok(());
     }

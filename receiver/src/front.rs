@@ -33,7 +33,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
 use crate::error::Fatal;
@@ -44,6 +44,7 @@ use crate::fs::lock_file::LockFiles;
 use crate::fs::pid_file::PidFile;
 use crate::logging;
 use crate::logic::authorize::Slots;
+use crate::logic::trash;
 use crate::net::listen::{self, Budget};
 
 /// How long sessions may take to end once we are told to.
@@ -141,6 +142,7 @@ pub async fn run(options: Options) -> Result<(), Fatal> {
         ));
     }
     drop(alive);
+    accepting.spawn(tend(Arc::clone(&front)));
     loop {
         match signals.next().await {
             Told::Reload => reload(&front, &options).await,
@@ -165,6 +167,29 @@ async fn accept(listener: TcpListener, budget: Budget, front: Arc<Front>, alive:
     })
     .await;
 }
+
+/// Now and then has modules with a trash look for what has been kept long enough, also while nobody is connected.
+async fn tend(front: Arc<Front>) {
+    loop {
+        let generation = front.generation();
+        let found = tokio::task::spawn_blocking(move || {
+            policy::with_trash(&generation.config, generation.me)
+        });
+        let setups = found.await.unwrap_or_default();
+        let keeps = setups.iter().filter_map(|setup| setup.rules.trash.as_ref());
+        let every_s = keeps.map(|trash| trash::look_every_s(trash.keep_s)).min();
+        for setup in &setups {
+            if let Err(why) = front.workers.tend(setup).await {
+                let module = syncd_proto::path::escaped(&setup.name);
+                warn!(%module, "old versions stay in the trash: {}", why.log);
+            }
+        }
+        sleep(Duration::from_secs(every_s.unwrap_or(TEND_EVERY_S))).await;
+    }
+}
+
+/// Seconds until modules are looked through again for a trash that a reload brought.
+const TEND_EVERY_S: u64 = 3_600;
 
 async fn drain(front: &Front, mut all_gone: mpsc::Receiver<()>) {
     front.draining.send_replace(true);

@@ -20,6 +20,7 @@ use syncd_proto::path::WirePath;
 use crate::fs::logbook::Target;
 use crate::logic::removals::MaxDelete;
 use crate::logic::transfer_log::Who;
+use crate::logic::trash::Trash;
 
 /// Which user and groups a worker becomes before it reads anything from the network.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -87,6 +88,8 @@ pub struct Rules {
     pub filters: Option<Box<Filters>>,
     /// Whether what cannot be made is said in an attribute.
     pub fake_super: bool,
+    /// Where versions that are replaced or removed are kept, if they are.
+    pub trash: Option<Box<Trash>>,
 }
 
 /// The filter rules of a module, and the texts of all files they name.

@@ -35,16 +35,20 @@ use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
+use rustix::io::Errno;
 use syncd_proto::reject::RejectCode;
 
 use crate::confine::{Confined, confine};
 use crate::fs::area::Area;
+use crate::fs::attic::Attic;
 use crate::fs::guard::Guard;
 use crate::fs::known::Known;
 use crate::fs::recover;
-use crate::fs::refusal::Refusal;
+use crate::fs::refusal::{Refusal, describe};
 use crate::logic::chmod::Chmod;
+use crate::logic::trash::{self, Place};
 use crate::net::relay_io;
 use crate::relay::{FromWorker, ModuleSetup, SessionOpen, ToWorker};
 
@@ -82,7 +86,8 @@ impl Module {
         if let Some(area) = &*slot {
             return Ok(Arc::clone(area));
         }
-        let area = Arc::new(Area::open(&self.confined.root)?);
+        let area = Area::open(&self.confined.root)?.keeping(self.attic(true)?);
+        let area = Arc::new(area);
         if area.wait_until_alone() {
             recover::sweep(&area).map_err(|errno| Refusal::staging("clean up", errno))?;
         } else {
@@ -99,6 +104,53 @@ impl Module {
             .map_err(|error| Refusal::new(RejectCode::ModuleUnavailable, error.to_string()))?;
         *slot = Some(Arc::clone(&area));
         Ok(area)
+    }
+
+    /// The module's trash, if it has one; one in the module is made if `make` says so.
+    fn attic(&self, make: bool) -> Result<Option<Attic>, Refusal> {
+        let Some(trash) = &self.setup.rules.trash else {
+            return Ok(None);
+        };
+        let told = |errno| {
+            let text = format!("cannot use the module's trash: {}", describe(errno));
+            Refusal::new(RejectCode::ModuleUnavailable, text)
+        };
+        let root = &self.confined.root;
+        let dir = match (&trash.place, &self.confined.trash) {
+            (Place::Within(path), _) => {
+                if make {
+                    root.make_dirs(path).map_err(told)?;
+                }
+                let opened = match root.open_dir(path) {
+                    Err(Errno::NOENT) if !make => return Ok(None),
+                    opened => opened.map_err(told)?,
+                };
+                if !Attic::is_beside(&opened, root.fd()).map_err(told)? {
+                    let text = "the module's trash is on another file system";
+                    return Err(Refusal::new(RejectCode::ModuleUnavailable, text));
+                }
+                opened
+            }
+            (Place::At(_), Some(dir)) => rustix::io::fcntl_dupfd_cloexec(dir, 0).map_err(told)?,
+            (Place::At(_), None) => return Err(told(Errno::NOENT)),
+        };
+        Ok(Some(Attic::new(dir, trash.keep_s)))
+    }
+
+    /// Throws away what has been kept long enough.
+    fn expire(&self) -> Result<(), Refusal> {
+        let told = |errno| Refusal::staging("expire", errno);
+        // Nothing is made, and nothing cleaned, as long as there is nothing to do.
+        let Some(attic) = self.attic(false)? else {
+            return Ok(());
+        };
+        if attic.has_old().map_err(told)? {
+            let area = self.area()?;
+            if attic.expire(&area).map_err(told)? {
+                area.wake_reaper();
+            }
+        }
+        Ok(())
     }
 
     fn tell_front(&self, message: &FromWorker) {
@@ -125,8 +177,27 @@ fn serve(control: UnixStream) -> io::Result<()> {
     for note in &module.confined.notes {
         tracing::warn!(module = %module_name(&module), "{note}");
     }
+    if let Some(trash) = &module.setup.rules.trash {
+        tidy(
+            &module,
+            Duration::from_secs(trash::look_every_s(trash.keep_s)),
+        )?;
+    }
     module.tell_front(&FromWorker::Ready);
     listen(&module, &control)
+}
+
+/// Looks through the trash now and then, for as long as the process lives.
+fn tidy(module: &Arc<Module>, every: Duration) -> io::Result<()> {
+    let module = Arc::clone(module);
+    let looks = move || loop {
+        if let Err(why) = module.expire() {
+            tracing::warn!(module = %module_name(&module), "old versions stay in the trash: {why}");
+        }
+        thread::sleep(every);
+    };
+    let spawned = thread::Builder::new().name("trash".to_owned()).spawn(looks);
+    spawned.map(drop)
 }
 
 fn prepare(setup: ModuleSetup, control: UnixStream) -> Result<Module, FromWorker> {

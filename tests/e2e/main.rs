@@ -16,3 +16,4 @@ mod refuse;
 mod regression;
 mod sync;
 mod tls;
+mod trash;

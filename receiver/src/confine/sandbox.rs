@@ -1,9 +1,10 @@
-//! Landlock: whatever goes wrong later, the kernel opens nothing of this process outside of its module.
+//! Landlock: whatever goes wrong later, the kernel opens nothing of this process outside of its module and its
+//! trash.
 //!
 //! As much as the kernel knows of it is applied; what could not be is a note for the log. It is a second
 //! fence: names are resolved beneath the module without it too.
 
-use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
 
 use landlock::{
     ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr,
@@ -11,13 +12,13 @@ use landlock::{
 };
 use rustix::fs::{Mode, OFlags};
 
-/// Confines the calling thread, and those it starts, to what is below `root`. A note if the kernel
-/// could not do all of it.
+/// Confines the calling thread, and those it starts, to what is below these directories. A note if the
+/// kernel could not do all of it.
 ///
 /// # Errors
 /// It could be applied, and was not.
-pub(super) fn restrict(root: impl AsFd) -> Result<Option<String>, String> {
-    let status = apply(root).map_err(|error| format!("landlock: {error}"))?;
+pub(super) fn restrict(dirs: &[BorrowedFd<'_>]) -> Result<Option<String>, String> {
+    let status = apply(dirs).map_err(|error| format!("landlock: {error}"))?;
     match status {
         RulesetStatus::FullyEnforced => Ok(None),
         RulesetStatus::PartiallyEnforced => Ok(Some(
@@ -35,7 +36,7 @@ pub(super) fn can_list_root() -> bool {
     rustix::fs::open("/", flags, Mode::empty()).is_ok()
 }
 
-fn apply(root: impl AsFd) -> Result<RulesetStatus, RulesetError> {
+fn apply(dirs: &[BorrowedFd<'_>]) -> Result<RulesetStatus, RulesetError> {
     let all = AccessFs::from_all(KNOWN);
     let restricted = Ruleset::default()
         .set_compatibility(CompatLevel::SoftRequirement)
@@ -43,7 +44,10 @@ fn apply(root: impl AsFd) -> Result<RulesetStatus, RulesetError> {
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(all)?
         .create()?
-        .add_rule(PathBeneath::new(root, all))?
+        .add_rules(
+            dirs.iter()
+                .map(|dir| Ok::<_, RulesetError>(PathBeneath::new(dir, all))),
+        )?
         .restrict_self()?;
     Ok(restricted.ruleset)
 }
@@ -56,6 +60,7 @@ const KNOWN: ABI = ABI::V3;
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::fd::AsFd;
 
     use super::*;
     use crate::fs::root::HANDLE;
@@ -70,7 +75,7 @@ mod tests {
         let at = |name| module.path().join(name);
         std::thread::scope(|scope| {
             let confined = scope.spawn(|| {
-                if restrict(&root).unwrap().is_some() {
+                if restrict(&[root.as_fd()]).unwrap().is_some() {
                     let required = std::env::var("SYNCD_TESTS_REQUIRE");
                     assert!(required.is_err(), "landlock is not enforced");
                     eprintln!("skipped: landlock is not enforced here");

@@ -22,6 +22,7 @@ use crate::logic::refusals;
 use crate::logic::rsyncd_conf::{Config, Located, Module, Text, Variables};
 use crate::logic::secrets::Secrets;
 use crate::logic::transfer_log::{self, Who};
+use crate::logic::trash::{self, Trash};
 use crate::logic::users::{Accounts, CertIdentity};
 use crate::net::resolver::System;
 use crate::relay::{Chroot, Filters, ModuleSetup, Rules};
@@ -224,7 +225,10 @@ pub fn setup(config: &Config, me: Me, grant: &Grant) -> Result<ModuleSetup, Unav
         devices: module.devices.value,
         numeric_ids: module.numeric_ids.value.unwrap_or(chroot != Chroot::Off),
         munge_symlinks: module.munge_symlinks.value,
-        rules: rules(module, &grant.variables)?,
+        rules: Rules {
+            trash: trash(module, grant)?.map(Box::new),
+            ..rules(module, &grant.variables)?
+        },
         incoming_chmod: chmod,
         log: log_target(
             text(module.log_file.as_ref()),
@@ -233,6 +237,20 @@ pub fn setup(config: &Config, me: Me, grant: &Grant) -> Result<ModuleSetup, Unav
         ),
         timeout_s: module.timeout_s.value,
     })
+}
+
+/// The modules that have a trash, as their workers are told; without those whose place depends on who asks.
+#[must_use]
+pub fn with_trash(config: &Config, me: Me) -> Vec<ModuleSetup> {
+    let served = config.modules.iter().filter(|module| {
+        let is_set = expand(module.trash.as_ref(), &config.variables).is_some();
+        is_set && module.refusals.is_empty()
+    });
+    let grants = served.filter_map(|module| authorize::unasked(module, &config.variables));
+    grants
+        .filter_map(|grant| setup(config, me, &grant).ok())
+        .filter(|setup| setup.rules.trash.is_some())
+        .collect()
 }
 
 /// Where the log of everything goes beside standard error.
@@ -289,7 +307,26 @@ fn rules(module: &Module, variables: &Variables) -> Result<Rules, Unavailable> {
         max_delete: module.max_delete.as_ref().map(|limit| limit.value),
         filters: filters.map(Box::new),
         fake_super: module.fake_super.value,
+        trash: None,
     })
+}
+
+/// Where a module keeps what is replaced or removed.
+fn trash(module: &Module, grant: &Grant) -> Result<Option<Trash>, Unavailable> {
+    let Some(text) = expand(module.trash.as_ref(), &grant.variables) else {
+        return Ok(None);
+    };
+    let place = trash::place(&text, &grant.root).map_err(|why| Unavailable {
+        text: "the module's trash cannot be used".to_owned(),
+        log: format!("`trash`: {why}"),
+    })?;
+    Ok(place.map(|place| Trash {
+        place,
+        keep_s: module
+            .trash_keep_s
+            .as_ref()
+            .map_or(trash::KEEP_DEFAULT_S, |keep| keep.value),
+    }))
 }
 
 /// The filter rules of a module, if it has any, with the texts of the files they name.

@@ -113,6 +113,22 @@ impl Pool {
         self.worker(setup).await.map(drop)
     }
 
+    /// Has a worker of the module run, whatever its settings, so that it clears up there; it ends after idling.
+    ///
+    /// # Errors
+    /// The worker cannot be started, or cannot serve the module.
+    pub async fn tend(&self, setup: &ModuleSetup) -> Result<(), Unavailable> {
+        let place = self.place(setup)?;
+        let mut place = place.lock().await;
+        match place.as_ref() {
+            Some(worker) if worker.is_here() => return Ok(()),
+            Some(worker) => worker.ended().await,
+            None => {}
+        }
+        *place = Some(start(setup.clone(), &self.arguments).await?);
+        Ok(())
+    }
+
     /// Hands a session to the module's worker, and gives back our end of its frames.
     ///
     /// # Errors

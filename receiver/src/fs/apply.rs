@@ -16,6 +16,7 @@ use syncd_proto::path::WirePath;
 use syncd_proto::reject::RejectCode;
 
 use super::area::{Area, Temp};
+use super::attic::Keep;
 use super::attributes::{Lacking, Place};
 use super::fake;
 use super::meta::{Keeper, identity_of, kind_of, mtime_of, statx_at, statx_fd};
@@ -30,7 +31,8 @@ mod set;
 
 use make::visible;
 pub use make::{Maker, Prepared};
-use replace::{Replaced, discard_dir, replace};
+use replace::{Found, Replaced, discard_dir, replace};
+pub(super) use rights::grant;
 
 /// Carries out operations below one root.
 #[derive(Debug)]
@@ -39,6 +41,8 @@ pub struct Applier<'a> {
     pub root: &'a Root,
     /// Where things are made.
     pub area: &'a Arc<Area>,
+    /// Where `root` is in the module.
+    pub base: &'a WirePath,
     /// What may be set.
     pub keeper: &'a Keeper,
     /// What has been changed.
@@ -126,17 +130,18 @@ impl Applier<'_> {
         self.keeper
             .guard
             .replacement(self.root, path, (&dir, name))?;
-        let publish = || {
-            replace(
-                self.area,
-                (temp.dir(), temp.name().as_bytes()),
-                (&*dir, name),
-            )
-        };
         let from = (temp.dir(), temp.name().as_bytes());
+        let keep = Keep::of(self.area, self.base);
+        let way = Found {
+            area: self.area,
+            keep: keep.as_ref().map(|keep| (keep, path)),
+            is_staged: true,
+        };
+        let publish = || replace(&way, from, (&*dir, name));
         let replaced = self
             .with_right_to(&dir, || self.with_right_to_move(from, publish))
-            .map_err(|errno| self.refusal(op, path, errno))?;
+            .map_err(|errno| self.unkept(keep.as_ref(), self.refusal(op, path, errno)))?;
+        self.kept(keep);
         if replaced == Replaced::Directory {
             self.root.forget(path);
         }
@@ -215,22 +220,26 @@ impl Applier<'_> {
         self.keeper
             .guard
             .replacement(self.root, to, (&to_dir, to_name))?;
+        let keep = Keep::of(self.area, self.base);
+        let way = Found {
+            area: self.area,
+            keep: keep.as_ref().map(|keep| (keep, to)),
+            is_staged: false,
+        };
         let publish = || {
             if !from.starts_with(to) {
-                return replace(self.area, (&*from_dir, from_name), (&*to_dir, to_name));
+                return replace(&way, (&*from_dir, from_name), (&*to_dir, to_name));
             }
             // It takes the place of a directory that it is in: it has to leave that first.
             let temp = self.area.temp();
             rustix::fs::renameat(&*from_dir, from_name, temp.dir(), temp.name())?;
-            replace(
-                self.area,
-                (temp.dir(), temp.name().as_bytes()),
-                (&*to_dir, to_name),
-            )
+            let leaving = (temp.dir(), temp.name().as_bytes());
+            replace(&way, leaving, (&*to_dir, to_name))
         };
         let moved = || self.with_right_to_move((&*from_dir, from_name), publish);
         self.with_right_to(&from_dir, || self.with_right_to(&to_dir, moved))
-            .map_err(|errno| self.refusal(op, to, errno))?;
+            .map_err(|errno| self.unkept(keep.as_ref(), self.refusal(op, to, errno)))?;
+        self.kept(keep);
         self.drop_old_name(&from_dir, from_name, &found)
             .map_err(|errno| self.refusal(op, from, errno))?;
         self.root.forget(from);
@@ -297,31 +306,45 @@ impl Applier<'_> {
             && hidden.below(&*dir, name, &[path])
         {
             if recursive {
-                let rest = || hidden.remove_rest(&*dir, name, path);
+                let keep = Keep::of(self.area, self.base);
+                let gone = |dir: &OwnedFd, name: &[u8], path: &WirePath| match &keep {
+                    Some(keep) => keep.take(path, (dir, name)).map(drop),
+                    None => rustix::fs::unlinkat(dir, name, AtFlags::empty()),
+                };
+                let rest = || hidden.remove_rest(&*dir, name, path, &gone);
                 self.with_right_to(&dir, rest)
-                    .map_err(|errno| self.refusal(op, path, errno))?;
+                    .map_err(|errno| self.unkept(keep.as_ref(), self.refusal(op, path, errno)))?;
+                self.kept(keep);
                 self.root.forget(path);
                 self.touched.dir(path.parent(), dir);
             }
             return Err(holds_hidden(op, path));
         }
+        let keep = Keep::of(self.area, self.base);
+        let is_dir = kind_of(&found) == Some(Kind::Dir);
         let take_away = || {
-            match rustix::fs::unlinkat(&dir, name, AtFlags::empty()) {
-                Err(Errno::ISDIR) => {}
-                done => return done,
+            match (&keep, is_dir) {
+                (Some(keep), false) => return keep.take(path, (&dir, name)).map(drop),
+                _ => match rustix::fs::unlinkat(&dir, name, AtFlags::empty()) {
+                    Err(Errno::ISDIR) => {}
+                    done => return done,
+                },
             }
+            // An empty directory leaves nothing to be kept.
             match rustix::fs::unlinkat(&dir, name, AtFlags::REMOVEDIR) {
-                Err(Errno::NOTEMPTY | Errno::EXIST) if recursive => {
-                    discard_dir(self.area, &dir, name)
-                }
+                Err(Errno::NOTEMPTY | Errno::EXIST) if recursive => match &keep {
+                    Some(keep) => keep.take(path, (&dir, name)).map(drop),
+                    None => discard_dir(self.area, &dir, name),
+                },
                 done => done,
             }
         };
         match self.with_right_to(&dir, take_away) {
             Ok(()) => {}
             Err(Errno::NOENT) => return Ok(()),
-            Err(errno) => return Err(self.refusal(op, path, errno)),
+            Err(errno) => return Err(self.unkept(keep.as_ref(), self.refusal(op, path, errno))),
         }
+        self.kept(keep);
         self.root.forget(path);
         self.touched.dir(path.parent(), dir);
         Ok(())
@@ -351,6 +374,23 @@ impl Applier<'_> {
         let said = fake::read(&Place::named(dir, name)?)?;
         let said = said.filter(|said| said.fits(Kind::File));
         Ok(said.map(|said| said.kind).or(kind))
+    }
+
+    /// What was kept has to be durable too.
+    fn kept(&mut self, keep: Option<Keep<'_>>) {
+        for dir in keep.map(Keep::changed).unwrap_or_default() {
+            self.touched.aside(&dir);
+        }
+    }
+
+    /// Says so where the old version could not be kept: then it stays.
+    fn unkept(&self, keep: Option<&Keep<'_>>, mut refusal: Refusal) -> Refusal {
+        if keep.is_some_and(Keep::has_failed) {
+            refusal
+                .text
+                .push_str(" (its old version is to be kept in `trash`)");
+        }
+        refusal
     }
 
     /// What is told, with a look at why something was not permitted.

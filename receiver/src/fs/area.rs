@@ -24,6 +24,7 @@ use syncd_proto::digest::Digest;
 use syncd_proto::path::WirePath;
 use syncd_proto::reject::RejectCode;
 
+use super::attic::Attic;
 use super::meta::statx_fd;
 use super::refusal::{Refusal, describe};
 use super::root::{LISTABLE, Root};
@@ -35,6 +36,7 @@ pub struct Area {
     partial: OwnedFd,
     trash: OwnedFd,
     instance: [u8; 16],
+    attic: Option<Attic>,
     /// Makes names of this process unlike those of the one before.
     tag: u32,
     next: AtomicU64,
@@ -61,12 +63,25 @@ impl Area {
             partial,
             trash,
             instance,
+            attic: None,
             tag: u32::from_le_bytes(random::<4>().map_err(broken)?),
             next: AtomicU64::new(0),
             claimed: Mutex::default(),
             to_delete: Mutex::new(true),
             wake: Condvar::new(),
         })
+    }
+
+    /// The same, where versions that are replaced or removed are kept.
+    #[must_use]
+    pub fn keeping(self, attic: Option<Attic>) -> Self {
+        Self { attic, ..self }
+    }
+
+    /// Where versions are kept, if they are.
+    #[must_use]
+    pub fn attic(&self) -> Option<&Attic> {
+        self.attic.as_ref()
     }
 
     /// Waits a while for other processes to leave the area: a worker whose front was killed may be about
@@ -202,7 +217,8 @@ impl Area {
         *waited.unwrap_or_else(PoisonError::into_inner) = false;
     }
 
-    fn wake_reaper(&self) {
+    /// Has somebody look for things to delete.
+    pub fn wake_reaper(&self) {
         *self
             .to_delete
             .lock()

@@ -302,6 +302,7 @@ impl Committer {
         Applier {
             root: &self.root,
             area: &self.area,
+            base: &self.anchor.sub_path,
             keeper: &self.keeper,
             touched: &mut self.touched,
         }

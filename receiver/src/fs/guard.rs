@@ -10,7 +10,8 @@ use syncd_proto::meta::Kind;
 use syncd_proto::path::WirePath;
 use syncd_proto::reject::RejectCode;
 
-use super::meta::{kind_of, statx_at};
+use super::hidden::Hidden;
+use super::meta::{Identity, identity_of, kind_of, statx_at, statx_fd};
 use super::recover::names;
 use super::refusal::Refusal;
 use super::root::{LISTABLE, Root};
@@ -98,8 +99,10 @@ fn held(path: &WirePath, why: &str) -> Refusal {
 
 /// How many names there are below a root.
 fn all_names(root: &Root) -> u64 {
+    let trash = root.hidden().and_then(Hidden::trash);
+    let trash = trash.and_then(|trash| root.open_dir(&trash).and_then(statx_fd).ok());
     match root.open_listable(&WirePath::root()) {
-        Ok(dir) => below(Arc::new(dir)),
+        Ok(dir) => below(Arc::new(dir), trash.as_ref().map(identity_of)),
         Err(_) => 0,
     }
 }
@@ -112,13 +115,13 @@ fn count(dir: &Arc<OwnedFd>, name: &[u8]) -> u64 {
         Ok(Some(_)) => match open(dir, name) {
             // What cannot be looked into cannot be emptied either.
             None => 1,
-            Some(opened) => 1 + below(Arc::new(opened)),
+            Some(opened) => 1 + below(Arc::new(opened), None),
         },
     }
 }
 
-/// The names below a directory, without those of staging.
-fn below(dir: Arc<OwnedFd>) -> u64 {
+/// The names below a directory, without those of staging and of what is skipped.
+fn below(dir: Arc<OwnedFd>, skipped: Option<Identity>) -> u64 {
     let mut total = 0_u64;
     let mut pending: Vec<(Arc<OwnedFd>, Option<Vec<u8>>)> = vec![(dir, None)];
     while let Some((parent, name)) = pending.pop() {
@@ -133,8 +136,11 @@ fn below(dir: Arc<OwnedFd>) -> u64 {
             if syncd_proto::path::Name::new(&name).is_some_and(|name| name.is_reserved()) {
                 continue;
             }
-            total = total.saturating_add(1);
             let stat = statx_at(&here, &name).ok().flatten();
+            if skipped.is_some() && stat.as_ref().map(identity_of) == skipped {
+                continue;
+            }
+            total = total.saturating_add(1);
             if stat.is_some_and(|stat| kind_of(&stat) == Some(Kind::Dir)) {
                 pending.push((Arc::clone(&here), Some(name)));
             }

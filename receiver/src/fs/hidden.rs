@@ -1,5 +1,7 @@
 //! What a module's filter rules hide: names that do not exist for an agent, whatever it asks.
 //!
+//! The module's own trash is hidden in the same way.
+//!
 //! They are in no listing and no digest, nothing is written to them, and they are never removed: a directory that
 //! holds one stays, and one that would change its name under other rules is not moved.
 
@@ -15,19 +17,24 @@ use super::meta::{kind_of, statx_at};
 use super::recover::names;
 use super::root::LISTABLE;
 
+/// Takes a name out of a directory; its path says which it is.
+pub type Gone<'a> = dyn Fn(&OwnedFd, &[u8], &WirePath) -> rustix::io::Result<()> + 'a;
+
 /// The rules, as they apply below some directory of the module.
 #[derive(Debug, Clone)]
 pub struct Hidden {
-    filter: Arc<Filter>,
+    filter: Option<Arc<Filter>>,
+    trash: Option<WirePath>,
     base: WirePath,
 }
 
 impl Hidden {
-    /// The rules of a module, at its root.
+    /// The rules of a module, at its root, and the directory in it that is its trash.
     #[must_use]
-    pub fn new(filter: Arc<Filter>) -> Self {
+    pub fn new(filter: Option<Arc<Filter>>, trash: Option<WirePath>) -> Self {
         Self {
             filter,
+            trash,
             base: WirePath::root(),
         }
     }
@@ -36,7 +43,8 @@ impl Hidden {
     #[must_use]
     pub fn beneath(&self, path: &WirePath) -> Self {
         Self {
-            filter: Arc::clone(&self.filter),
+            filter: self.filter.clone(),
+            trash: self.trash.clone(),
             base: self.whole(path).unwrap_or_else(|| self.base.clone()),
         }
     }
@@ -50,9 +58,19 @@ impl Hidden {
         if whole.is_root() {
             return false;
         }
+        if self
+            .trash
+            .as_ref()
+            .is_some_and(|trash| whole.starts_with(trash))
+        {
+            return true;
+        }
+        let Some(filter) = &self.filter else {
+            return false;
+        };
         let mut no_scope = |_: &WirePath| Scope::default();
-        let verdict = self.filter.verdict(&whole, is_dir, &mut no_scope);
-        !verdict.is_included() || self.filter.protects(&whole, is_dir, None, &mut no_scope)
+        let verdict = filter.verdict(&whole, is_dir, &mut no_scope);
+        !verdict.is_included() || filter.protects(&whole, is_dir, None, &mut no_scope)
     }
 
     /// The same of something that is there.
@@ -64,6 +82,9 @@ impl Hidden {
     /// Whether anything below this directory is hidden by any of its names.
     #[must_use]
     pub fn below(&self, dir: impl AsFd, name: &[u8], as_paths: &[&WirePath]) -> bool {
+        if self.filter.is_none() && !as_paths.iter().any(|path| self.holds_trash(path)) {
+            return false;
+        }
         let Some(opened) = open(dir, name) else {
             return false;
         };
@@ -87,7 +108,22 @@ impl Hidden {
         false
     }
 
-    /// Removes what is not hidden in a directory that holds something that is.
+    /// Where the module's trash is, seen from here; `None` if it is not below.
+    #[must_use]
+    pub fn trash(&self) -> Option<WirePath> {
+        self.trash.as_ref()?.strip_prefix(&self.base)
+    }
+
+    /// Whether the module's trash is, or would be, below this name.
+    fn holds_trash(&self, path: &WirePath) -> bool {
+        let holds = |whole: WirePath| {
+            let trash = self.trash.as_ref();
+            trash.is_some_and(|trash| trash.starts_with(&whole))
+        };
+        self.whole(path).is_none_or(holds)
+    }
+
+    /// Removes what is not hidden in a directory that holds something that is; `gone` takes what is no directory.
     ///
     /// # Errors
     /// Those of the system.
@@ -96,6 +132,7 @@ impl Hidden {
         dir: impl AsFd,
         name: &[u8],
         path: &WirePath,
+        gone: &Gone<'_>,
     ) -> rustix::io::Result<()> {
         let flags = LISTABLE | OFlags::NOFOLLOW;
         let opened = rustix::fs::openat(&dir, name, flags, Mode::empty())?;
@@ -108,11 +145,11 @@ impl Hidden {
                 continue;
             }
             if !is_dir(&stat) {
-                rustix::fs::unlinkat(&opened, &name[..], AtFlags::empty())?;
+                gone(&opened, &name, &child)?;
             } else if self.below(&opened, &name, &[&child]) {
-                self.remove_rest(&opened, &name, &child)?;
+                self.remove_rest(&opened, &name, &child, gone)?;
             } else {
-                self.remove_rest(&opened, &name, &child)?;
+                self.remove_rest(&opened, &name, &child, gone)?;
                 rustix::fs::unlinkat(&opened, &name[..], AtFlags::REMOVEDIR)?;
             }
         }

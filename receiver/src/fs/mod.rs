@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`root`] | opens beneath a module root, by descriptor; no symlink leads out |
 //! | [`area`] | `.syncd`: temporary names, leftovers, what is being deleted |
+//! | [`attic`] | `trash`: versions that were replaced or removed |
 //! | [`stage`] | transfers: content with its length and digest checked |
 //! | [`known`] | versions whose content was verified here |
 //! | [`apply`] | one operation at a time: names change |
@@ -19,6 +20,7 @@
 
 pub mod apply;
 pub mod area;
+pub mod attic;
 pub mod attributes;
 pub mod commit;
 pub mod config;

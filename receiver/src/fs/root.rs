@@ -51,11 +51,12 @@ impl Root {
         })
     }
 
-    /// The same, with names that are hidden from agents.
+    /// The same, with names that are hidden from agents, and the module's own trash.
     #[must_use]
-    pub fn hiding(self, filter: Option<Arc<Filter>>) -> Self {
+    pub fn hiding(self, filter: Option<Arc<Filter>>, trash: Option<WirePath>) -> Self {
+        let any = filter.is_some() || trash.is_some();
         Self {
-            hidden: filter.map(Hidden::new),
+            hidden: any.then(|| Hidden::new(filter, trash)),
             ..self
         }
     }

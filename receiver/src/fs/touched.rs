@@ -83,6 +83,14 @@ impl Touched {
         }
     }
 
+    /// Names have changed in a directory that is none of the mirror's.
+    pub fn aside(&mut self, dir: &OwnedFd) {
+        match reopened(dir) {
+            Ok(opened) => self.file(opened),
+            Err(error) => self.sync_now(|| Err(error)),
+        }
+    }
+
     /// Metadata of something in this directory that cannot be opened has changed.
     pub fn unopened(&mut self, dir: &OwnedFd) {
         if self.needs_nothing() {

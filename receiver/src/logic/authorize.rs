@@ -18,7 +18,7 @@ use super::rsyncd_conf::{Config, Variables, expanded};
 use super::users::{Access, Accounts, CertIdentity};
 
 pub use journal::{Journal, Outcome, Step};
-pub use login::{LoginFailure, PendingLogin};
+pub use login::{LoginFailure, PendingLogin, unasked};
 pub use slots::{HeldPlace, NoSlot, Places, Slot, Slots};
 
 use journal::place;

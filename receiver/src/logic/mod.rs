@@ -16,4 +16,5 @@ pub mod removals;
 pub mod rsyncd_conf;
 pub mod secrets;
 pub mod transfer_log;
+pub mod trash;
 pub mod users;

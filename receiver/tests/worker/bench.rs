@@ -80,7 +80,7 @@ impl Bench {
     }
 
     /// A worker on a small file system of its own; `None`, with a word, where none can be mounted.
-    pub(crate) fn on_tmpfs(options: &str) -> Option<Self> {
+    pub(crate) fn on_tmpfs(options: &str, change: impl FnOnce(&mut ModuleSetup)) -> Option<Self> {
         let home = TempDir::new().unwrap();
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", options, "tmpfs"])
@@ -93,7 +93,7 @@ impl Bench {
             return None;
         }
         let mount = Mount(home.path().to_owned());
-        let mut bench = Self::launch(home.path().to_owned(), |_| {});
+        let mut bench = Self::launch(home.path().to_owned(), change);
         bench._mount = Some(mount);
         bench._home = Some(home);
         assert_eq!(bench.hear(), FromWorker::Ready);

@@ -2,6 +2,7 @@
 //! real files below it.
 
 mod bench;
+mod trash;
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
@@ -880,7 +881,7 @@ fn a_forged_commit_changes_nothing() {
 
 #[test]
 fn a_full_disk_refuses_what_does_not_fit_and_goes_on() {
-    let Some(bench) = Bench::on_tmpfs("size=1m,nr_inodes=200") else {
+    let Some(bench) = Bench::on_tmpfs("size=1m,nr_inodes=200", |_| {}) else {
         return;
     };
     let mut agent = bench.open();

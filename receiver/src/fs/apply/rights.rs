@@ -51,7 +51,7 @@ impl Applier<'_> {
 }
 
 /// Sets the mode of what a descriptor names, even if it cannot be opened.
-pub(super) fn grant(handle: &OwnedFd, mode: Mode) -> rustix::io::Result<()> {
+pub(in crate::fs) fn grant(handle: &OwnedFd, mode: Mode) -> rustix::io::Result<()> {
     if let Ok(opened) = rustix::fs::openat(handle, ".", LISTABLE, Mode::empty()) {
         return rustix::fs::fchmod(opened, mode);
     }

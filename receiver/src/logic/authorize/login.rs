@@ -327,6 +327,30 @@ impl Entry {
     }
 }
 
+/// What the receiver grants itself, to clear up in a module while nobody is connected; `None` if where the module
+/// is depends on who is.
+pub fn unasked(module: &Module, variables: &Variables) -> Option<Grant> {
+    let variables = variables
+        .clone()
+        .with(b"RSYNC_MODULE_NAME", &module.name.value);
+    let depends = |text: &Option<Located<Text>>| {
+        let text = expanded(text.as_ref(), &variables).unwrap_or_default();
+        text.windows(7).any(|part| part == b"%RSYNC_")
+    };
+    if depends(&module.path) || depends(&module.trash) || depends(&module.uid) {
+        return None;
+    }
+    Some(Grant {
+        module: module.name.value.clone(),
+        root: root(module.path.as_ref(), &variables)?,
+        user: None,
+        access: Access::ReadWrite,
+        host: Vec::new(),
+        variables,
+        slot: None,
+    })
+}
+
 /// The strictest of what certificate and user rule say; the module's own where they are silent.
 pub(super) fn combined(
     read_only: bool,

@@ -147,7 +147,7 @@ pub struct Module {
     pub shared_writers: Located<bool>,
     pub keep_dirlinks: Located<bool>,
     pub devices: Located<bool>,
-    pub trash: Located<bool>,
+    pub trash: Option<Located<Text>>,
     /// `trash keep`, in seconds.
     pub trash_keep_s: Option<Located<u64>>,
     /// Why the module is not served; empty if it is.
@@ -277,10 +277,10 @@ impl View<'_> {
             shared_writers: self.flag(Key::SharedWriters),
             keep_dirlinks: self.flag(Key::KeepDirlinks),
             devices: self.flag(Key::Devices),
-            trash: self.flag(Key::Trash),
+            trash: self.text(Key::Trash),
             trash_keep_s: self.own(
                 Key::TrashKeep,
-                seconds,
+                |text| seconds(text).filter(|seconds| *seconds > 0),
                 "write a time like 7d, 12h, 30m or 90s",
             ),
             refusals: Vec::new(),

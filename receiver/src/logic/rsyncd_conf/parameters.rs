@@ -163,8 +163,8 @@ parameters! {
     SharedWriters, "shared writers", Module, NO, Honoured, GUARD, "";
     KeepDirlinks, "keep dirlinks", Module, NO, Honoured, GUARD, "";
     Devices, "devices", Module, NO, Honoured, PLAIN, "whether devices are made, if the module's user may; rsync makes them unless `refuse options` names them";
-    Trash, "trash", Module, NO, Refused, GUARD, "not supported yet; what is deleted would be gone";
-    TrashKeep, "trash keep", Module, TEXT, Accepted, GUARD, "has no meaning without `trash`";
+    Trash, "trash", Module, TEXT, Honoured, GUARD, "a directory on the module's file system where versions go that are replaced or removed; `no` is the default";
+    TrashKeep, "trash keep", Module, TEXT, Honoured, GUARD, "7d is the default; the clock is this machine's";
 }
 
 impl Key {

@@ -11,7 +11,7 @@ use super::parameters::{Key, Kind, PARAMETERS, Parameter, Scope, Standing};
 use super::parse::{Section, Sections};
 use super::remarks::{add, severity_of};
 use super::values::{Value, Values};
-use crate::logic::{chmod, hosts, users};
+use crate::logic::{chmod, hosts, trash, users};
 
 /// Adds to the diagnostics, and to each module the reasons for which it is not served.
 pub(super) fn review(
@@ -44,6 +44,7 @@ pub(super) fn review(
         remarks.extend(certificate_rules(module, variables));
         remarks.extend(unreadable_chmod(module, variables));
         remarks.extend(not_durable(module));
+        remarks.extend(unusable_trash(module, variables));
         remarks.extend(too_much_power(module));
         remarks.extend(any_certificate(module));
         module.refusals = remarks
@@ -263,6 +264,26 @@ fn unreadable_chmod(module: &Module, variables: &super::Variables) -> Option<Dia
         Diagnostic::new(Severity::Danger, at, message)
             .fix("write it without blanks, like D755,F644"),
     )
+}
+
+/// A trash that no module can have.
+fn unusable_trash(module: &Module, variables: &super::Variables) -> Option<Diagnostic> {
+    let text = expanded(module.trash.as_ref(), variables)?;
+    let at = module
+        .trash
+        .as_ref()
+        .and_then(|trash| trash.position.as_ref());
+    let root = expanded(module.path.as_ref(), variables).unwrap_or_default();
+    let message = match trash::place(&text, &root) {
+        Err(problem) => format!("`trash` {}: {problem}", escaped(&text)),
+        // A symlink in the module that leads there would be walked through.
+        Ok(Some(trash::Place::Within(_))) if module.keep_dirlinks.value => {
+            "`trash` in the module does not go with `keep dirlinks`".to_owned()
+        }
+        Ok(_) => return None,
+    };
+    let remark = Diagnostic::new(Severity::Refused, at, message);
+    Some(remark.fix("name a directory beside the module, on its file system"))
 }
 
 fn not_durable(module: &Module) -> Option<Diagnostic> {
