@@ -121,7 +121,7 @@ pub fn run(target: &Arc<Target>) {
                     state.staged += 1;
                     break (taken, link);
                 }
-                state = target.wait(state, resting);
+                state = target.wait_as_transfer(state, resting);
             }
         };
         let result = transfer(target, &link, &taken);

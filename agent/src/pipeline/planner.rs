@@ -314,11 +314,11 @@ fn add_outcome(
             }
             add(target, link, batch, taken, found);
         }
-        Outcome::Large(linked, version) => target.update(|state, _| {
+        Outcome::Large(linked, version) => target.enqueue(|state| {
             if let Some(Identity { dev, ino }) = linked {
                 state.links.busy(&taken.path, (dev, ino), version);
             }
-            state.bulk.push_back(taken);
+            taken
         }),
         Outcome::Later(due) => target.defer(taken, due),
         Outcome::Failed(code, text) => target.failed(taken, code, text),

@@ -68,6 +68,7 @@ pub struct Target {
     state: Mutex<State>,
     wake: Condvar,
     wake_planner: Condvar,
+    wake_transfers: Condvar,
     version: watch::Sender<u64>,
     done: broadcast::Sender<Done>,
 }
@@ -95,6 +96,7 @@ impl Target {
             state: Mutex::new(State::new(settle, brake)),
             wake: Condvar::new(),
             wake_planner: Condvar::new(),
+            wake_transfers: Condvar::new(),
             version: watch::Sender::new(0),
             done: broadcast::Sender::new(4_096),
         }
@@ -225,6 +227,28 @@ impl Target {
                     .0
             }
         }
+    }
+
+    /// A large file waits for a transfer.
+    pub fn enqueue(&self, add: impl FnOnce(&mut State) -> Taken) {
+        self.update(|state, _| {
+            let taken = add(state);
+            state.bulk.push_back(taken);
+        });
+        self.wake_transfers.notify_one();
+    }
+
+    /// Waits like [`Target::wait`], as a transfer: while there is no large file, nothing else wakes it.
+    pub fn wait_as_transfer<'a>(
+        &self,
+        state: MutexGuard<'a, State>,
+        due: Option<Millis>,
+    ) -> MutexGuard<'a, State> {
+        if !state.bulk.is_empty() {
+            return self.wait(state, due);
+        }
+        let waited = self.wake_transfers.wait(state);
+        waited.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts changes of the state.
@@ -422,6 +446,7 @@ impl Target {
                 link.close();
             }
         });
+        self.wake_transfers.notify_all();
     }
 
     /// Whether everything seen is durable.
