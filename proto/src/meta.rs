@@ -27,6 +27,21 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// The type that the type bits of `st_mode` say (inode(7)); `None` for one that Linux does not have.
+    #[must_use]
+    pub const fn of_mode(mode: u32) -> Option<Self> {
+        match mode & 0o170_000 {
+            0o100_000 => Some(Self::File),
+            0o040_000 => Some(Self::Dir),
+            0o120_000 => Some(Self::Symlink),
+            0o010_000 => Some(Self::Fifo),
+            0o140_000 => Some(Self::Socket),
+            0o020_000 => Some(Self::CharDevice),
+            0o060_000 => Some(Self::BlockDevice),
+            _ => None,
+        }
+    }
+
     /// The word for it in messages.
     #[must_use]
     pub const fn word(self) -> &'static str {
@@ -58,6 +73,17 @@ impl Mtime {
         } else {
             None
         }
+    }
+
+    /// The time that a file system says, with nanoseconds beyond a second taken for its end.
+    #[must_use]
+    pub const fn said(secs: i64, nanos: u32) -> Self {
+        let nanos = if nanos < 1_000_000_000 {
+            nanos
+        } else {
+            999_999_999
+        };
+        Self { secs, nanos }
     }
 
     /// Seconds since the epoch.
@@ -133,6 +159,20 @@ pub struct EntryMeta {
     pub content: Option<Digest>,
     /// Digest of the extended attributes, if they are compared and there are some.
     pub xattrs: Option<Digest>,
+}
+
+impl EntryMeta {
+    /// What of it an operation sets; of the attributes nothing is known.
+    #[must_use]
+    pub const fn meta(&self) -> Meta {
+        Meta {
+            mode: self.mode,
+            uid: self.uid,
+            gid: self.gid,
+            mtime: self.mtime,
+            xattrs: None,
+        }
+    }
 }
 
 /// What of an entry is compared; agreed at `Welcome`, since a receiver can only be held to what it

@@ -269,6 +269,30 @@ fn is_plain(character: char) -> bool {
         && !matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
+/// How many of these names the kernel takes as one path: `PATH_MAX` is 4096 bytes, with the NUL.
+#[must_use]
+pub fn piece_len(names: &[Name]) -> usize {
+    let mut bytes = 0;
+    let fits = |name: &&Name| {
+        bytes += name.as_bytes().len() + 1;
+        bytes <= PIECE_BYTES_MAX
+    };
+    names.iter().take_while(fits).count()
+}
+
+/// Names as a relative path; `.` if there are none.
+#[must_use]
+pub fn joined(names: &[Name]) -> Vec<u8> {
+    if names.is_empty() {
+        return b".".to_vec();
+    }
+    let names: Vec<&[u8]> = names.iter().map(Name::as_bytes).collect();
+    names.join(&b'/')
+}
+
+/// Longest path given to the kernel at once, in bytes.
+const PIECE_BYTES_MAX: usize = 4_000;
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -236,23 +236,7 @@ const OURS: &[(Standing, &str, &[&str])] = &[
 const NOT_HERE: &[(&str, &[&str])] = &[
     (
         "the bytes of rsync's login: the password is proved by one keyed hash here, there is no digest to agree on",
-        &[
-            "auth-hs-padded",
-            "auth-hs-no-space",
-            "auth-hs-empty-line",
-            "auth-hs-empty-response",
-            "auth-hs-two-spaces",
-            "auth-digest-none-32",
-            "auth-digest-unknown",
-            "auth-floor-sha512-sha1",
-            "auth-floor-sha512-md5",
-            "auth-floor-sha256-sha1",
-            "auth-floor-sha256-md5",
-            "auth-floor-SHA256-sha1",
-            "auth-floor-SHA256-md5",
-            "auth-floor-sha1-md5",
-            "auth-floor-none-list",
-        ],
+        include!("../vectors/other_dialogue.in"),
     ),
     (
         "rsync's greeting: TLS and `Hello` stand in its place",

@@ -5,11 +5,11 @@ use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps};
+use rustix::fs::{CWD, FileType, Mode, OFlags};
 use syncd_tests::binaries::Binaries;
 use syncd_tests::require::Need;
 use syncd_tests::sandbox::wait_equal;
-use syncd_tests::tree::Options;
+use syncd_tests::tree::{Options, set_mtime};
 use syncd_tests::{Sandbox, require, wait_until};
 
 use crate::attributes::{ACCESS, acl, holds, set, value};
@@ -270,19 +270,6 @@ fn a_sparse_file_above_4_gib_stays_sparse() {
     }
 }
 
-/// Sets a time before 1970 or after 2038 just as well.
-fn set_time(path: &Path, seconds: i64, nanoseconds: i64) {
-    let time = Timespec {
-        tv_sec: seconds,
-        tv_nsec: nanoseconds,
-    };
-    let times = Timestamps {
-        last_access: time,
-        last_modification: time,
-    };
-    rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).expect("utimensat");
-}
-
 #[test]
 fn odd_times_of_everything_as_they_are_set() {
     let mirror = Mirror::start();
@@ -300,7 +287,7 @@ fn odd_times_of_everything_as_they_are_set() {
         (0, 0),
     ] {
         for name in ["f", "d/f", "d", "l", ""] {
-            set_time(&mirror.src(name), seconds, nanoseconds);
+            set_mtime(&mirror.src(name), seconds, nanoseconds);
         }
         mirror.settle();
         let found = fs::metadata(mirror.dst("d/f")).expect("stat");

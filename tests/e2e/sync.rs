@@ -6,27 +6,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps};
+use rustix::fs::{CWD, FileType, Mode};
 use syncd_tests::Sandbox;
+use syncd_tests::tree::set_mtime;
 use syncd_tests::tree::{Options, Tree, diff};
 use syncd_tests::workload::{Workload, many_small};
 
 use crate::common::{
     LONG, Mirror, code, noise, once, patient, scaled, target_of, tool, wait_staging_empty,
 };
-
-/// Sets a time before 1970 or after 2038 just as well.
-fn set_times(path: &Path, seconds: i64, nanoseconds: i64) {
-    let time = Timespec {
-        tv_sec: seconds,
-        tv_nsec: nanoseconds,
-    };
-    let times = Timestamps {
-        last_access: time,
-        last_modification: time,
-    };
-    rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).expect("utimensat");
-}
 
 /// Everything a file system can hold that a careless program trips over.
 fn odd_tree(root: &Path) {
@@ -90,7 +78,7 @@ fn odd_tree(root: &Path) {
         ("empty/of", 1_000_000_001, 987_654_321),
         (".", 1_234_567_890, 42),
     ] {
-        set_times(&root.join(name), seconds, nanoseconds);
+        set_mtime(&root.join(name), seconds, nanoseconds);
     }
 }
 
@@ -302,7 +290,7 @@ fn verify_finds_a_byte_that_changed_silently() {
         file.read_exact_at(&mut byte, 200).expect("read");
         file.write_all_at(&[byte[0] ^ 1], 200).expect("write");
         drop(file);
-        set_times(&path, seconds, i64::from(nanoseconds));
+        set_mtime(&path, seconds, i64::from(nanoseconds));
     }
     // Nothing to be seen without reading the content.
     once(&sandbox, &agent.clone().arg("--dry-run"), "sync").expect(code::DONE, &["identical"]);

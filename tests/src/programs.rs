@@ -19,6 +19,32 @@ const LISTENING: &str = "listening on ";
 const LOG_VARIABLE: &str = "RUST_LOG";
 const LOG_LEVEL: &str = "debug";
 
+/// What both builders set in their `extras`.
+macro_rules! extras_setters {
+    () => {
+        /// Runs another program, say an older version of this one.
+        #[must_use]
+        pub fn program(mut self, path: impl Into<PathBuf>) -> Self {
+            self.extras.program = Some(path.into());
+            self
+        }
+
+        /// One more argument, after all others.
+        #[must_use]
+        pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
+            self.extras.args.push(arg.into());
+            self
+        }
+
+        /// One more environment variable.
+        #[must_use]
+        pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+            self.extras.env.push((name.into(), value.into()));
+            self
+        }
+    };
+}
+
 /// A running `syncd-recv`; everything a [`Process`] can do.
 #[derive(Debug)]
 pub struct Receiver {
@@ -135,26 +161,7 @@ impl ReceiverBuilder {
         self
     }
 
-    /// Runs another program, say an older version of this one.
-    #[must_use]
-    pub fn program(mut self, path: impl Into<PathBuf>) -> Self {
-        self.extras.program = Some(path.into());
-        self
-    }
-
-    /// One more argument, after all others.
-    #[must_use]
-    pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
-        self.extras.args.push(arg.into());
-        self
-    }
-
-    /// One more environment variable.
-    #[must_use]
-    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
-        self.extras.env.push((name.into(), value.into()));
-        self
-    }
+    extras_setters!();
 
     /// Starts it without waiting for anything: for a receiver that is to refuse.
     #[track_caller]
@@ -250,26 +257,7 @@ impl AgentBuilder {
         self
     }
 
-    /// Runs another program, say an older version of this one.
-    #[must_use]
-    pub fn program(mut self, path: impl Into<PathBuf>) -> Self {
-        self.extras.program = Some(path.into());
-        self
-    }
-
-    /// One more argument, after all others.
-    #[must_use]
-    pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
-        self.extras.args.push(arg.into());
-        self
-    }
-
-    /// One more environment variable.
-    #[must_use]
-    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
-        self.extras.env.push((name.into(), value.into()));
-        self
-    }
+    extras_setters!();
 
     /// The command line of `syncd-agent run`.
     pub fn run_command(&self) -> Command {

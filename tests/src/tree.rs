@@ -13,6 +13,8 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
+
 pub use diff::{Aspect, Difference, diff};
 
 /// A path relative to the root of a tree, without a leading `/`; empty for the root itself.
@@ -170,4 +172,21 @@ pub fn escape(path: &[u8]) -> String {
     } else {
         path.escape_ascii().to_string()
     }
+}
+
+/// Sets the modification time of an entry, before 1970 or after 2038 just as well; a symlink is not followed.
+///
+/// # Panics
+/// If the file system does not take it.
+#[track_caller]
+pub fn set_mtime(path: &Path, seconds: i64, nanoseconds: i64) {
+    let time = Timespec {
+        tv_sec: seconds,
+        tv_nsec: nanoseconds,
+    };
+    let times = Timestamps {
+        last_access: time,
+        last_modification: time,
+    };
+    rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).expect("utimensat");
 }

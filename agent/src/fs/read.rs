@@ -421,7 +421,7 @@ fn examine(fd: &OwnedFd, terms: &Terms) -> Result<(Stamp, EntryMeta), ReadError>
 /// Metadata with the attributes, or without if those cannot be read or sent: the content goes all the
 /// same, and whoever looks at the attributes alone is told why.
 fn meta_of(fd: &OwnedFd, entry: &EntryMeta, terms: &Terms) -> Meta {
-    let mut meta = root::meta_of(entry);
+    let mut meta = entry.meta();
     if terms.attributes.any() {
         meta.xattrs = attributes::read(&Place::Opened(fd.as_fd()), terms).ok();
     }

@@ -12,8 +12,8 @@ use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Statx, StatxFlags};
 use rustix::io::Errno;
 use syncd_proto::digest::Digest;
 use syncd_proto::limits::LINK_TARGET_BYTES_MAX;
-use syncd_proto::meta::{EntryMeta, Kind, Meta, Mtime, Xattr};
-use syncd_proto::path::{Name, WirePath};
+use syncd_proto::meta::{EntryMeta, Kind, Mtime, Xattr};
+use syncd_proto::path::{Name, WirePath, joined, piece_len};
 
 use super::attributes::{self, Place};
 use crate::logic::terms::Terms;
@@ -228,7 +228,7 @@ impl SourceRoot {
                 let name = piece.first().map_or(&b"."[..], Name::as_bytes);
                 rustix::fs::openat(dir, name, flags | OFlags::NOFOLLOW, Mode::empty())?
             } else {
-                openat2(dir, &join(piece), flags)?
+                openat2(dir, &joined(piece), flags)?
             };
             if rest.is_empty() {
                 return Ok(next);
@@ -243,18 +243,6 @@ impl SourceRoot {
 #[must_use]
 pub fn is_gone(error: &io::Error) -> bool {
     Errno::from_io_error(error).is_some_and(is_absent)
-}
-
-/// The metadata an operation sets, from what was seen.
-#[must_use]
-pub fn meta_of(entry: &EntryMeta) -> Meta {
-    Meta {
-        mode: entry.mode,
-        uid: entry.uid,
-        gid: entry.gid,
-        mtime: entry.mtime,
-        xattrs: None,
-    }
 }
 
 /// What `name` in the open directory is; `None` if it vanished.
@@ -321,7 +309,7 @@ pub(super) fn entry_of(stat: &Statx, content: Option<Digest>) -> Option<EntryMet
         mode: stat.stx_mode & 0o7777,
         uid: stat.stx_uid,
         gid: stat.stx_gid,
-        mtime: mtime_of(stat),
+        mtime: Mtime::said(stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec),
         size: if kind == Kind::File { stat.stx_size } else { 0 },
         rdev: if is_device {
             (stat.stx_rdev_major, stat.stx_rdev_minor)
@@ -348,23 +336,8 @@ pub(super) fn open_file_at(dir: BorrowedFd<'_>, name: &Name) -> rustix::io::Resu
     }
 }
 
-fn mtime_of(stat: &Statx) -> Mtime {
-    let time = stat.stx_mtime;
-    Mtime::new(time.tv_sec, time.tv_nsec.min(999_999_999)).unwrap_or(EPOCH)
-}
-
 fn kind_of(stat: &Statx) -> Option<Kind> {
-    use rustix::fs::FileType;
-    match FileType::from_raw_mode(stat.stx_mode.into()) {
-        FileType::RegularFile => Some(Kind::File),
-        FileType::Directory => Some(Kind::Dir),
-        FileType::Symlink => Some(Kind::Symlink),
-        FileType::Fifo => Some(Kind::Fifo),
-        FileType::Socket => Some(Kind::Socket),
-        FileType::CharacterDevice => Some(Kind::CharDevice),
-        FileType::BlockDevice => Some(Kind::BlockDevice),
-        FileType::Unknown => None,
-    }
+    Kind::of_mode(stat.stx_mode.into())
 }
 
 /// The target of the symlink `name`; `None` if it is gone or no symlink.
@@ -402,24 +375,6 @@ fn openat2(dir: impl AsFd, path: &[u8], flags: OFlags) -> rustix::io::Result<Own
     Err(Errno::AGAIN)
 }
 
-/// How many of `names` fit into one system call.
-fn piece_len(names: &[Name]) -> usize {
-    let mut bytes = 0;
-    let fits = |name: &&Name| {
-        bytes += name.as_bytes().len() + 1;
-        bytes <= PIECE_BYTES_MAX
-    };
-    names.iter().take_while(fits).count()
-}
-
-fn join(names: &[Name]) -> Vec<u8> {
-    if names.is_empty() {
-        return b".".to_vec();
-    }
-    let names: Vec<&[u8]> = names.iter().map(Name::as_bytes).collect();
-    names.join(&b'/')
-}
-
 const HANDLE: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 const LISTABLE: OFlags = OFlags::RDONLY
@@ -442,14 +397,6 @@ const WANTED: StatxFlags = StatxFlags::TYPE
     .union(StatxFlags::INO)
     .union(StatxFlags::NLINK)
     .union(StatxFlags::SIZE);
-
-const EPOCH: Mtime = match Mtime::new(0, 0) {
-    Some(epoch) => epoch,
-    None => unreachable!(),
-};
-
-/// Longest path given to the kernel at once, in bytes: below `PATH_MAX`.
-const PIECE_BYTES_MAX: usize = 4_000;
 
 /// How often a lost race is tried again.
 const RACES_MAX: usize = 64;

@@ -362,18 +362,6 @@ impl Planner {
     }
 }
 
-/// What a scan knows of an entry, as an operation sets it.
-#[must_use]
-pub fn meta_of(entry: &EntryMeta) -> Meta {
-    Meta {
-        mode: entry.mode,
-        uid: entry.uid,
-        gid: entry.gid,
-        mtime: entry.mtime,
-        xattrs: None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use syncd_proto::meta::{Mtime, Xattr};

@@ -8,7 +8,7 @@ use syncd_proto::path::WirePath;
 use crate::fs::root::Identity;
 use crate::logic::coalesce::{Look, Millis, Remote, Rename, Taken};
 use crate::logic::links::{self};
-use crate::logic::plan::{Found, Planner, meta_of};
+use crate::logic::plan::{Found, Planner};
 use crate::net::link::Link;
 use crate::pipeline::reconcile;
 use crate::pipeline::target::{State, Target};
@@ -342,5 +342,5 @@ fn send(target: &Target, link: &Arc<Link>, batch: Planner, horizon: u64) {
 /// Its attributes are left alone: they do not change with its entries.
 fn dir_meta(target: &Target, link: &Link, dir: &WirePath) -> Option<Meta> {
     let entry = target.root.stat(dir).ok().flatten()?;
-    (entry.kind == Kind::Dir).then(|| meta_of(&link.terms().entry(entry)))
+    (entry.kind == Kind::Dir).then(|| link.terms().entry(entry).meta())
 }

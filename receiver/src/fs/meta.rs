@@ -331,24 +331,13 @@ pub fn entry_of(stat: &Statx, content: Option<Digest>) -> Option<EntryMeta> {
 /// Modification time of what was examined.
 #[must_use]
 pub fn mtime_of(stat: &Statx) -> Mtime {
-    let time = stat.stx_mtime;
-    Mtime::new(time.tv_sec, time.tv_nsec.min(999_999_999)).unwrap_or(EPOCH)
+    Mtime::said(stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec)
 }
 
 /// File type of what was examined.
 #[must_use]
 pub fn kind_of(stat: &Statx) -> Option<Kind> {
-    use rustix::fs::FileType;
-    match FileType::from_raw_mode(stat.stx_mode.into()) {
-        FileType::RegularFile => Some(Kind::File),
-        FileType::Directory => Some(Kind::Dir),
-        FileType::Symlink => Some(Kind::Symlink),
-        FileType::Fifo => Some(Kind::Fifo),
-        FileType::Socket => Some(Kind::Socket),
-        FileType::CharacterDevice => Some(Kind::CharDevice),
-        FileType::BlockDevice => Some(Kind::BlockDevice),
-        FileType::Unknown => None,
-    }
+    Kind::of_mode(stat.stx_mode.into())
 }
 
 /// The target of the symlink `name`; `None` if it is gone or no symlink.
@@ -363,11 +352,6 @@ pub fn link_target(dir: impl AsFd, name: &[u8]) -> rustix::io::Result<Option<Vec
         Err(error) => Err(error),
     }
 }
-
-const EPOCH: Mtime = match Mtime::new(0, 0) {
-    Some(epoch) => epoch,
-    None => unreachable!(),
-};
 
 const WANTED: StatxFlags = StatxFlags::BASIC_STATS;
 

@@ -11,7 +11,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use syncd_proto::filter::Filter;
-use syncd_proto::path::{Name, WirePath};
+use syncd_proto::path::{Name, WirePath, joined, piece_len};
 
 use super::hidden::Hidden;
 use super::meta::{Identity, identity_of, statx_fd};
@@ -209,7 +209,7 @@ impl Root {
                 let name = piece.first().map_or(&b"."[..], Name::as_bytes);
                 rustix::fs::openat(dir, name, flags | OFlags::NOFOLLOW, Mode::empty())?
             } else {
-                openat2(dir, &join(piece), flags, self.resolve)?
+                openat2(dir, &joined(piece), flags, self.resolve)?
             };
             if rest.is_empty() {
                 return Ok(next);
@@ -270,24 +270,6 @@ fn openat2(
     Err(Errno::AGAIN)
 }
 
-/// How many of `names` fit into one system call.
-fn piece_len(names: &[Name]) -> usize {
-    let mut bytes = 0;
-    let fits = |name: &&Name| {
-        bytes += name.as_bytes().len() + 1;
-        bytes <= PIECE_BYTES_MAX
-    };
-    names.iter().take_while(fits).count()
-}
-
-fn join(names: &[Name]) -> Vec<u8> {
-    if names.is_empty() {
-        return b".".to_vec();
-    }
-    let names: Vec<&[u8]> = names.iter().map(Name::as_bytes).collect();
-    names.join(&b'/')
-}
-
 /// Flags of a descriptor that only names a directory.
 pub const HANDLE: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
@@ -303,9 +285,6 @@ pub const READABLE: OFlags = OFlags::RDONLY
     .union(OFlags::NONBLOCK)
     .union(OFlags::NOCTTY)
     .union(OFlags::CLOEXEC);
-
-/// Longest path given to the kernel at once, in bytes: below `PATH_MAX`.
-const PIECE_BYTES_MAX: usize = 4_000;
 
 /// How often a lost race is tried again.
 const RACES_MAX: usize = 64;

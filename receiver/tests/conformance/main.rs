@@ -24,23 +24,7 @@ const EMPTY_PASSWORD: &str = "a line with an empty password lets nobody in";
 
 /// Vectors on the bytes of rsync's login, which is not spoken here: the password is proved with one
 /// fixed keyed hash, so there is no digest to negotiate and no answer in text.
-const OTHER_DIALOGUE: &[&str] = &[
-    "auth-hs-padded",
-    "auth-hs-no-space",
-    "auth-hs-empty-line",
-    "auth-hs-empty-response",
-    "auth-hs-two-spaces",
-    "auth-digest-none-32",
-    "auth-digest-unknown",
-    "auth-floor-sha512-sha1",
-    "auth-floor-sha512-md5",
-    "auth-floor-sha256-sha1",
-    "auth-floor-sha256-md5",
-    "auth-floor-SHA256-sha1",
-    "auth-floor-SHA256-md5",
-    "auth-floor-sha1-md5",
-    "auth-floor-none-list",
-];
+const OTHER_DIALOGUE: &[&str] = include!("../../../tests/vectors/other_dialogue.in");
 
 /// Vectors that are refused for another of two reasons, and which.
 const OTHER_REASON: &[(&str, &str)] = &[(

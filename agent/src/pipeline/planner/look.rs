@@ -9,7 +9,7 @@ use crate::fs::read::{self, ReadError, Stability};
 use crate::fs::root::{Identity, Linked, is_gone};
 use crate::logic::coalesce::{Look, Millis, Remote, Taken};
 use crate::logic::links::{Inode, Known, Version};
-use crate::logic::plan::{Found, meta_of};
+use crate::logic::plan::Found;
 use crate::logic::terms::Terms;
 use crate::net::link::Link;
 use crate::pipeline::target::Target;
@@ -72,7 +72,7 @@ pub(super) fn look(
     }
     let meta = || {
         let meta = meta_at(target, terms, taken, &entry);
-        meta.unwrap_or_else(|_| meta_of(&entry))
+        meta.unwrap_or_else(|_| entry.meta())
     };
     match entry.kind {
         Kind::Dir => Outcome::Found(Found::Dir(meta())),
@@ -109,7 +109,7 @@ fn meta_at(
     taken: &Taken,
     entry: &EntryMeta,
 ) -> std::io::Result<Meta> {
-    let mut meta = meta_of(entry);
+    let mut meta = entry.meta();
     if terms.attributes.any() {
         meta.xattrs = Some(target.root.attributes(&taken.path, terms)?);
     }
