@@ -79,7 +79,10 @@ fn a_good_configuration_is_shown_with_its_lines() {
     assert_eq!(output.status.code(), Some(0), "{said}");
     assert!(said.contains("[m]"), "{said}");
     assert!(said.contains(&format!("({config}:5:")), "{said}");
-    assert!(said.contains("read only        yes  (default)"), "{said}");
+    assert!(
+        said.contains("read only              yes  (default)"),
+        "{said}"
+    );
 }
 
 #[test]

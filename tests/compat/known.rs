@@ -260,10 +260,6 @@ const NOT_HERE: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "the client's own password file: the agent's, whose tests are in agent/src/fs/password.rs",
-        &["clientpw-*"],
-    ),
-    (
         "a PROXY header that nobody asked for: no agent sends one",
         &["proxy-off"],
     ),

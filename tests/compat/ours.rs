@@ -1,8 +1,10 @@
 //! `syncd-recv` on a vector's configuration, and an agent that does over TLS what the vector's client did.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6, TcpStream};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -41,6 +43,18 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const TURN: Duration = Duration::from_secs(3);
 
 const UMASK: u32 = 0o022;
+/// What the agent says of its password, and the outcome that means.
+const SAID: [(&str, &str); 5] = [
+    ("must not be other-accessible", "client-password-file-open"),
+    ("must be owned by root", "client-password-file-owner"),
+    (
+        "cannot read password file",
+        "client-password-file-unreadable",
+    ),
+    ("no password in", "client-password-file-empty"),
+    ("auth failed on module", "auth-failed"),
+];
+
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// Certificates for the daemon, by the user who runs it, and for the agent.
@@ -78,11 +92,11 @@ impl Site {
         }
     }
 
-    /// A key that this user's daemon may read.
-    fn key_for(&self, user: &str, uid: u32) -> PathBuf {
-        let key = self.dir.join(format!("server-{user}.key"));
+    /// A key that this user's program may read.
+    fn key_for(&self, name: &str, user: &str, uid: u32) -> PathBuf {
+        let key = self.dir.join(format!("{name}-{user}.key"));
         if !key.exists() {
-            fs::copy(self.dir.join("server.key"), &key).expect("copy");
+            fs::copy(self.dir.join(format!("{name}.key")), &key).expect("copy");
             chmod(&key, 0o600);
             chown(&key, Some(uid), None).expect("owner");
         }
@@ -113,7 +127,7 @@ impl<'a> Daemon<'a> {
     pub(crate) fn start(site: &'a Site, lab: &Lab<'_>, vector: &Value) -> Self {
         let user = vector["daemon"]["run_as"].as_str().unwrap_or("root");
         let (uid, gid) = lab.account(user);
-        let preamble = site.preamble(&site.key_for(user, uid));
+        let preamble = site.preamble(&site.key_for("server", user, uid));
         let text = lab.placed(&bytes(&vector["config"]));
         let (mark, text) = text.split_at(if text.starts_with(BOM) { BOM.len() } else { 0 });
         let config = lab.root.join("rsyncd.conf");
@@ -130,8 +144,7 @@ impl<'a> Daemon<'a> {
         }
         for (name, value) in vector["daemon"]["env"].as_object().into_iter().flatten() {
             let value = lab.placed(&bytes(value));
-            use std::os::unix::ffi::OsStrExt;
-            command.env(name, std::ffi::OsStr::from_bytes(&value));
+            command.env(name, OsStr::from_bytes(&value));
         }
         let log = lab.root.with_extension("log");
         let process = Process::spawn("receiver", &mut command, &log).expect("start");
@@ -147,7 +160,58 @@ impl<'a> Daemon<'a> {
         let client = &vector["client"];
         let holders = client["holders"].as_array().into_iter().flatten();
         let _held: Vec<_> = holders.map(|holder| self.hold(lab, holder)).collect();
+        if client["password_file"].is_string() {
+            return self.program(lab, vector);
+        }
         in_turn(vector, || self.try_once(lab, vector))
+    }
+
+    /// The real `syncd-agent`, for what its own files decide.
+    fn program(&self, lab: &Lab<'_>, vector: &Value) -> Met {
+        let client = &vector["client"];
+        let user = client["run_as"].as_str().unwrap_or("root");
+        let (uid, gid) = lab.account(user);
+        let source = lab.root.with_extension("source");
+        let _ = fs::remove_dir_all(&source);
+        fs::create_dir(&source).expect("a directory");
+        let probe = source.join(Lab::probe(vector));
+        fs::write(&probe, crate::content(vector)).expect("file");
+        chmod(&probe, 0o644);
+        chmod(&source, 0o755);
+        // A mirror's own directory belongs to whom the module is served as.
+        chown(lab.root.join("mod"), Some(lab.account("nobody").0), None).expect("owner");
+        let name = client["user"].as_str().expect("a user");
+        let module = client["module"].as_str().expect("a module");
+        let password_file = lab.placed(&bytes(&client["password_file"]));
+        let mut command = Command::new(&Binaries::locate().agent);
+        command
+            .arg("sync")
+            .arg(&source)
+            .arg(format!("{name}@127.0.0.1::{module}"))
+            .args(["--no-delete", "--port", &lab.port.to_string(), "--ca"])
+            .arg(self.site.dir.join("ca.pem"))
+            .arg("--cert")
+            .arg(self.site.dir.join("lab.pem"))
+            .arg("--key")
+            .arg(self.site.key_for("lab", user, uid))
+            .arg("--password-file")
+            .arg(OsStr::from_bytes(&password_file))
+            .env_clear()
+            .uid(uid)
+            .gid(gid)
+            .current_dir("/");
+        if let Some(password) = client["password"].as_str() {
+            command.env("RSYNC_PASSWORD", password);
+        }
+        let output = command.output().expect("the agent");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let found = SAID.iter().find(|(words, _)| said.contains(words));
+        let outcome = match (found, output.status.code()) {
+            (Some((_, outcome)), _) => outcome,
+            (None, Some(0)) => "accepted",
+            (None, _) => "failed",
+        };
+        Met::told(outcome, said)
     }
 
     pub(crate) fn log(&self, lab: &Lab<'_>) -> String {

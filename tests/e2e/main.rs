@@ -6,6 +6,7 @@ mod atomic;
 mod attributes;
 mod careful;
 mod common;
+mod daemon;
 mod fake;
 mod fidelity;
 mod filter;

@@ -42,6 +42,13 @@ impl Secrets {
             .find_map(|line| password(line, name))
     }
 
+    /// Whether no line of it names anybody: it is somebody's password file.
+    #[must_use]
+    pub fn has_no_names(&self) -> bool {
+        self.lines()
+            .all(|line| line.starts_with(b"#") || !line.contains(&b':'))
+    }
+
     fn lines(&self) -> impl Iterator<Item = &[u8]> {
         self.0
             .split_inclusive(|&byte| byte == b'\n')

@@ -106,6 +106,20 @@ pub fn traps(list: &[u8]) -> Vec<String> {
     remarks
 }
 
+/// The users that a list names one by one and does not deny, up to what looks like a comment.
+pub fn plain_names(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+    entries(list)
+        .take_while(|entry| !entry.starts_with(b"#"))
+        .map(split_option)
+        .filter(|(name, option)| {
+            Effect::of(*option) != Effect::Deny
+                && !name.starts_with(b"@")
+                && is_user_name(name)
+                && !name.iter().any(|byte| b"*?[\\".contains(byte))
+        })
+        .map(|(name, _)| name)
+}
+
 /// The entries of a list: split at blanks and commas, or at commas only if it begins with one.
 fn entries(list: &[u8]) -> impl Iterator<Item = &[u8]> {
     let start = list
@@ -281,6 +295,13 @@ mod tests {
             access,
             group: group.map(|group| group.as_bytes().to_vec()),
         }
+    }
+
+    #[test]
+    fn names_without_wildcards_are_known() {
+        let list = b"alice bob:ro carol:deny @staff db* - # dave";
+        let names: Vec<_> = plain_names(list).collect();
+        assert_eq!(names, [&b"alice"[..], b"bob", b"-"]);
     }
 
     #[test]

@@ -143,10 +143,7 @@ fn serve(
     socket: &UnixStream,
     ready: Ready,
 ) -> io::Result<(Totals, String)> {
-    let timeout = match module.setup.timeout_s {
-        0 => TIMEOUT_DEFAULT,
-        seconds => Duration::from_secs(seconds.into()),
-    };
+    let timeout = silence_max(module.setup.timeout_s);
     socket.set_read_timeout(Some(timeout))?;
     socket.set_write_timeout(Some(timeout))?;
     let shared = Shared::new(socket);
@@ -399,5 +396,23 @@ const STAGE_QUEUED_MAX: usize = 256;
 /// Questions that wait.
 const QUESTIONS_QUEUED_MAX: usize = 64;
 
-/// Silence after which an agent is taken for dead, unless `timeout` says otherwise.
+/// Silence after which an agent is taken for dead, unless `timeout` is longer. An agent with nothing to do says
+/// something every 15 to 30 seconds: less would end sessions that nothing is wrong with.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
+
+/// How long an agent of a module may say nothing, or take nothing.
+fn silence_max(timeout_s: u32) -> Duration {
+    Duration::from_secs(timeout_s.into()).max(TIMEOUT_DEFAULT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_is_longer_than_an_agent_is_silent() {
+        for (written, seconds) in [(0, 60), (1, 60), (60, 60), (900, 900)] {
+            assert_eq!(silence_max(written), Duration::from_secs(seconds));
+        }
+    }
+}

@@ -145,7 +145,10 @@ impl PendingLogin {
                 ("secrets file", &places.secrets_file)
             }
         };
-        let text = || format!("{failure}: {}", escaped(&self.user));
+        let text = || match failure {
+            F::NoUser => failure.to_string(),
+            _ => format!("{failure}: {}", escaped(&self.user)),
+        };
         self.entry
             .peer
             .note(Outcome::Refused, what, at.as_ref(), text);

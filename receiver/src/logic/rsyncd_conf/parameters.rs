@@ -89,7 +89,7 @@ macro_rules! parameters {
 
 parameters! {
     Address, "address", Global, TEXT, Honoured, PLAIN, "";
-    Port, "port", Global, Kind::Number(873), Accepted, PLAIN, "the rsync daemon's own; here `syncd port` counts";
+    Port, "port", Global, Kind::Number(873), Warned, PLAIN, "the rsync daemon's own; here `syncd port` counts";
     PidFile, "pid file", Global, TEXT, Warned, PLAIN, "not written: it belongs to the rsync daemon; here `syncd pid file` counts";
     MotdFile, "motd file", Global, TEXT, Accepted, PLAIN, "there is no banner in the protocol";
     SocketOptions, "socket options", Global, TEXT, Accepted, PLAIN, "sockets are set up as the protocol needs";
@@ -115,7 +115,7 @@ parameters! {
     ForwardLookup, "forward lookup", Module, YES, Honoured, GUARD, "";
     MaxConnections, "max connections", Module, ZERO, Honoured, GUARD, "counted together with an rsync daemon that has the same lock file";
     LockFile, "lock file", Module, TEXT_BUILT_IN, Honoured, PLAIN, "";
-    Timeout, "timeout", Module, ZERO, Honoured, PLAIN, "";
+    Timeout, "timeout", Module, ZERO, Honoured, PLAIN, "at least 60 seconds: an agent stays connected, and says something every half minute";
     Uid, "uid", Module, TEXT, Honoured, GUARD, "";
     Gid, "gid", Module, TEXT, Honoured, GUARD, "";
     UseChroot, "use chroot", Module, Kind::Choice, Honoured, GUARD, "";

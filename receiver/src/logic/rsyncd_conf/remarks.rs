@@ -107,12 +107,15 @@ impl Parser<'_> {
             shown(text)
         );
         let severity = severity_of(parameter);
-        self.say(
-            severity,
-            Some(at),
-            message,
-            "write yes or no, and nothing after it",
-        );
+        let fix = match before_comment(text) {
+            Some(value) => format!(
+                "write `{} = {}`, and the comment on a line of its own",
+                parameter.name,
+                shown(value)
+            ),
+            None => "write yes or no, and nothing after it".to_owned(),
+        };
+        self.say(severity, Some(at), message, &fix);
     }
 
     pub(super) fn byte_order_mark(&mut self, name: &[u8]) {
@@ -142,6 +145,16 @@ impl Parser<'_> {
             );
         }
     }
+}
+
+/// The value that was meant, if something like a comment follows it.
+pub(super) fn before_comment(text: &[u8]) -> Option<&[u8]> {
+    let blank = |byte: u8| matches!(byte, b' ' | b'\t');
+    let at = text
+        .windows(2)
+        .position(|two| blank(two[0]) && matches!(two[1], b'#' | b';'))?;
+    let value = text[..at].trim_ascii_end();
+    (!value.is_empty()).then_some(value)
 }
 
 /// Enough of a text to recognise it.

@@ -9,7 +9,7 @@ use super::diagnostic::{Diagnostic, Located, Severity};
 use super::model::{Config, Module, Text, expanded};
 use super::parameters::{Key, Kind, PARAMETERS, Parameter, Scope, Standing};
 use super::parse::{Section, Sections};
-use super::remarks::{add, severity_of};
+use super::remarks::{add, before_comment, severity_of};
 use super::values::{Value, Values};
 use crate::logic::{chmod, hosts, trash, users};
 
@@ -47,6 +47,7 @@ pub(super) fn review(
         remarks.extend(unusable_trash(module, variables));
         remarks.extend(too_much_power(module));
         remarks.extend(any_certificate(module));
+        remarks.extend(plain_links(module));
         module.refusals = remarks
             .iter()
             .filter(|remark| remark.severity == Severity::Refused)
@@ -96,6 +97,13 @@ fn comments(section: &Section) -> Vec<Diagnostic> {
         Key::Uid,
         Key::Gid,
         Key::AuthDigest,
+        Key::Filter,
+        Key::Include,
+        Key::IncludeFrom,
+        Key::Exclude,
+        Key::ExcludeFrom,
+        Key::IncomingChmod,
+        Key::MaxDelete,
     ]
     .into_iter()
     .filter_map(|key| {
@@ -103,12 +111,17 @@ fn comments(section: &Section) -> Vec<Diagnostic> {
         let Value::Text(text) = &written.value else {
             return None;
         };
-        let comment = text.windows(2).any(|two| matches!(two, b" #" | b" ;"));
-        comment.then(|| {
-            let message = format!("`{}` is \"{}\"", key.parameter().name, escaped(text));
-            Diagnostic::new(Severity::Danger, written.position.as_ref(), message)
-                .fix("what follows a value is part of it: write comments on lines of their own")
-        })
+        let name = key.parameter().name;
+        let value = before_comment(text)?;
+        let message = format!(
+            "`{name}` is \"{}\": what follows a value is part of it",
+            escaped(text)
+        );
+        let fix = format!(
+            "write `{name} = {}`, and the comment on a line of its own",
+            escaped(value)
+        );
+        Some(Diagnostic::new(Severity::Danger, written.position.as_ref(), message).fix(fix))
     })
     .collect()
 }
@@ -160,26 +173,37 @@ fn traps(module: &Module) -> Vec<Diagnostic> {
         for word in hosts::words(list.value.as_written()) {
             if let Some(trap) = hosts::trap(word) {
                 let message = format!("`{}`: \"{}\" {trap}", key.parameter().name, escaped(word));
-                remarks.push(Diagnostic::new(
-                    Severity::Danger,
-                    list.position.as_ref(),
-                    message,
-                ));
+                let remark = Diagnostic::new(Severity::Danger, list.position.as_ref(), message);
+                remarks.push(commented(remark, key, word, list));
             }
         }
     }
     if let Some(list) = &module.auth_users {
         for remark in users::traps(list.value.as_written()) {
             let message = format!("`auth users`: {remark}");
-            remarks.push(Diagnostic::new(
-                Severity::Danger,
-                list.position.as_ref(),
-                message,
-            ));
+            let word = if remark.starts_with("\"#") {
+                &b"#"[..]
+            } else {
+                b""
+            };
+            let remark = Diagnostic::new(Severity::Danger, list.position.as_ref(), message);
+            remarks.push(commented(remark, Key::AuthUsers, word, list));
         }
     }
     remarks.extend(neither_list(module));
     remarks
+}
+
+/// The remark, with the line as it was meant if `word` begins a comment.
+fn commented(remark: Diagnostic, key: Key, word: &[u8], list: &Located<Text>) -> Diagnostic {
+    match before_comment(list.value.as_written()) {
+        Some(value) if word.starts_with(b"#") => remark.fix(format!(
+            "write `{} = {}`, and the comment on a line of its own",
+            key.parameter().name,
+            escaped(value)
+        )),
+        _ => remark,
+    }
 }
 
 /// Both lists are written, and the second does not hold everybody else.
@@ -238,6 +262,22 @@ fn any_certificate(module: &Module) -> Option<Diagnostic> {
         let message =
             format!("[{name}] is writable by everybody who has a certificate of the authority");
         Diagnostic::new(Severity::Danger, at, message).fix("add `auth users` or `client certs`")
+    })
+}
+
+/// Links lead wherever the agent says, and nothing but this receiver's own care holds them.
+fn plain_links(module: &Module) -> Option<Diagnostic> {
+    let plain = module.munge_symlinks.value == Some(false)
+        && module.use_chroot.value == Some(false)
+        && !module.read_only.value;
+    plain.then(|| {
+        let name = escaped(&module.name.value);
+        let message = format!(
+            "[{name}] `munge symlinks = no` without chroot: targets are stored as they are, while rsync cuts those that lead out of the module; this receiver follows none, other programs may"
+        );
+        let at = module.munge_symlinks.position.as_ref();
+        Diagnostic::new(Severity::Warning, at, message)
+            .fix("`munge symlinks = yes` keeps everybody from following them")
     })
 }
 

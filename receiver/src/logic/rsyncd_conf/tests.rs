@@ -177,8 +177,15 @@ fn what_nobody_can_use_is_told() {
     };
     told("[m]\n", "no `path`");
     told("[m]\nauth users = a\n", "no `secrets file`");
-    told("[m]\npath = /srv # x\n", "comments on lines of their own");
+    told(
+        "[m]\npath = /srv # x\n",
+        "write `path = /srv`, and the comment",
+    );
     told("[m]\nhosts allow = 10.0.0.1 # x\n", "is no comment");
+    told("[m]\nhosts allow = a # x\n", "write `hosts allow = a`, and");
+    told("[m]\nauth users = a # x\n", "write `auth users = a`, and");
+    told("[m]\nread only = no # x\n", "write `read only = no`, and");
+    told("[m]\nexclude = *.o # x\n", "write `exclude = *.o`, and");
     told("[m]\nhosts deny = ALL\n", "refuses everybody");
     told("[m]\nauth users = a:dney\n", "it denies");
     told("[m]\nincoming chmod = F644, D755\n", "ignored");
@@ -196,6 +203,20 @@ fn globals_of_an_included_file_are_told_to_be_lost() {
     let loaded = load(&mut files, b"r.conf", &Variables::new(), Reading::Strict).expect("usable");
     assert!(loaded.config.globals.tls_ca_file.is_none());
     assert_eq!(loaded.diagnostics[0].severity, Severity::Danger);
+}
+
+#[test]
+fn links_that_nothing_holds_are_told() {
+    let told = |lines: &str| {
+        let text = format!("client certs = *\n[m]\npath = /m\nread only = no\n{lines}");
+        let loaded = read(text.as_bytes()).expect("usable");
+        let mut remarks = loaded.diagnostics.iter();
+        remarks.any(|remark| remark.message.contains("targets are stored as they are"))
+    };
+    assert!(told("munge symlinks = no\nuse chroot = no\n"));
+    assert!(!told("munge symlinks = yes\nuse chroot = no\n"));
+    assert!(!told("munge symlinks = no\n"));
+    assert!(!told("use chroot = no\n"));
 }
 
 #[test]
