@@ -146,8 +146,14 @@ fn seek(target: &Target) {
             .paths
             .iter()
             .filter(|path| !state.dirty.is_settled(path));
-        let pending = pending.cloned().collect();
-        let others = state.links.compared(inode, group, &pending);
+        let pending: HashSet<WirePath> = pending.cloned().collect();
+        let mut others = state.links.compared(inode, group, &pending);
+        // On its way it may have been read when it was the only name, or it waits for a rename: then
+        // nothing but this leads to another look.
+        let unasked =
+            |path: &&WirePath| state.dirty.is_in_work(path) || !state.dirty.is_pending(path);
+        let unasked = pending.iter().filter(unasked);
+        others.extend(unasked.cloned().map(Arc::new));
         state.relink(others, now);
     }
     target.update(|state, _| state.links.sought(sought));
