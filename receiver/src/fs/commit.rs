@@ -152,6 +152,14 @@ impl Anchor {
     }
 }
 
+/// Makes everything durable that is visible in the module of this area, whoever made it so.
+///
+/// # Errors
+/// The disk failed: nothing that is there may be believed.
+pub fn settle(area: &Area) -> Result<(), Refusal> {
+    rustix::fs::syncfs(area.stage()).map_err(lost)
+}
+
 /// What a group has come to.
 #[derive(Debug)]
 pub struct Outcome {

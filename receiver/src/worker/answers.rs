@@ -9,74 +9,100 @@ use syncd_proto::message::{Ids, Rejected, Signature};
 use super::outbox::Outbox;
 use super::reader::Question;
 use super::shared::Shared;
+use crate::fs::area::Area;
+use crate::fs::commit;
 use crate::fs::ids::Accounts;
 use crate::fs::known::Known;
 use crate::fs::root::Root;
 use crate::fs::signature::{self, Frames};
 use crate::fs::tree::{Stopped, Trees};
 
-/// Answers until there are no more questions, or nobody wants answers.
-pub(super) fn run(
-    root: &Arc<Root>,
-    known: &Known,
-    mut trees: Trees,
-    accounts: Option<&Accounts>,
-    queue: &Receiver<Question>,
-    shared: &Shared<'_>,
-    outbox: &Outbox,
-) {
-    while let Ok(question) = queue.recv() {
-        if answer(root, known, &mut trees, accounts, &question, shared, outbox).is_err() {
-            return;
+/// Answers questions until there are no more.
+#[derive(Debug)]
+pub(super) struct Answerer<'a> {
+    /// What is asked about.
+    pub(super) root: Arc<Root>,
+    /// Versions whose content is known.
+    pub(super) known: Arc<Known>,
+    /// Digests and listings.
+    pub(super) trees: Trees,
+    /// Names of this machine's users and groups.
+    pub(super) accounts: Option<Arc<Accounts>>,
+    /// What was made visible before this session may not be durable: it is made so before it is compared.
+    /// `None` once it is, or if nobody wants that.
+    pub(super) unsynced: Option<Arc<Area>>,
+    /// The session.
+    pub(super) shared: &'a Shared<'a>,
+    /// To the agent.
+    pub(super) outbox: Outbox,
+}
+
+impl Answerer<'_> {
+    /// Answers in order, until there are no more questions or nobody wants answers.
+    pub(super) fn run(mut self, queue: &Receiver<Question>) {
+        while let Ok(question) = queue.recv() {
+            if self.answer(&question).is_err() {
+                return;
+            }
         }
+    }
+
+    fn answer(&mut self, question: &Question) -> Result<(), Stopped> {
+        let applied = self.shared.applied.load(Ordering::Relaxed);
+        match question {
+            Question::Digests(query) => {
+                self.settle()?;
+                let stop = &self.shared.stop;
+                let digests = self.trees.digests(&self.root, query, applied, stop)?;
+                sent(self.outbox.send(digests))
+            }
+            Question::List(query) => {
+                self.settle()?;
+                let send = |listing| self.outbox.send(listing);
+                let stop = &self.shared.stop;
+                self.trees.list(&self.root, query, applied, stop, send)
+            }
+            Question::Ids(query) => {
+                let accounts = self.accounts.as_deref();
+                let numbers = query.names.iter();
+                let numbers =
+                    numbers.map(|name| accounts.map_or(name.id, |known| known.number(name)));
+                let ids = Ids {
+                    id: query.id,
+                    numbers: numbers.collect(),
+                };
+                sent(self.outbox.send(ids))
+            }
+            Question::Signature(query) => {
+                let mut sink = Sink {
+                    shared: self.shared,
+                    outbox: &self.outbox,
+                };
+                let answered = signature::answer(&self.root, &self.known, query, &mut sink);
+                if let Err(refusal) = answered {
+                    self.outbox.reject(Rejected::Query(query.id), refusal);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// An agent takes for durable what it finds equal. A worker that was killed may have left names that it
+    /// had not synced.
+    fn settle(&mut self) -> Result<(), Stopped> {
+        let Some(area) = self.unsynced.take() else {
+            return Ok(());
+        };
+        commit::settle(&area).map_err(|refusal| {
+            tracing::error!(%refusal, "a session ends");
+            self.shared.fail(refusal);
+            Stopped
+        })
     }
 }
 
-fn answer(
-    root: &Root,
-    known: &Known,
-    trees: &mut Trees,
-    accounts: Option<&Accounts>,
-    question: &Question,
-    shared: &Shared<'_>,
-    outbox: &Outbox,
-) -> Result<(), Stopped> {
-    let applied = shared.applied.load(Ordering::Relaxed);
-    let stop = &shared.stop;
-    match question {
-        Question::Digests(query) => {
-            let digests = trees.digests(root, query, applied, stop)?;
-            if outbox.send(digests) {
-                Ok(())
-            } else {
-                Err(Stopped)
-            }
-        }
-        Question::List(query) => {
-            let send = |listing| outbox.send(listing);
-            trees.list(root, query, applied, stop, send)
-        }
-        Question::Ids(query) => {
-            let numbers = query.names.iter();
-            let numbers = numbers.map(|name| accounts.map_or(name.id, |known| known.number(name)));
-            let ids = Ids {
-                id: query.id,
-                numbers: numbers.collect(),
-            };
-            if outbox.send(ids) {
-                Ok(())
-            } else {
-                Err(Stopped)
-            }
-        }
-        Question::Signature(query) => {
-            let mut sink = Sink { shared, outbox };
-            if let Err(refusal) = signature::answer(root, known, query, &mut sink) {
-                outbox.reject(Rejected::Query(query.id), refusal);
-            }
-            Ok(())
-        }
-    }
+fn sent(sent: bool) -> Result<(), Stopped> {
+    if sent { Ok(()) } else { Err(Stopped) }
 }
 
 struct Sink<'a> {

@@ -16,16 +16,17 @@ use syncd_proto::exchange::Counters;
 use syncd_proto::exchange::receiver::{ReceiverSession, Verified};
 use syncd_proto::frame::Frame;
 use syncd_proto::message::{
-    Draining, Leftover, Purpose, ReceiverMessage, Refused, Reject, Rejected, Welcome,
+    Draining, Durability, Leftover, Purpose, ReceiverMessage, Refused, Reject, Rejected, Welcome,
 };
 use syncd_proto::reject::RejectCode;
 
+use super::answers::Answerer;
 use super::commits::UnderWay;
 use super::outbox::{self, Outbox};
 use super::reader::{self, End, Queues, WINDOW_BYTES};
 use super::shared::Shared;
 use super::stager::Stager;
-use super::{Module, answers, commits};
+use super::{Module, commits};
 use crate::fs::area::Area;
 use crate::fs::commit::{Anchor, Committer, StagedMap, Totals};
 use crate::fs::meta::{Keeper, compare_faked};
@@ -215,21 +216,16 @@ fn converse<'scope>(
         })?);
     }
     let trees = Trees::new(compare(module, open), module.confined.munges);
-    let trees = trees.faked(module.guard.fakes());
-    let (root, answer_box) = (Arc::clone(&ready.root), outbox.clone());
-    let known = Arc::clone(&module.known);
-    let accounts = module.confined.accounts.clone();
-    let answering = spawn("answers").spawn_scoped(scope, move || {
-        answers::run(
-            &root,
-            &known,
-            trees,
-            accounts.as_deref(),
-            &questions,
-            shared,
-            &answer_box,
-        );
-    })?;
+    let answerer = Answerer {
+        root: Arc::clone(&ready.root),
+        known: Arc::clone(&module.known),
+        trees: trees.faked(module.guard.fakes()),
+        accounts: module.confined.accounts.clone(),
+        unsynced: (ready.area.clone()).filter(|_| durability != Durability::None),
+        shared,
+        outbox: outbox.clone(),
+    };
+    let answering = spawn("answers").spawn_scoped(scope, move || answerer.run(&questions))?;
     let queues = Queues {
         commits: commit_queue,
         stages: stage_queue,
