@@ -216,32 +216,6 @@ pub(crate) fn tool(program: &str, args: &[&str], dir: &Path) {
     );
 }
 
-/// Worker processes of a receiver that run now.
-pub(crate) fn workers(receiver: &Receiver) -> Vec<u32> {
-    let numbers = fs::read_dir("/proc").expect("/proc");
-    let pids = numbers.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|pid| parent_of(*pid) == Some(receiver.pid()))
-        .collect()
-}
-
-fn parent_of(pid: u32) -> Option<u32> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in parentheses may hold anything.
-    let (_, after) = stat.rsplit_once(") ")?;
-    let mut fields = after.split(' ');
-    (fields.next()? != "Z").then_some(())?;
-    fields.next()?.parse().ok()
-}
-
-/// Kills a worker as a crash would. Its parent reaps it, so the id is only used while the parent is ours.
-#[track_caller]
-pub(crate) fn kill_worker(receiver: &Receiver) {
-    for pid in workers(receiver) {
-        let pid = rustix::process::Pid::from_raw(i32::try_from(pid).expect("pid")).expect("pid");
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-    }
-}
-
 /// Lists the module again and again, and collects every path it saw.
 #[derive(Debug)]
 pub(crate) struct Spy {

@@ -10,9 +10,7 @@ use syncd_tests::programs::{AgentBuilder, ReceiverBuilder};
 use syncd_tests::workload::{Rng, Workload, many_small, rewrite_random_blocks, vim_save};
 use syncd_tests::{Agent, Receiver, ReservedPort, Sandbox, wait_until};
 
-use crate::common::{
-    LONG, Spy, kill_worker, look, noise, patient, scaled, target_of, wait_staging_empty, workers,
-};
+use crate::common::{LONG, Spy, look, noise, patient, scaled, target_of, wait_staging_empty};
 
 /// Who dies.
 #[derive(Debug, Clone, Copy)]
@@ -78,7 +76,7 @@ impl Scene {
                 self.receiver = Some(self.receiver_builder.start());
             }
             // The front starts another one for the next session.
-            Victim::Worker => kill_worker(self.receiver.as_ref().expect("a receiver")),
+            Victim::Worker => self.receiver.as_ref().expect("a receiver").kill_workers(),
         }
     }
 
@@ -278,7 +276,7 @@ fn what_a_worker_left_is_removed() {
     let mut scene = Scene::new(sandbox);
     scene.settle();
     let stage = scene.sandbox.dst().join(".syncd/stage");
-    kill_worker(scene.receiver.as_ref().expect("a receiver"));
+    scene.receiver.as_ref().expect("a receiver").kill_workers();
     leave_behind(&stage);
     scene.finish();
 }
@@ -296,7 +294,7 @@ fn an_orderly_restart_is_no_kill() {
     let mut scene = Scene::new(sandbox);
     scene.settle();
     let receiver = scene.receiver.take().expect("a receiver");
-    assert_eq!(workers(&receiver).len(), 1);
+    assert_eq!(receiver.workers().len(), 1);
     assert_eq!(receiver.terminate(LONG), syncd_tests::Exit::Code(0));
     drop(receiver);
     fs::write(scene.sandbox.src().join("meanwhile"), "written").expect("write");

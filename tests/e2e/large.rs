@@ -8,7 +8,7 @@ use std::path::Path;
 use syncd_tests::workload::{Rng, rewrite_random_blocks};
 use syncd_tests::{Sandbox, wait_until};
 
-use crate::common::{LONG, Mirror, kill_worker, noise, patient, scaled, wait_content};
+use crate::common::{LONG, Mirror, noise, patient, scaled, wait_content};
 
 /// A mirror of one file with this content, which was sent whole; asked for its costs from then on.
 #[track_caller]
@@ -169,7 +169,7 @@ fn random_edits_arrive_whole() {
                 mirror.settle();
             }
             if round == 6 {
-                kill_worker(&mirror.receiver);
+                mirror.receiver.kill_workers();
             }
         }
         mirror.settle();
@@ -234,7 +234,7 @@ fn an_interrupted_transfer_goes_on_where_it_was() {
         wait_until(LONG, "most of it is sent", || {
             mirror.bytes_sent() - before > changed * 3 / 4
         });
-        kill_worker(&mirror.receiver);
+        mirror.receiver.kill_workers();
         mirror.settle();
         let cost = mirror.bytes_sent() - before;
         // What was on its way is lost: the window that the receiver grants, and a little.

@@ -10,7 +10,7 @@ use syncd_tests::sandbox::MODULE;
 use syncd_tests::workload::Rng;
 use syncd_tests::{Binaries, ReservedPort, Sandbox, wait_until};
 
-use crate::common::{LONG, Mirror, code, kill_worker, once, patient, run};
+use crate::common::{LONG, Mirror, code, once, patient, run};
 
 /// A sandbox whose module keeps versions beside it.
 fn keeping() -> (Sandbox, PathBuf) {
@@ -112,7 +112,7 @@ fn every_durable_version_is_kept_whatever_is_killed() {
             receiver.kill9();
             receiver = receivers.start();
         } else {
-            kill_worker(&receiver);
+            receiver.kill_workers();
         }
         if number % 3 == 2 {
             fs::remove_dir_all(sandbox.src().join("d")).expect("remove");

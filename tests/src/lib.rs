@@ -6,6 +6,7 @@
 //! - [`tree`]: compares two directory trees, strictly; written apart from the programs, so that their errors are
 //!   not its errors
 //! - [`workload`]: changes to a tree, random ones by seed and the habits of known programs
+//! - [`isolate`]: tests that mount things, in namespaces of their own
 //! - [`wait_until`], [`wait_for`]: the only places where time passes
 //!
 //! It panics where a test should fail, with the reason and, through the processes' destructors, their logs.
@@ -13,6 +14,7 @@
 pub mod binaries;
 pub mod conf;
 pub mod control;
+pub mod isolate;
 pub mod port;
 mod process;
 pub mod programs;

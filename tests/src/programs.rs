@@ -1,12 +1,15 @@
 //! The two programs as child processes, and how they are started.
 
 use std::ffi::OsString;
+use std::fs;
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::binaries::Binaries;
 use crate::control::Control;
@@ -61,6 +64,23 @@ impl Receiver {
     /// The port it listens on.
     pub fn port(&self) -> u16 {
         self.address.port()
+    }
+
+    /// Worker processes that it runs now.
+    pub fn workers(&self) -> Vec<u32> {
+        let numbers = fs::read_dir("/proc").expect("/proc");
+        let pids =
+            numbers.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+        pids.filter(|pid| parent_of(*pid) == Some(self.pid()))
+            .collect()
+    }
+
+    /// Kills them as a crash would. Their parent reaps them, so an id is only used while the parent is ours.
+    pub fn kill_workers(&self) {
+        for pid in self.workers() {
+            let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+            let _ = kill_process(pid.expect("a process id"), Signal::KILL);
+        }
     }
 }
 
@@ -320,6 +340,15 @@ impl AgentBuilder {
             Err(reason) => panic!("agent not ready within {READY_TIMEOUT:?}: {reason}"),
         }
     }
+}
+
+fn parent_of(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold anything.
+    let (_, after) = stat.rsplit_once(") ")?;
+    let mut fields = after.split(' ');
+    (fields.next()? != "Z").then_some(())?;
+    fields.next()?.parse().ok()
 }
 
 /// `listening on ADDRESS:PORT`, wherever in the line that is and whatever follows.

@@ -7,7 +7,7 @@ use crate::source::code;
 use crate::{files, read, relative};
 
 const CRATES: [&str; 5] = ["proto", "agent", "receiver", "tests", "certs-dev"];
-const SUITES: [&str; 3] = ["e2e", "compat", "tidy"];
+const SUITES: [&str; 4] = ["e2e", "compat", "power", "tidy"];
 
 /// Every `.rs` below the crates' source directories and the test suites that no crate root leads to.
 pub(crate) fn forgotten(root: &Path) -> Vec<String> {
