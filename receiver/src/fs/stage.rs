@@ -6,10 +6,11 @@
 //! groups that the kernel copied from a version that [`Known`] vouches for, before and after, are not
 //! read: their part of the digest is known.
 
+use std::num::NonZeroU64;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::Mode;
+use rustix::fs::{Advice, Mode};
 use rustix::io::Errno;
 
 use syncd_proto::delta::{GroupHasher, GroupList, KnownVersion};
@@ -103,10 +104,12 @@ pub struct Transfer {
     trusting: bool,
     /// Whether the kernel is still worth asking to copy.
     kernel_copies: bool,
+    /// Up to where the kernel has been asked to write; `None` if nothing is to be made durable.
+    behind: Option<u64>,
 }
 
 impl Transfer {
-    /// Begins, or continues, a transfer.
+    /// Begins, or continues, a transfer. What `is_synced` at its end is written to the disk on the way.
     ///
     /// # Errors
     /// The basis is not what it was, there is nothing to continue, or no file can be made.
@@ -115,6 +118,7 @@ impl Transfer {
         root: &Root,
         known: &Known,
         begin: &StageBegin,
+        is_synced: bool,
     ) -> Result<Self, Refusal> {
         let basis = match &begin.basis {
             Some(basis) => Some(open_basis(root, known, basis)?),
@@ -130,6 +134,7 @@ impl Transfer {
             hasher: GroupHasher::for_len(begin.len_hint),
             trusting: false,
             kernel_copies: true,
+            behind: is_synced.then_some(begin.resume_at),
         };
         transfer.resume(begin.resume_at)?;
         Ok(transfer)
@@ -166,8 +171,21 @@ impl Transfer {
                 PatchOp::Hole { len } => self.hasher.update_zeros(len),
             }
             self.len = end;
+            self.write_behind(end);
         }
         Ok(())
+    }
+
+    /// Has the kernel begin to write what is there up to `end`, so that the sync at the end finds little
+    /// to do. Advice, since that neither waits nor takes an error away from that sync; what is dirty stays in
+    /// memory meanwhile.
+    fn write_behind(&mut self, end: u64) {
+        let Some(from) = self.behind.filter(|from| end >= from + BEHIND_BYTES) else {
+            return;
+        };
+        let len = NonZeroU64::new(end - from);
+        let _ = rustix::fs::fadvise(&self.file, from, len, Advice::DontNeed);
+        self.behind = Some(end);
     }
 
     /// Ends the transfer; `known` remembers it.
@@ -316,7 +334,10 @@ impl Transfer {
             );
             match done {
                 Ok(0) => break,
-                Ok(count) => copied += count as u64,
+                Ok(count) => {
+                    copied += count as u64;
+                    self.write_behind(self.len + copied);
+                }
                 Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::IO)) => {
                     return Err(cannot_write(error));
                 }
@@ -341,6 +362,7 @@ impl Transfer {
             self.len += count as u64;
             from += count as u64;
             len -= count as u64;
+            self.write_behind(self.len);
         }
         Ok(())
     }
@@ -435,6 +457,9 @@ fn no_basis(why: &str) -> Refusal {
 
 /// Bytes read at once.
 const BUFFER_BYTES: u64 = 512 << 10;
+
+/// The kernel is asked to write whenever this much has come.
+const BEHIND_BYTES: u64 = 16 << 20;
 
 /// Block size of file systems that share blocks.
 const BLOCK_BYTES: u64 = 4 << 10;

@@ -96,7 +96,9 @@ impl Stager<'_> {
             self.shared.fail(refusal.clone());
             return Err(refusal);
         }
-        let transfer = Transfer::begin(&self.area, &self.root, self.complete.known(), begin)?;
+        let is_synced = self.durability != Durability::None;
+        let known = self.complete.known();
+        let transfer = Transfer::begin(&self.area, &self.root, known, begin, is_synced)?;
         open.insert(begin.transfer, transfer);
         Ok(())
     }
