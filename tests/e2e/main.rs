@@ -13,6 +13,7 @@ mod filter;
 mod kill;
 mod large;
 mod live;
+mod network;
 mod refuse;
 mod regression;
 mod sync;

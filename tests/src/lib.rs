@@ -3,6 +3,7 @@
 //! - [`Sandbox`]: a temporary directory with a source, a destination, certificates and a configuration
 //! - [`Receiver`], [`Agent`]: child processes that are killed and reaped when they go out of scope
 //! - [`Control`]: questions to a running agent
+//! - [`proxy`]: cuts connections between them
 //! - [`tree`]: compares two directory trees, strictly; written apart from the programs, so that their errors are
 //!   not its errors
 //! - [`workload`]: changes to a tree, random ones by seed and the habits of known programs
@@ -18,6 +19,7 @@ pub mod isolate;
 pub mod port;
 mod process;
 pub mod programs;
+pub mod proxy;
 pub mod require;
 pub mod sandbox;
 pub mod tree;

@@ -248,6 +248,13 @@ impl AgentBuilder {
         self
     }
 
+    /// Connects to another port: that of a proxy.
+    #[must_use]
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = port;
+        self
+    }
+
     /// Sends to another `USER@HOST::MODULE[/PATH]`.
     #[must_use]
     pub fn destination(mut self, destination: &str) -> Self {
