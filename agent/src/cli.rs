@@ -13,6 +13,7 @@ use crate::logic::config::{
     AccessOptions, Backend, Config, LogFormat, LogLevel, MaxDelete, SourceOptions,
 };
 use crate::logic::filter::{Origin, Preset, Rules, Statement};
+use crate::logic::rate::{self, Bwlimit, RateError};
 use crate::logic::target::Target;
 
 /// Mirrors a directory tree to syncd-recv as it changes.
@@ -292,8 +293,8 @@ pub struct LinkArgs {
     /// Name in the receiver's certificate, if it is not the host
     #[arg(long, value_name = "NAME")]
     pub server_name: Option<String>,
-    /// Most bytes per second on the wire
-    #[arg(long, value_name = "BYTES")]
+    /// Most bytes per second on the wire, like 1000000 or 10M
+    #[arg(long, value_name = "BYTES", value_parser = bwlimit)]
     pub bwlimit: Option<NonZeroU64>,
     /// Time in ms to reach the receiver and be welcome
     #[arg(long, value_name = "MS")]
@@ -401,9 +402,15 @@ impl SourceArgs {
             xattrs: self.no_xattrs.then_some(false),
             acls: self.no_acls.then_some(false),
             capabilities: self.no_capabilities.then_some(false),
+            full_check: None,
+            idle_check_s: None,
             rules: self.rules.0,
         }
     }
+}
+
+fn bwlimit(text: &str) -> Result<NonZeroU64, RateError> {
+    NonZeroU64::new(rate::parse(text)?).ok_or(RateError::Zero)
 }
 
 impl LinkArgs {
@@ -437,7 +444,7 @@ impl OneLine {
     /// The first value that is missing or cannot be.
     pub fn config(self) -> Result<Config, Fatal> {
         let to = Target::parse(self.dest.as_bytes(), self.link.port)?;
-        let bwlimit = self.link.bwlimit;
+        let bwlimit = self.link.bwlimit.map(Bwlimit::always);
         let source = self.source_args.options(self.source);
         Config::one_line(source, to, self.link.options(), bwlimit)
             .map_err(|error| Fatal::Config(None, error))

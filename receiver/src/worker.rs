@@ -15,7 +15,7 @@
 //! | `reader` | frames in: verified, sorted by who takes them |
 //! | `stager` | transfers; gives window back |
 //! | `commits` | groups of commits: made while the one before is made safe; says how far the log has come |
-//! | `answers` | digests, listings, signatures |
+//! | `answers` | digests, listings, signatures; a thread of its own for what reads contents |
 //! | `outbox` | frames out: numbered, several per write |
 //! | `shared` | what the threads of a session wait for |
 //! | `registry` | who is here: one writer per directory; how a session is told to end |

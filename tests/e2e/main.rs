@@ -5,6 +5,7 @@
 mod atomic;
 mod attributes;
 mod careful;
+mod check;
 mod common;
 mod daemon;
 mod fake;

@@ -221,7 +221,16 @@ pub struct AgentBuilder {
     password_file: PathBuf,
     control: PathBuf,
     logs: PathBuf,
+    file: Option<AgentFile>,
     extras: Extras,
+}
+
+/// What stands in a configuration file instead of on the command line.
+#[derive(Debug, Clone, Default)]
+struct AgentFile {
+    source_keys: String,
+    target_keys: String,
+    more_ports: Vec<u16>,
 }
 
 impl AgentBuilder {
@@ -237,8 +246,25 @@ impl AgentBuilder {
             password_file: sandbox.password_file(),
             control: sandbox.path().join(format!("agent-{}.sock", next_number())),
             logs: sandbox.path().to_owned(),
+            file: None,
             extras: Extras::default(),
         }
+    }
+
+    /// `run` reads a configuration file, in which these keys stand too: in the source, and in each target.
+    #[must_use]
+    pub fn in_file(mut self, source_keys: &str, target_keys: &str) -> Self {
+        let file = self.file.get_or_insert_default();
+        file.source_keys = source_keys.to_owned();
+        file.target_keys = target_keys.to_owned();
+        self
+    }
+
+    /// One more target, the same module of another receiver; `run` reads a configuration file then.
+    #[must_use]
+    pub fn also_to(mut self, port: u16) -> Self {
+        self.file.get_or_insert_default().more_ports.push(port);
+        self
     }
 
     /// Watches another directory.
@@ -288,7 +314,15 @@ impl AgentBuilder {
 
     /// The command line of `syncd-agent run`.
     pub fn run_command(&self) -> Command {
-        let mut command = self.command("run");
+        let mut command = match &self.file {
+            None => self.command("run"),
+            Some(file) => {
+                let mut command = self.extras.command(|found| &found.agent);
+                command.args(["run", "--config"]).arg(self.write_file(file));
+                command.env(LOG_VARIABLE, LOG_LEVEL);
+                command
+            }
+        };
         command.arg("--control").arg(&self.control);
         self.extras.apply(&mut command);
         command
@@ -299,6 +333,27 @@ impl AgentBuilder {
         let mut command = self.command(name);
         self.extras.apply(&mut command);
         command
+    }
+
+    /// The configuration file, written anew.
+    fn write_file(&self, file: &AgentFile) -> PathBuf {
+        let mut text = format!(
+            "[[source]]\npath = {:?}\n{}\n",
+            self.source, file.source_keys
+        );
+        for port in [&[self.port][..], &file.more_ports].concat() {
+            let to = format!("syncd://{USER}@localhost:{port}/{MODULE}");
+            let (ca, cert, key) = (&self.ca, &self.cert, &self.key);
+            let password = &self.password_file;
+            text += &format!(
+                "[[source.target]]\nto = {to:?}\nca = {ca:?}\ncert = {cert:?}\nkey = {key:?}\n\
+                 password_file = {password:?}\n{}\n",
+                file.target_keys
+            );
+        }
+        let path = self.control.with_extension("toml");
+        std::fs::write(&path, text).expect("write agent.toml");
+        path
     }
 
     fn command(&self, name: &str) -> Command {

@@ -105,6 +105,14 @@ fn write_target(target: &TargetStatus, text: &mut String) {
             of(first.bytes_total.map(bytes))
         );
     }
+    if let (Some(root), Some(at)) = (&target.root_digest, &target.identical_at) {
+        let root = root.get(..16).unwrap_or(root);
+        let _ = writeln!(text, "     identical at {}, root {root}...", moment(at));
+    }
+    if let Some(limit) = target.bwlimit {
+        let _ = writeln!(text, "     at most {} are sent per second", bytes(limit));
+    }
+    write_check(target, text);
     if let Some(problem) = &target.last_error {
         write_problem("     ", problem, text);
     }
@@ -124,6 +132,44 @@ fn write_target(target: &TargetStatus, text: &mut String) {
     if unlisted > 0 {
         let _ = writeln!(text, "     and {unlisted} more");
     }
+}
+
+fn write_check(target: &TargetStatus, text: &mut String) {
+    let Some(check) = &target.full_check else {
+        if let Some(next) = &target.next_full_check {
+            let _ = writeln!(text, "     full check: the first at {}", moment(next));
+        }
+        return;
+    };
+    let how = match (check.content, check.done) {
+        (true, true) => "full check of contents",
+        (true, false) => "full check of contents, begun",
+        (false, true) => "full check",
+        (false, false) => "full check, begun",
+    };
+    let _ = write!(text, "     {how} at {}: ", moment(&check.at));
+    if check.content {
+        let _ = write!(text, "{} entries, {}, ", check.entries, bytes(check.bytes));
+    }
+    match check.found {
+        0 => text.push_str("no differences"),
+        found => {
+            let examples = check.examples.join(", ");
+            let _ = write!(text, "{found} differences, mended, such as {examples}");
+        }
+    }
+    if check.done {
+        let _ = write!(text, "; it took {}", span(check.took_ms));
+    }
+    if let Some(next) = target.next_full_check.as_ref().filter(|_| check.done) {
+        let _ = write!(text, "; the next at {}", moment(next));
+    }
+    text.push('\n');
+}
+
+/// A moment as it is shown to people: without its offset.
+fn moment(at: &str) -> String {
+    at.get(..19).unwrap_or(at).replacen('T', " ", 1)
 }
 
 fn write_problem(indent: &str, problem: &Problem, text: &mut String) {
@@ -164,8 +210,8 @@ pub fn span(ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::status::FirstSync;
     use crate::control::status::tests::at_rest;
+    use crate::control::status::{FirstSync, FullCheck};
 
     #[test]
     fn an_agent_at_rest_takes_three_lines() {
@@ -198,6 +244,35 @@ mod tests {
             "0 of 9 files",
             "no\n       -> yes",
             "and 2 more",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+    }
+
+    #[test]
+    fn proofs_and_limits_are_told() {
+        let mut proved = at_rest();
+        let target = &mut proved.sources[0].targets[0];
+        target.root_digest = Some("9f3c".repeat(16));
+        target.identical_at = Some("2026-11-21T12:00:03+01:00".into());
+        target.bwlimit = Some(1 << 20);
+        target.full_check = Some(FullCheck {
+            at: "2026-11-15T03:31:00+01:00".into(),
+            done: true,
+            content: true,
+            took_ms: 60_000,
+            entries: 7,
+            bytes: 2048,
+            found: 1,
+            examples: vec!["a/b".into()],
+        });
+        target.next_full_check = Some("2026-11-22T03:30:00+01:00".into());
+        let text = status(&proved);
+        for part in [
+            "identical at 2026-11-21 12:00:03, root 9f3c9f3c9f3c9f3c...",
+            "at most 1.0 MiB are sent per second",
+            "full check of contents at 2026-11-15 03:31:00: 7 entries, 2.0 KiB, 1 differences, mended, such as a/b; \
+             it took 60 s; the next at 2026-11-22 03:30:00",
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }

@@ -166,6 +166,18 @@ pub struct TargetStatus {
     pub first_sync: Option<FirstSync>,
     /// Digest of the tree when it was last compared equal.
     pub root_digest: Option<String>,
+    /// When that was, in local time with its offset.
+    #[serde(default)]
+    pub identical_at: Option<String>,
+    /// Most bytes sent per second now, if that is limited.
+    #[serde(default)]
+    pub bwlimit: Option<u64>,
+    /// The last full check, or the one under way.
+    #[serde(default)]
+    pub full_check: Option<FullCheck>,
+    /// When the next one begins, in local time with its offset.
+    #[serde(default)]
+    pub next_full_check: Option<String>,
     /// Why it last failed.
     pub last_error: Option<Problem>,
     /// Time until the next call.
@@ -185,6 +197,27 @@ pub struct FailedPath {
     pub attempts: u32,
     /// Time until the next try.
     pub next_try_ms: u64,
+}
+
+/// What a full check came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FullCheck {
+    /// When it ended, or began if it is under way; in local time with its offset.
+    pub at: String,
+    /// Whether it is over.
+    pub done: bool,
+    /// Whether contents were compared.
+    pub content: bool,
+    /// How long it took.
+    pub took_ms: u64,
+    /// Entries compared one by one.
+    pub entries: u64,
+    /// Bytes of contents read here.
+    pub bytes: u64,
+    /// What differed although nobody said so; it is mended.
+    pub found: u64,
+    /// Some of that.
+    pub examples: Vec<String>,
 }
 
 /// How far the first comparison is.
@@ -274,6 +307,10 @@ pub(crate) mod tests {
                     files: 3,
                     first_sync: None,
                     root_digest: None,
+                    identical_at: None,
+                    bwlimit: None,
+                    full_check: None,
+                    next_full_check: None,
                     last_error: None,
                     next_try_ms: None,
                 }],

@@ -18,7 +18,7 @@ use syncd_proto::path::{Name, WirePath};
 use syncd_proto::tree::TreeReader;
 
 use super::attributes::{self, Here, Place};
-use super::read::{LargeFile, ReadError};
+use super::read::{LargeFile, Piece, ReadError};
 use super::root::{self, Identity, SourceRoot, is_gone};
 use crate::logic::terms::Terms;
 
@@ -150,6 +150,7 @@ pub struct SourceReader<'a> {
     report: &'a mut dyn FnMut(ScanProblem),
     cancel: &'a AtomicBool,
     hash_contents: bool,
+    pace: Option<&'a dyn Fn(u64)>,
     terms: Arc<Terms>,
     /// Where attributes are read, if they are.
     here: Option<Here>,
@@ -180,6 +181,7 @@ impl<'a> SourceReader<'a> {
             report,
             cancel,
             hash_contents: false,
+            pace: None,
             terms: Arc::default(),
             here: None,
             links: LinkGroups::default(),
@@ -190,6 +192,13 @@ impl<'a> SourceReader<'a> {
     #[must_use]
     pub fn hash_contents(mut self, yes: bool) -> Self {
         self.hash_contents = yes;
+        self
+    }
+
+    /// Told of every piece of content that was read, and may take its time.
+    #[must_use]
+    pub fn paced(mut self, pace: &'a dyn Fn(u64)) -> Self {
+        self.pace = Some(pace);
         self
     }
 
@@ -336,7 +345,10 @@ impl<'a> SourceReader<'a> {
 
     /// The digest of a file; `None` if the walk was cancelled meanwhile.
     fn digest(&self, mut file: LargeFile) -> Result<Option<Digest>, ReadError> {
-        while file.next_piece(super::read::REST_BYTES)?.is_some() {
+        while let Some(piece) = file.next_piece(super::read::REST_BYTES)? {
+            if let (Some(pace), Piece::Data(bytes)) = (self.pace, &piece) {
+                pace(bytes.len() as u64);
+            }
             if self.cancel.load(Ordering::Relaxed) {
                 return Ok(None);
             }

@@ -26,13 +26,18 @@ impl Bucket {
         }
     }
 
+    /// From now on it is refilled at this rate.
+    pub fn set_rate(&mut self, bytes_per_s: u64, now: Millis) {
+        if bytes_per_s != self.bytes_per_s {
+            self.refill(now);
+            self.bytes_per_s = bytes_per_s;
+        }
+    }
+
     /// Takes `bytes` out; returns how many milliseconds to wait before they are sent.
     pub fn take(&mut self, bytes: usize, now: Millis) -> Millis {
         let rate = i128::from(self.bytes_per_s);
-        let full = rate * i128::from(BURST_MS);
-        let elapsed = i128::from(now.saturating_sub(self.at));
-        self.level = (self.level + rate * elapsed).min(full);
-        self.at = now;
+        self.refill(now);
         let wait = if self.level < 0 {
             (-self.level).div_euclid(rate.max(1)) + 1
         } else {
@@ -40,6 +45,16 @@ impl Bucket {
         };
         self.level -= bytes as i128 * 1_000;
         Millis::try_from(wait).unwrap_or(Millis::MAX)
+    }
+}
+
+impl Bucket {
+    fn refill(&mut self, now: Millis) {
+        let rate = i128::from(self.bytes_per_s);
+        let full = rate * i128::from(BURST_MS);
+        let elapsed = i128::from(now.saturating_sub(self.at));
+        self.level = (self.level + rate * elapsed).min(full);
+        self.at = now;
     }
 }
 
@@ -56,6 +71,17 @@ mod tests {
         }
         let ideal = 50_000 * 1_000 / 1_000_000 * 1_000;
         assert!((ideal - 200..=ideal).contains(&now), "{now} ms");
+    }
+
+    #[test]
+    fn another_rate_holds_from_when_it_is_set() {
+        let mut bucket = Bucket::new(1_000, 0);
+        assert_eq!(bucket.take(1_100, 0), 0);
+        bucket.set_rate(10_000, 500);
+        // Half a second at the old rate was paid back; the rest goes ten times as fast.
+        assert_eq!(bucket.take(0, 500), 51);
+        bucket.set_rate(10_000, 550);
+        assert_eq!(bucket.take(0, 551), 0);
     }
 
     #[test]

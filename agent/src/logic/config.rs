@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use syncd_proto::attributes::Attributes;
 
+use crate::logic::cron::Cron;
 use crate::logic::filter::Rules;
+use crate::logic::rate::Bwlimit;
 use crate::logic::target::Target;
 
 /// Quiet time after which a file that is still open counts as settled, unless said otherwise.
@@ -27,6 +29,10 @@ pub const MAX_DELETE_PERCENT_DEFAULT: u8 = 50;
 /// Time over which deletes are counted, unless said otherwise.
 pub const MAX_DELETE_WINDOW_S_DEFAULT: u64 = 60;
 
+/// Time without changes after which both roots are compared, unless said otherwise.
+pub const IDLE_CHECK_S_DEFAULT: u64 = 60;
+
+const IDLE_CHECK_S_MAX: u64 = 86_400;
 const SETTLE_MS_MAX: u64 = 60_000;
 const HOLD_MS_MAX: u64 = 3_600_000;
 const CONNECT_MS_MIN: u64 = 100;
@@ -121,8 +127,23 @@ pub struct Source {
     pub attributes: Attributes,
     /// What takes part.
     pub rules: Rules,
+    /// When everything is compared once more.
+    pub full_check: Option<FullCheck>,
+    /// After so long without a change both roots are compared.
+    pub idle_check: Option<Duration>,
     /// At least one.
     pub targets: Vec<TargetConfig>,
+}
+
+/// When everything is compared although nothing was heard, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FullCheck {
+    /// When, in local time.
+    pub at: Cron,
+    /// Whether contents are read and compared, or only what is told of files.
+    pub content: bool,
+    /// Most bytes of contents read per second.
+    pub read_limit: Option<NonZeroU64>,
 }
 
 /// How changes are noticed.
@@ -174,7 +195,7 @@ pub struct TargetConfig {
     /// How to get there.
     pub access: Access,
     /// Most bytes per second on the wire.
-    pub bwlimit: Option<NonZeroU64>,
+    pub bwlimit: Option<Bwlimit>,
 }
 
 /// How to reach a receiver and be known there.
@@ -246,6 +267,10 @@ pub struct SourceOptions {
     pub capabilities: Option<bool>,
     /// `filter`, `include`, `exclude`, ..., in their order
     pub rules: Rules,
+    /// `full_check`
+    pub full_check: Option<FullCheck>,
+    /// `idle_check_s`
+    pub idle_check_s: Option<u64>,
 }
 
 impl SourceOptions {
@@ -268,6 +293,8 @@ impl SourceOptions {
                 "hold_max_ms of {hold_max_ms} is below settle_ms of {settle_ms}: raise it"
             )));
         }
+        let idle_check_s = self.idle_check_s.unwrap_or(IDLE_CHECK_S_DEFAULT);
+        check_range("idle_check_s", idle_check_s, 0, IDLE_CHECK_S_MAX)?;
         Ok(Source {
             path: self.path,
             delete: self.delete.unwrap_or(true),
@@ -282,6 +309,8 @@ impl SourceOptions {
                 capabilities: self.capabilities.unwrap_or(true),
             },
             rules: self.rules,
+            full_check: self.full_check,
+            idle_check: Some(Duration::from_secs(idle_check_s)).filter(|idle| !idle.is_zero()),
             targets,
         })
     }
@@ -366,7 +395,7 @@ impl Config {
         source: SourceOptions,
         to: Target,
         access: AccessOptions,
-        bwlimit: Option<NonZeroU64>,
+        bwlimit: Option<Bwlimit>,
     ) -> Result<Self, ConfigError> {
         let access = access.build(to.user.as_deref())?;
         let target = TargetConfig {

@@ -93,6 +93,8 @@ pub struct Link {
     bytes_sent: AtomicU64,
     bytes_received: AtomicU64,
     last_heard_ms: AtomicU64,
+    /// Most bytes per second; 0 is no limit.
+    limit: AtomicU64,
     started: Instant,
 }
 
@@ -132,6 +134,7 @@ impl Link {
             bytes_sent: AtomicU64::new(0),
             bytes_received: AtomicU64::new(0),
             last_heard_ms: AtomicU64::new(0),
+            limit: AtomicU64::new(0),
             started: Instant::now(),
         }
     }
@@ -331,23 +334,41 @@ impl Link {
         Ok(None)
     }
 
-    /// Writes what is queued until the link is closed, at most so many bytes per second.
+    /// From now on at most so many bytes are written per second.
+    pub fn set_limit(&self, bytes_per_s: Option<NonZeroU64>) {
+        let limit = bytes_per_s.map_or(0, NonZeroU64::get);
+        self.limit.store(limit, Ordering::Relaxed);
+    }
+
+    /// Most bytes written per second now.
+    #[must_use]
+    pub fn limit(&self) -> Option<NonZeroU64> {
+        NonZeroU64::new(self.limit.load(Ordering::Relaxed))
+    }
+
+    /// Writes what is queued until the link is closed, within the limit.
     ///
     /// # Errors
     /// Those of the connection.
     pub async fn write_all<W: AsyncWrite + Unpin>(
         &self,
         mut writer: FrameWriter<W>,
-        bytes_per_s: Option<NonZeroU64>,
     ) -> std::io::Result<()> {
         let now = || self.started.elapsed().as_millis() as u64;
-        let mut bucket = bytes_per_s.map(|rate| Bucket::new(rate.get(), now()));
+        let mut bucket: Option<Bucket> = None;
         loop {
             let next = lock(&self.outgoing).frames.pop_front();
             if let Some(frame) = next {
-                let wait = match &mut bucket {
-                    Some(bucket) => bucket.take(frame.wire_len(), now()),
-                    None => 0,
+                let wait = match self.limit() {
+                    None => {
+                        bucket = None;
+                        0
+                    }
+                    Some(rate) => {
+                        let bucket = bucket.get_or_insert_with(|| Bucket::new(rate.get(), now()));
+                        bucket.set_rate(rate.get(), now());
+                        bucket.take(frame.wire_len(), now())
+                    }
                 };
                 if wait > 0 {
                     writer.flush().await?;

@@ -9,11 +9,12 @@
 //! ```
 //!
 //! Per source: a watcher and a scanner. Per target: a planner, a comparer, a few transfer
-//! threads, a session task, and one lock that is never held while anything blocks.
+//! threads, a session task, one that checks on a schedule, and one lock that is never held while anything blocks.
 
 pub mod bulk;
 mod control;
 pub mod delta;
+pub mod full_check;
 pub mod oneshot;
 pub mod planner;
 pub mod reconcile;
@@ -73,6 +74,7 @@ pub struct Mirror {
     /// The same targets, with the way to reach them.
     pub reach: Vec<Reach>,
     backend: config::Backend,
+    checks: full_check::Plan,
 }
 
 /// Opens sources and credentials; nothing is connected or watched yet.
@@ -126,6 +128,10 @@ fn prepare_source(source: &config::Source, started: Instant) -> Result<Mirror, F
         source: Source::new(root, selection, targets),
         reach,
         backend: source.backend,
+        checks: full_check::Plan {
+            full: source.full_check.clone(),
+            idle: source.idle_check,
+        },
     })
 }
 
@@ -167,6 +173,7 @@ pub async fn run(
         threads.push(watch(mirror)?);
         for reach in &mirror.reach {
             threads.extend(work(&reach.target)?);
+            threads.push(check(&reach.target, &mirror.checks)?);
             sessions.push(connect(reach, &stop));
             control::forward_events(&reach.target, events.clone());
         }
@@ -213,6 +220,11 @@ fn watch(mirror: &Mirror) -> Result<JoinHandle<()>, Fatal> {
             source.watching_failed(&error.to_string());
         }
     })
+}
+
+fn check(target: &Arc<Target>, plan: &full_check::Plan) -> Result<JoinHandle<()>, Fatal> {
+    let (target, plan) = (target.clone(), plan.clone());
+    spawn("check", move || full_check::run(&target, &plan))
 }
 
 /// Starts the threads that feed one target.

@@ -191,7 +191,11 @@ fn finish(target: &Arc<Target>, path: Arc<WirePath>, comparison: Comparison, lin
     });
 }
 
-fn mark(target: &Target, path: WirePath, difference: Difference) -> Result<(), CompareError> {
+pub(super) fn mark(
+    target: &Target,
+    path: WirePath,
+    difference: Difference,
+) -> Result<(), CompareError> {
     wait_until_less_dirty(target)?;
     let sure = match difference {
         Difference::Extra(_) => !is_changing(target, &path),
@@ -390,7 +394,7 @@ fn learn(target: &Target, policy: Compare, groups: &LinkGroups, differing: &Hash
 /// Waits until the receiver has applied what was sent, and every rename that was heard of: its answer
 /// must not be about an older state. Below the new name of a directory that it does not know yet there
 /// would be nothing to be removed.
-fn settle_commits(target: &Target, link: &Link) -> Result<(), CompareError> {
+pub(super) fn settle_commits(target: &Target, link: &Link) -> Result<(), CompareError> {
     // Asked for once the renames are in the commit log: they are to be among what was sent.
     let mut sent = None;
     let mut state = target.lock();
@@ -427,7 +431,11 @@ fn unknown() -> EntryMeta {
     }
 }
 
-fn stat(target: &Target, link: &Link, path: &WirePath) -> Result<Option<EntryMeta>, CompareError> {
+pub(super) fn stat(
+    target: &Target,
+    link: &Link,
+    path: &WirePath,
+) -> Result<Option<EntryMeta>, CompareError> {
     let found = target.root.stat_for(path, link.terms());
     found.map_err(CompareError::Source)
 }

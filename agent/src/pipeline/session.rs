@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Zoned;
 use syncd_proto::attributes::Attributes;
 use syncd_proto::message::{AgentMessage, Bye, Ping, Purpose, ReceiverMessage, Rejected};
 use tokio::io::ReadHalf;
@@ -11,6 +12,7 @@ use crate::fs::accounts;
 use crate::logic::backoff::Backoff;
 use crate::logic::config::TargetConfig;
 use crate::logic::password::Password;
+use crate::logic::rate::Bwlimit;
 use crate::net::framing::FrameReader;
 use crate::net::handshake::{self, ConnectError, Connected, Dial, Stream};
 use crate::net::link::Link;
@@ -148,11 +150,13 @@ async fn run_session(
         terms,
         access.tls.signer().clone(),
     ));
+    if let Some(limit) = &access.config.bwlimit {
+        link.set_limit(limit.at(Zoned::now().datetime()));
+    }
     target.connected(link.clone());
     let sending = tokio::spawn({
         let link = link.clone();
-        let bytes_per_s = access.config.bwlimit;
-        async move { link.write_all(writer, bytes_per_s).await }
+        async move { link.write_all(writer).await }
     });
     let text = tokio::select! {
         () = stop.cancelled() => {
@@ -161,6 +165,7 @@ async fn run_session(
             "stopped".to_owned()
         }
         text = read_frames(target, &link, &mut reader) => text,
+        () = keep_to(&link, access.config.bwlimit.as_ref()) => String::new(),
         () = keep_alive(&link) => format!("no sign of life for {} s", SILENCE_MAX.as_secs()),
     };
     link.close();
@@ -207,6 +212,20 @@ async fn read_frames(
         }
     }
 }
+
+/// Limits what is written as the timetable has it; never returns.
+async fn keep_to(link: &Link, limit: Option<&Bwlimit>) {
+    match limit.filter(|limit| limit.changes()) {
+        None => std::future::pending().await,
+        Some(limit) => loop {
+            link.set_limit(limit.at(Zoned::now().datetime()));
+            tokio::time::sleep(LIMIT_LOOK).await;
+        },
+    }
+}
+
+/// How often the timetable of `bwlimit` is looked at.
+const LIMIT_LOOK: Duration = Duration::from_secs(5);
 
 /// Asks for a sign of life now and then; returns when there was none for too long.
 async fn keep_alive(link: &Link) {

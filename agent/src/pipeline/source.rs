@@ -344,7 +344,7 @@ impl Source {
         let mut rescan = false;
         for target in &self.targets {
             rescan |= target.update(|state, now| {
-                if dir && state.comparing {
+                if dir && (state.comparing || state.checking) {
                     // The comparison may still be about to find things under the old name.
                     state.dirty.compare(to.clone(), now);
                 }

@@ -1,15 +1,19 @@
 //! What the agent says of itself, gathered from what its threads share.
 
-use std::time::Instant;
+use std::num::NonZeroU64;
+use std::time::{Instant, SystemTime};
 
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, Zoned};
 use syncd_proto::path::escaped;
 
 use crate::control::protocol::path_text;
 use crate::control::status::{
-    FAILED_LISTED_MAX, FailedPath, FirstSync, Held, Problem, SourceState, SourceStatus, Status,
-    TargetState, TargetStatus,
+    FAILED_LISTED_MAX, FailedPath, FirstSync, FullCheck, Held, Problem, SourceState, SourceStatus,
+    Status, TargetState, TargetStatus,
 };
 use crate::logic::coalesce::Millis;
+use crate::pipeline::full_check::Checked;
 use crate::pipeline::source::Source;
 use crate::pipeline::target::{Phase, State, Target};
 
@@ -115,6 +119,14 @@ fn of_target(target: &Target) -> TargetStatus {
         files: state.counts.files,
         first_sync: first_sync(&state),
         root_digest: state.identical.as_ref().map(|(root, _)| root.clone()),
+        identical_at: state.identical.as_ref().and_then(|(_, at)| local(*at)),
+        bwlimit: state
+            .link
+            .as_ref()
+            .and_then(|link| link.limit())
+            .map(NonZeroU64::get),
+        full_check: state.checked.as_ref().map(full_check),
+        next_full_check: state.next_check.as_ref().map(shown),
         last_error: last_error(&state),
         next_try_ms: None,
     }
@@ -162,6 +174,29 @@ fn first_sync(state: &State) -> Option<FirstSync> {
         bytes_total: known.then_some(state.counts.found_bytes),
         bytes_done: state.counts.content_bytes,
     })
+}
+
+/// A moment as people of this place write it, with the offset of its time zone.
+fn local(at: SystemTime) -> Option<String> {
+    let at = Timestamp::try_from(at).ok()?;
+    Some(shown(&at.to_zoned(TimeZone::system())))
+}
+
+fn shown(at: &Zoned) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%S%:z").to_string()
+}
+
+fn full_check(checked: &Checked) -> FullCheck {
+    FullCheck {
+        at: checked.at.as_ref().map(shown).unwrap_or_default(),
+        done: checked.done,
+        content: checked.content,
+        took_ms: checked.took.as_millis() as u64,
+        entries: checked.entries,
+        bytes: checked.bytes,
+        found: checked.found,
+        examples: checked.examples.clone(),
+    }
 }
 
 fn last_error(state: &State) -> Option<Problem> {

@@ -69,6 +69,7 @@ pub struct Target {
     wake: Condvar,
     wake_planner: Condvar,
     wake_transfers: Condvar,
+    wake_checker: Condvar,
     version: watch::Sender<u64>,
     done: broadcast::Sender<Done>,
 }
@@ -97,6 +98,7 @@ impl Target {
             wake: Condvar::new(),
             wake_planner: Condvar::new(),
             wake_transfers: Condvar::new(),
+            wake_checker: Condvar::new(),
             version: watch::Sender::new(0),
             done: broadcast::Sender::new(4_096),
         }
@@ -202,6 +204,19 @@ impl Target {
             }
         };
         state.planner_sleeps_until = None;
+        state
+    }
+
+    /// Waits until then, or until the target stops; changes of the state wake nobody here.
+    pub fn rest<'a>(&self, state: MutexGuard<'a, State>, until: Millis) -> MutexGuard<'a, State> {
+        let left = Duration::from_millis(until.saturating_sub(self.now()));
+        if left.is_zero() || state.stopping {
+            return state;
+        }
+        let (state, _) = self
+            .wake_checker
+            .wait_timeout(state, left)
+            .unwrap_or_else(PoisonError::into_inner);
         state
     }
 
@@ -447,6 +462,7 @@ impl Target {
             }
         });
         self.wake_transfers.notify_all();
+        self.wake_checker.notify_all();
     }
 
     /// Whether everything seen is durable.

@@ -44,6 +44,19 @@ impl Known {
         }
     }
 
+    /// A file was read whole and has this digest. If that is not what is known of its version, the disk gives back
+    /// something else than it was given: nothing may be copied from it unread.
+    pub fn seen(&self, stat: &Statx, digest: &Digest) {
+        let version = version_of(stat);
+        let mut known = self.lock();
+        if known
+            .find(&version)
+            .is_some_and(|known| known.digest != *digest)
+        {
+            known.remove(&version);
+        }
+    }
+
     /// What is known of a version.
     #[must_use]
     pub fn find(&self, version: &[u8; 16]) -> Option<Arc<KnownVersion>> {

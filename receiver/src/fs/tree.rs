@@ -3,6 +3,7 @@
 //! The walk itself is [`syncd_proto::tree`]'s; here is what reads directories for it.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{Mode, OFlags, Statx};
@@ -19,6 +20,7 @@ use syncd_proto::tree::{DigestTree, TreeReader};
 
 use super::attributes::{self, Place};
 use super::fake;
+use super::known::Known;
 use super::meta::{Identity, entry_of, identity_of, kind_of, link_target, statx_at, statx_fd};
 use super::recover::names;
 use super::root::{LISTABLE, READABLE, Root};
@@ -35,6 +37,7 @@ pub struct Trees {
     compare: Compare,
     munges: bool,
     faked: bool,
+    known: Option<Arc<Known>>,
     built: Option<Built>,
 }
 
@@ -56,6 +59,7 @@ impl Trees {
             compare,
             munges,
             faked: false,
+            known: None,
             built: None,
         }
     }
@@ -64,6 +68,15 @@ impl Trees {
     #[must_use]
     pub fn faked(self, faked: bool) -> Self {
         Self { faked, ..self }
+    }
+
+    /// The same; what is known of a version that turns out to have other content is forgotten.
+    #[must_use]
+    pub fn knowing(self, known: Arc<Known>) -> Self {
+        Self {
+            known: Some(known),
+            ..self
+        }
     }
 
     /// Answers a question for digests. A directory is read anew whenever it is asked for itself, or
@@ -94,7 +107,8 @@ impl Trees {
         })
     }
 
-    /// Answers a question for entries, a frame at a time.
+    /// Answers a question for entries, a frame at a time. Where contents are asked for and the directory was not read
+    /// whole before, only what is in the directory itself is read: nothing is said of what is below then.
     ///
     /// # Errors
     /// [`Stopped`], also when `send` returns `false`.
@@ -107,7 +121,7 @@ impl Trees {
         mut send: impl FnMut(Listing) -> bool,
     ) -> Result<(), Stopped> {
         let covered = |built: &Built| built.covers(&query.path, query.content);
-        if !self.built.as_ref().is_some_and(covered) {
+        if !query.content && !self.built.as_ref().is_some_and(covered) {
             self.build(root, &query.path, query.content, applied, stop)?;
         }
         let mut reader = self.reader(root, query.content, stop);
@@ -184,12 +198,13 @@ impl Trees {
         Some((dir, meta))
     }
 
-    fn reader<'a>(&self, root: &'a Root, content: bool, stop: &'a AtomicBool) -> Reader<'a> {
+    fn reader<'a>(&'a self, root: &'a Root, content: bool, stop: &'a AtomicBool) -> Reader<'a> {
         Reader {
             root,
             content,
             munges: self.munges,
             faked: self.faked,
+            known: self.known.as_deref(),
             attributes: self.compare.xattrs,
             stop,
             links: LinkGroups::default(),
@@ -239,6 +254,7 @@ struct Reader<'a> {
     content: bool,
     munges: bool,
     faked: bool,
+    known: Option<&'a Known>,
     attributes: Attributes,
     stop: &'a AtomicBool,
     links: LinkGroups,
@@ -376,7 +392,13 @@ impl Reader<'_> {
                 return Err(Errno::CANCELED);
             }
             match rustix::io::read(&file, &mut buffer[..]) {
-                Ok(0) => return Ok(Some(hasher.finish())),
+                Ok(0) => {
+                    let digest = hasher.finish();
+                    if let (Some(known), Ok(after)) = (self.known, statx_fd(&file)) {
+                        known.seen(&after, &digest);
+                    }
+                    return Ok(Some(digest));
+                }
                 Ok(count) => hasher.update(&buffer[..count]),
                 Err(Errno::INTR) => continue,
                 Err(_) => return Ok(None),
@@ -470,6 +492,7 @@ mod tests {
         let root = root(dir.path());
         let mut trees = Trees::new(Compare::ALL, false);
         let below = digest(&mut trees, &root, "d", true).unwrap();
+        digest(&mut trees, &root, ".", true).unwrap();
         let query = ListQuery {
             id: 9,
             path: WirePath::root(),

@@ -1,4 +1,5 @@
-//! Questions of one session: answered in order, beside the commits.
+//! Questions of one session: answered in order, beside the commits; those that need contents to be read beside the
+//! others.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

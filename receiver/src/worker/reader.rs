@@ -65,6 +65,8 @@ pub(super) struct Queues {
     pub(super) stages: SyncSender<StageMessage>,
     /// To the answerer.
     pub(super) questions: SyncSender<Question>,
+    /// To the one that reads contents for its answers.
+    pub(super) contents: SyncSender<Question>,
     /// To the writer.
     pub(super) outbox: Outbox,
 }
@@ -144,14 +146,29 @@ impl Reader<'_> {
         Ok(next(sent))
     }
 
+    /// What takes long does not delay the answers that changes wait for.
+    fn queue(&self, content: bool) -> &SyncSender<Question> {
+        if content {
+            &self.queues.contents
+        } else {
+            &self.queues.questions
+        }
+    }
+
     fn message(&mut self, message: AgentMessage) -> Result<Next, ProtocolError> {
         let questions = &self.queues.questions;
         let sent = match message {
             AgentMessage::StageBegin(begin) => self.stage(StageMessage::Begin(begin)),
             AgentMessage::StageEnd(end) => self.stage(StageMessage::End(end)),
             AgentMessage::StageAbort(abort) => self.stage(StageMessage::Abort(abort)),
-            AgentMessage::DigestQuery(query) => questions.send(Question::Digests(query)).is_ok(),
-            AgentMessage::ListQuery(query) => questions.send(Question::List(query)).is_ok(),
+            AgentMessage::DigestQuery(query) => self
+                .queue(query.content)
+                .send(Question::Digests(query))
+                .is_ok(),
+            AgentMessage::ListQuery(query) => self
+                .queue(query.content)
+                .send(Question::List(query))
+                .is_ok(),
             AgentMessage::IdQuery(query) => questions.send(Question::Ids(query)).is_ok(),
             AgentMessage::SignatureQuery(query) => {
                 questions.send(Question::Signature(query)).is_ok()

@@ -5,7 +5,7 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{self, ScopedJoinHandle};
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use syncd_proto::reject::RejectCode;
 use super::answers::Answerer;
 use super::commits::UnderWay;
 use super::outbox::{self, Outbox};
-use super::reader::{self, End, Queues, WINDOW_BYTES};
+use super::reader::{self, End, Question, Queues, WINDOW_BYTES};
 use super::shared::Shared;
 use super::stager::Stager;
 use super::{Module, commits};
@@ -185,6 +185,7 @@ fn converse<'scope>(
     let (commit_queue, commit_jobs) = sync_channel(COMMITS_QUEUED_MAX);
     let (stage_queue, stage_messages) = sync_channel(STAGE_QUEUED_MAX);
     let (question_queue, questions) = sync_channel(QUESTIONS_QUEUED_MAX);
+    let (content_queue, content_questions) = sync_channel(QUESTIONS_QUEUED_MAX);
     let mut committing: Option<ScopedJoinHandle<'_, Totals>> = None;
     let mut staging = None;
     let mut preparing = None;
@@ -215,21 +216,27 @@ fn converse<'scope>(
             )
         })?);
     }
-    let trees = Trees::new(compare(module, open), module.confined.munges);
-    let answerer = Answerer {
-        root: Arc::clone(&ready.root),
-        known: Arc::clone(&module.known),
-        trees: trees.faked(module.guard.fakes()),
-        accounts: module.confined.accounts.clone(),
-        unsynced: (ready.area.clone()).filter(|_| durability != Durability::None),
-        shared,
-        outbox: outbox.clone(),
+    let answer = |name: &str, questions: Receiver<Question>| {
+        let trees = Trees::new(compare(module, open), module.confined.munges);
+        let trees = trees.faked(module.guard.fakes());
+        let answerer = Answerer {
+            root: Arc::clone(&ready.root),
+            known: Arc::clone(&module.known),
+            trees: trees.knowing(Arc::clone(&module.known)),
+            accounts: module.confined.accounts.clone(),
+            unsynced: (ready.area.clone()).filter(|_| durability != Durability::None),
+            shared,
+            outbox: outbox.clone(),
+        };
+        spawn(name).spawn_scoped(scope, move || answerer.run(&questions))
     };
-    let answering = spawn("answers").spawn_scoped(scope, move || answerer.run(&questions))?;
+    let answering = answer("answers", questions)?;
+    let reading = answer("contents", content_questions)?;
     let queues = Queues {
         commits: commit_queue,
         stages: stage_queue,
         questions: question_queue,
+        contents: content_queue,
         outbox: outbox.clone(),
     };
     let writable = ready.area.is_some();
@@ -243,6 +250,7 @@ fn converse<'scope>(
         let _ = staging.join();
     }
     let _ = answering.join();
+    let _ = reading.join();
     Ok((totals.unwrap_or_default(), end))
 }
 

@@ -5,14 +5,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::reader::{Place, Section, whole_number};
 use super::{
-    AccessOptions, Backend, Config, ConfigError, Log, LogFormat, LogLevel, MaxDelete, Source,
-    SourceOptions, TargetConfig, WINDOW_S_MAX, check_range,
+    AccessOptions, Backend, Config, ConfigError, FullCheck, Log, LogFormat, LogLevel, MaxDelete,
+    Source, SourceOptions, TargetConfig, WINDOW_S_MAX, check_range,
 };
+use crate::logic::cron::Cron;
 use crate::logic::filter::{Origin, Preset, Rules, Statement};
+use crate::logic::rate::{self, Bwlimit, Days, RateError, Slot, TimeOfDay};
 use crate::logic::target::Target;
 
 pub(super) fn parse(text: &str, base: &Path) -> Result<Config, ConfigError> {
@@ -74,6 +77,8 @@ fn source(
         acls: section.flag("acls")?,
         capabilities: section.flag("capabilities")?,
         rules: rules(&mut section, base)?,
+        full_check: full_check(&mut section)?,
+        idle_check_s: section.number("idle_check_s")?,
     };
     let mut targets: Vec<TargetConfig> = Vec::new();
     for part in section.tables("target", "source.target")? {
@@ -114,15 +119,7 @@ fn target<'a>(
             format!("{to} is a target already: two writers of one place would undo each other"),
         ));
     }
-    let bwlimit = match section.number("bwlimit")? {
-        None => None,
-        Some(number) => Some(NonZeroU64::new(number).ok_or_else(|| {
-            section.error_at(
-                "bwlimit",
-                "bwlimit of 0 would send nothing: leave it out for no limit",
-            )
-        })?),
-    };
+    let bwlimit = bwlimit(&mut section)?;
     let options = AccessOptions {
         ca: path(&mut section, "ca", base)?,
         cert: path(&mut section, "cert", base)?,
@@ -141,6 +138,43 @@ fn target<'a>(
         access,
         bwlimit,
     })
+}
+
+/// One limit, or a timetable of them.
+fn bwlimit(section: &mut Section<'_>) -> Result<Option<Bwlimit>, ConfigError> {
+    let Some(DeValue::Array(_)) = section.take("bwlimit").map(Spanned::get_ref) else {
+        return Ok(rate(section, "bwlimit")?.map(Bwlimit::always));
+    };
+    let mut slots = Vec::new();
+    for mut part in section.tables("bwlimit", "source.target.bwlimit")? {
+        let clock = |part: &mut Section<'_>, key| match part.text(key)? {
+            None => Ok(None),
+            Some(text) => TimeOfDay::parse(text)
+                .map(Some)
+                .map_err(|error| part.error_at(key, format!("{key}: {error}"))),
+        };
+        let (from, to) = (clock(&mut part, "from")?, clock(&mut part, "to")?);
+        let days = match part.text("days")? {
+            None => Days::ALL,
+            Some(text) => Days::parse(text)
+                .map_err(|error| part.error_at("days", format!("days: {error}")))?,
+        };
+        let rate = rate(&mut part, "rate")?;
+        part.finish()?;
+        let rate = rate.ok_or_else(|| {
+            part.error("a limit has no `rate`: write bytes per second, like \"10M\"")
+        })?;
+        slots.push(Slot {
+            from: from.unwrap_or(TimeOfDay::START),
+            to: to.unwrap_or(TimeOfDay::END),
+            days,
+            rate,
+        });
+    }
+    if slots.is_empty() {
+        return Err(section.error_at("bwlimit", "an empty list limits nothing: leave it out"));
+    }
+    Ok(Some(Bwlimit::Timetable(slots)))
 }
 
 fn max_delete(section: &mut Section<'_>) -> Result<Option<MaxDelete>, ConfigError> {
@@ -200,6 +234,60 @@ fn max_delete(section: &mut Section<'_>) -> Result<Option<MaxDelete>, ConfigErro
         percent,
         window,
     }))
+}
+
+/// A schedule, alone or in a table.
+fn full_check(section: &mut Section<'_>) -> Result<Option<FullCheck>, ConfigError> {
+    let Some(value) = section.take("full_check") else {
+        return Ok(None);
+    };
+    if let DeValue::String(text) = value.get_ref() {
+        let at = Cron::parse(text)
+            .map_err(|error| section.error_at("full_check", format!("full_check: {error}")))?;
+        return Ok(Some(FullCheck {
+            at,
+            content: false,
+            read_limit: None,
+        }));
+    }
+    let Some(mut table) = section.table("full_check", "full_check")? else {
+        return Ok(None);
+    };
+    let at = table.text("at")?;
+    let content = table.flag("content")?.unwrap_or(false);
+    let read_limit = rate(&mut table, "read_limit")?;
+    table.finish()?;
+    let at = at.ok_or_else(|| {
+        table.error("full_check has no `at`: write a schedule like \"30 3 * * 0\"")
+    })?;
+    let at =
+        Cron::parse(at).map_err(|error| table.error_at("at", format!("full_check.at: {error}")))?;
+    if read_limit.is_some() && !content {
+        return Err(table.error_at(
+            "read_limit",
+            "read_limit has no effect without content = true: only contents are read slowly",
+        ));
+    }
+    Ok(Some(FullCheck {
+        at,
+        content,
+        read_limit,
+    }))
+}
+
+/// Bytes per second: a number, or a text like "10M".
+fn rate(section: &mut Section<'_>, key: &'static str) -> Result<Option<NonZeroU64>, ConfigError> {
+    let Some(value) = section.take(key) else {
+        return Ok(None);
+    };
+    let parsed = match value.get_ref() {
+        DeValue::String(text) => rate::parse(text),
+        other => whole_number(other).ok_or(RateError::Unreadable),
+    };
+    let parsed = parsed.and_then(|bytes| NonZeroU64::new(bytes).ok_or(RateError::Zero));
+    parsed
+        .map(Some)
+        .map_err(|error| section.error_at(key, format!("{key}: {error}")))
 }
 
 /// The filter rules: across keys in this order, within a key as written.
@@ -377,7 +465,25 @@ mod tests {
             ("exclude = [1]", "", 3, "a list of them"),
             ("exclude = [\n\"a\",\n\"\"]", "", 5, "empty"),
             ("presets = [\"editors\"]", "", 3, "not known"),
-            ("", "bwlimit = 0", 9, "send nothing"),
+            ("", "bwlimit = 0", 9, "nothing would be sent"),
+            ("", "bwlimit = \"1X\"", 9, "10M"),
+            ("", "bwlimit = []", 9, "limits nothing"),
+            ("", "bwlimit = [{ from = \"8\", rate = 1 }]", 9, "08:00"),
+            ("", "bwlimit = [{ from = \"08:00\" }]", 9, "no `rate`"),
+            (
+                "",
+                "bwlimit = [{ days = \"often\", rate = 1 }]",
+                9,
+                "mon-fri",
+            ),
+            ("full_check = \"daily\"", "", 3, "1 fields"),
+            ("full_check = { content = true }", "", 3, "no `at`"),
+            (
+                "full_check = { at = \"@daily\", read_limit = 1 }",
+                "",
+                3,
+                "no effect",
+            ),
             ("", "connect_timeout_ms = 1", 4, "between 100 and 600000"),
             ("", "password_file = \"\"", 9, "empty"),
         ] {

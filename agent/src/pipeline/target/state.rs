@@ -12,6 +12,7 @@ use crate::logic::links::LinkMap;
 use crate::logic::outbox::Outbox;
 use crate::logic::plan::{Cause, Found};
 use crate::net::link::Link;
+use crate::pipeline::full_check::Checked;
 
 /// Commits and bytes that may be on their way, whatever the receiver allows.
 pub(super) const IN_FLIGHT_BYTES_MAX: usize = 32 << 20;
@@ -97,6 +98,12 @@ pub struct State {
     pub watched: bool,
     /// A comparison is under way.
     pub comparing: bool,
+    /// A full check is under way.
+    pub checking: bool,
+    /// What the last full check came to, or this one so far.
+    pub checked: Option<Checked>,
+    /// When the next one begins.
+    pub next_check: Option<jiff::Zoned>,
     /// Counts.
     pub counts: Counts,
     /// Root digest both sides had when they were last found equal, and when.
@@ -127,6 +134,9 @@ impl State {
             brake,
             watched: false,
             comparing: false,
+            checking: false,
+            checked: None,
+            next_check: None,
             counts: Counts::default(),
             identical: None,
             durable_seq: 0,
