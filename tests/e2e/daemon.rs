@@ -13,7 +13,7 @@ use syncd_tests::require::{Need, require};
 use syncd_tests::sandbox::MODULE;
 use syncd_tests::{Process, ReservedPort, Sandbox, wait_for};
 
-use crate::common::{LONG, assert_same, code, once};
+use crate::common::{LONG, assert_same, code, once, tool};
 
 /// Who keeps the mirror: not root, so that owners and devices are only attributes there.
 const KEEPER: u32 = 65_534;
@@ -75,6 +75,9 @@ fn fill(src: &Path) {
     node("fifo", FileType::Fifo, 0);
     node("null", FileType::CharacterDevice, rustix::fs::makedev(1, 3));
     node("disk", FileType::BlockDevice, rustix::fs::makedev(7, 42));
+    // rsync leaves a time alone that is within the second of the one it should be.
+    let old = ["-exec", "touch", "-h", "-d", "@1700000000.25", "{}", "+"];
+    tool("find", &[&["."][..], &old].concat(), src);
 }
 
 /// A real rsync daemon gives the mirror back, as root's client wants it.
