@@ -18,5 +18,6 @@ mod network;
 mod refuse;
 mod regression;
 mod sync;
+mod targets;
 mod tls;
 mod trash;
