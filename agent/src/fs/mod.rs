@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`root`] | the source root, held open; every path is resolved beneath it without following symlinks |
 //! | [`scan`] | directory listings and the walk that digests are built from |
+//! | [`parallel`] | the same work on many things, by a few threads |
 //! | [`read`] | stable reads: the file did not change underneath, or the read says so |
 //! | `attributes` | extended attributes, as far as both sides keep them |
 //! | [`accounts`] | names of this machine's users and groups; what the process may see |
@@ -18,6 +19,7 @@
 pub mod accounts;
 mod attributes;
 pub mod credentials;
+pub mod parallel;
 pub mod password;
 pub mod read;
 pub mod root;

@@ -241,6 +241,12 @@ impl LargeFile {
         }
     }
 
+    /// Which version it was when it was opened.
+    #[must_use]
+    pub fn stamp(&self) -> Stamp {
+        self.stamp
+    }
+
     /// Its length when it was opened, in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {
@@ -381,8 +387,8 @@ impl LargeFile {
 }
 
 /// What tells one version of a file from the next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Stamp {
     identity: Identity,
     size: u64,
     mtime: (i64, u32),

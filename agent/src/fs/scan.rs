@@ -3,11 +3,12 @@
 //! What vanishes while it is looked at is left out; what cannot be looked at is told to the caller and
 //! counts as unknown, never as absent.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{FileType, RawDir};
 use rustix::io::Errno;
@@ -18,7 +19,8 @@ use syncd_proto::path::{Name, WirePath};
 use syncd_proto::tree::TreeReader;
 
 use super::attributes::{self, Here, Place};
-use super::read::{LargeFile, Piece, ReadError};
+use super::parallel;
+use super::read::{LargeFile, Piece, ReadError, Stamp};
 use super::root::{self, Identity, SourceRoot, is_gone};
 use crate::logic::terms::Terms;
 
@@ -150,7 +152,8 @@ pub struct SourceReader<'a> {
     report: &'a mut dyn FnMut(ScanProblem),
     cancel: &'a AtomicBool,
     hash_contents: bool,
-    pace: Option<&'a dyn Fn(u64)>,
+    pace: Option<&'a (dyn Fn(u64) + Sync)>,
+    hashes: Option<&'a Hashes>,
     terms: Arc<Terms>,
     /// Where attributes are read, if they are.
     here: Option<Here>,
@@ -182,6 +185,7 @@ impl<'a> SourceReader<'a> {
             cancel,
             hash_contents: false,
             pace: None,
+            hashes: None,
             terms: Arc::default(),
             here: None,
             links: LinkGroups::default(),
@@ -197,8 +201,15 @@ impl<'a> SourceReader<'a> {
 
     /// Told of every piece of content that was read, and may take its time.
     #[must_use]
-    pub fn paced(mut self, pace: &'a dyn Fn(u64)) -> Self {
+    pub fn paced(mut self, pace: &'a (dyn Fn(u64) + Sync)) -> Self {
         self.pace = Some(pace);
+        self
+    }
+
+    /// What was read before is not read again as long as it is the same version, and is noted for the next time.
+    #[must_use]
+    pub fn remembering(mut self, hashes: &'a Hashes) -> Self {
+        self.hashes = Some(hashes);
         self
     }
 
@@ -260,6 +271,10 @@ impl<'a> SourceReader<'a> {
             }
             Ok(())
         })?;
+        if self.hash_contents && !cancelled {
+            entries = self.hash_all(dir.as_fd(), path, entries);
+            cancelled = self.cancel.load(Ordering::Relaxed);
+        }
         Ok(if cancelled {
             Err(Cancelled)
         } else {
@@ -297,20 +312,6 @@ impl<'a> SourceReader<'a> {
         if let Some(Identity { dev, ino }) = linked.map(|linked| linked.file) {
             self.links.add((dev, ino), &entry, path.clone());
         }
-        if self.hash_contents && entry.kind == Kind::File {
-            entry = match self.hash(dir, name) {
-                Ok(hashed) => hashed,
-                Err(ReadError::Gone | ReadError::NotAFile) => return Ok(None),
-                Err(ReadError::Changed | ReadError::TooLarge) => {
-                    self.tell(path.clone(), Unscanned::Unstable);
-                    entry
-                }
-                Err(ReadError::Denied(error) | ReadError::Io(error)) => {
-                    self.tell(path.clone(), Unscanned::Unreadable(error));
-                    entry
-                }
-            };
-        }
         if self.terms.attributes.any() {
             let place = if is_here {
                 Place::Here(name.as_bytes())
@@ -326,13 +327,97 @@ impl<'a> SourceReader<'a> {
         Ok(Some(entry))
     }
 
+    /// Adds the digests of contents to what was listed.
+    fn hash_all(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        path: &WirePath,
+        entries: Vec<(Name, EntryMeta)>,
+    ) -> Vec<(Name, EntryMeta)> {
+        let hashing = Hashing {
+            terms: &self.terms,
+            cancel: self.cancel,
+            pace: self.pace,
+            hashes: self.hashes,
+        };
+        let bytes: u64 = entries.iter().map(|(_, entry)| entry.size).sum();
+        let alone = self.pace.is_some() || bytes < PARALLEL_BYTES_MIN;
+        let hashed = parallel::map(&entries, alone, |(name, entry)| {
+            (entry.kind == Kind::File).then(|| hashing.entry(dir, name))
+        });
+        let mut kept = Vec::with_capacity(entries.len());
+        for ((name, entry), hashed) in entries.into_iter().zip(hashed) {
+            let what = match hashed {
+                None => None,
+                Some(Ok(hashed)) => {
+                    let xattrs = entry.xattrs;
+                    kept.push((name, EntryMeta { xattrs, ..hashed }));
+                    continue;
+                }
+                Some(Err(ReadError::Gone | ReadError::NotAFile)) => continue,
+                Some(Err(ReadError::Changed | ReadError::TooLarge)) => Some(Unscanned::Unstable),
+                Some(Err(ReadError::Denied(error) | ReadError::Io(error))) => {
+                    Some(Unscanned::Unreadable(error))
+                }
+            };
+            if let (Some(what), Some(path)) = (what, path.join(&name)) {
+                self.tell(path, what);
+            }
+            kept.push((name, entry));
+        }
+        kept
+    }
+
+    fn tell(&mut self, path: WirePath, what: Unscanned) {
+        (self.report)(ScanProblem { path, what });
+    }
+}
+
+/// Digests of versions that were read a moment ago.
+#[derive(Debug, Default)]
+pub struct Hashes(Mutex<HashMap<Stamp, Digest>>);
+
+impl Hashes {
+    fn find(&self, stamp: &Stamp) -> Option<Digest> {
+        self.lock().get(stamp).copied()
+    }
+
+    fn add(&self, stamp: Stamp, digest: Digest) {
+        let mut known = self.lock();
+        if known.len() < HASHES_MAX {
+            known.insert(stamp, digest);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Stamp, Digest>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reads contents; several threads may at once.
+struct Hashing<'a> {
+    terms: &'a Arc<Terms>,
+    cancel: &'a AtomicBool,
+    pace: Option<&'a (dyn Fn(u64) + Sync)>,
+    hashes: Option<&'a Hashes>,
+}
+
+impl Hashing<'_> {
     /// The entry of a file with the digest of its content.
-    fn hash(&self, dir: BorrowedFd<'_>, name: &Name) -> Result<EntryMeta, ReadError> {
+    fn entry(&self, dir: BorrowedFd<'_>, name: &Name) -> Result<EntryMeta, ReadError> {
         for _ in 0..HASH_TRIES {
             let file = LargeFile::from_fd(root::open_file_at(dir, name)?, self.terms.clone())?;
             let mut entry = file.entry().clone();
+            let stamp = file.stamp();
+            entry.content = self.hashes.and_then(|known| known.find(&stamp));
+            if entry.content.is_some() {
+                return Ok(entry);
+            }
             match self.digest(file) {
                 Ok(digest) => {
+                    if let (Some(known), Some(digest)) = (self.hashes, digest) {
+                        known.add(stamp, digest);
+                    }
                     entry.content = digest;
                     return Ok(entry);
                 }
@@ -354,10 +439,6 @@ impl<'a> SourceReader<'a> {
             }
         }
         file.finish().map(|(_, _, digest)| Some(digest))
-    }
-
-    fn tell(&mut self, path: WirePath, what: Unscanned) {
-        (self.report)(ScanProblem { path, what });
     }
 }
 
@@ -454,6 +535,12 @@ const DEPTH_HELD_MAX: usize = 64;
 
 /// How often a file that changes while it is hashed is hashed again.
 const HASH_TRIES: usize = 3;
+
+/// Contents of a directory that are read by several threads at once, in bytes.
+const PARALLEL_BYTES_MIN: u64 = 1 << 20;
+
+/// Most versions whose digests are noted.
+const HASHES_MAX: usize = 1 << 16;
 
 #[cfg(test)]
 mod tests {

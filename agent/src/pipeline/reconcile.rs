@@ -485,6 +485,7 @@ fn with_reader<T>(
     let cancel = AtomicBool::new(false);
     let mut reader = SourceReader::new(&target.root, &keep, &mut problem, &cancel)
         .hash_contents(content)
+        .remembering(&target.hashes)
         .terms(terms.clone());
     work(&mut reader)
 }

@@ -13,6 +13,7 @@ use syncd_proto::path::WirePath;
 use tokio::sync::{broadcast, watch};
 
 use crate::fs::root::SourceRoot;
+use crate::fs::scan::Hashes;
 use crate::fs::watch::Backlog;
 use crate::logic::brake::Brake;
 use crate::logic::coalesce::{DirtySet, Millis, Settle, Taken};
@@ -62,6 +63,8 @@ pub struct Target {
     pub selection: Arc<Selection>,
     /// Groups of versions that were sent: a change of one of them needs no list from the receiver.
     pub known: Mutex<GroupCache<WirePath>>,
+    /// Digests of contents that `verify` has read.
+    pub hashes: Hashes,
     settle: Settle,
     started: Instant,
     backlog: OnceLock<Arc<dyn Backlog>>,
@@ -91,6 +94,7 @@ impl Target {
             delete: settle.delete,
             selection,
             known: Mutex::new(GroupCache::new(KNOWN_BYTES_MAX)),
+            hashes: Hashes::default(),
             settle,
             started,
             backlog: OnceLock::new(),

@@ -16,6 +16,7 @@
 //! | [`meta`], [`ids`] | metadata: read, mapped, set |
 //! | [`tree`], [`signature`] | what an agent may ask of the tree |
 //! | [`config`], [`secrets`], [`lock_file`], [`logbook`], [`pid_file`] | the front's own files |
+//! | [`parallel`] | the same work on many things, by a few threads |
 //! | [`refusal`] | errno to the closed list of reasons a peer is told |
 
 pub mod apply;
@@ -32,6 +33,7 @@ pub mod known;
 pub mod lock_file;
 pub mod logbook;
 pub mod meta;
+pub mod parallel;
 pub mod pid_file;
 pub mod prepare;
 pub mod recover;

@@ -2,9 +2,10 @@
 //!
 //! The walk itself is [`syncd_proto::tree`]'s; here is what reads directories for it.
 
+use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{Mode, OFlags, Statx};
 use rustix::io::Errno;
@@ -22,8 +23,10 @@ use super::attributes::{self, Place};
 use super::fake;
 use super::known::Known;
 use super::meta::{Identity, entry_of, identity_of, kind_of, link_target, statx_at, statx_fd};
+use super::parallel;
 use super::recover::names;
 use super::root::{LISTABLE, READABLE, Root};
+use super::signature::version_of;
 use crate::logic::fake_super::Said;
 use crate::logic::munge;
 
@@ -38,6 +41,7 @@ pub struct Trees {
     munges: bool,
     faked: bool,
     known: Option<Arc<Known>>,
+    hashes: Hashes,
     built: Option<Built>,
 }
 
@@ -60,6 +64,7 @@ impl Trees {
             munges,
             faked: false,
             known: None,
+            hashes: Hashes::default(),
             built: None,
         }
     }
@@ -125,6 +130,12 @@ impl Trees {
             self.build(root, &query.path, query.content, applied, stop)?;
         }
         let mut reader = self.reader(root, query.content, stop);
+        // What was read for the digests is not read again for the listing that explains them.
+        reader.hashes = self
+            .built
+            .as_ref()
+            .filter(|built| covered(built))
+            .map(|_| &self.hashes);
         let opened = self.open_with_meta(root, &query.path);
         let found = match &opened {
             Some((dir, _)) => reader.entries(dir, &query.path)?,
@@ -205,6 +216,7 @@ impl Trees {
             munges: self.munges,
             faked: self.faked,
             known: self.known.as_deref(),
+            hashes: None,
             attributes: self.compare.xattrs,
             stop,
             links: LinkGroups::default(),
@@ -223,7 +235,9 @@ impl Trees {
         let Some((dir, meta)) = self.open_with_meta(root, path) else {
             return Ok(());
         };
+        self.hashes = Hashes::default();
         let mut reader = self.reader(root, content, stop);
+        reader.hashes = Some(&self.hashes);
         let tree = DigestTree::build(&mut reader, dir, path, &meta, self.compare)?;
         let links = if self.compare.links {
             reader.links.names(path)
@@ -255,6 +269,7 @@ struct Reader<'a> {
     munges: bool,
     faked: bool,
     known: Option<&'a Known>,
+    hashes: Option<&'a Hashes>,
     attributes: Attributes,
     stop: &'a AtomicBool,
     links: LinkGroups,
@@ -283,9 +298,11 @@ impl TreeReader for Reader<'_> {
             match self.entry(dir, path, &name) {
                 Ok(Some(meta)) => entries.push((name, meta)),
                 Ok(None) => {}
-                Err(Errno::CANCELED) => return Err(Stopped),
                 Err(_) => return Ok(None),
             }
+        }
+        if self.content {
+            self.hash_all(dir.as_fd(), &mut entries)?;
         }
         Ok(Some(entries))
     }
@@ -302,6 +319,29 @@ impl TreeReader for Reader<'_> {
 }
 
 impl Reader<'_> {
+    /// Adds the digests of contents, by several threads where that is worth it.
+    fn hash_all(
+        &self,
+        dir: BorrowedFd<'_>,
+        entries: &mut [(Name, EntryMeta)],
+    ) -> Result<(), Stopped> {
+        let bytes: u64 = entries.iter().map(|(_, entry)| entry.size).sum();
+        let alone = bytes < PARALLEL_BYTES_MIN;
+        let contents = Contents {
+            known: self.known,
+            hashes: self.hashes,
+            stop: self.stop,
+        };
+        let digests = parallel::map(entries, alone, |(name, entry)| match entry.kind {
+            Kind::File => contents.digest(dir, name),
+            _ => Ok(entry.content),
+        });
+        for ((_, entry), digest) in entries.iter_mut().zip(digests) {
+            entry.content = digest?;
+        }
+        Ok(())
+    }
+
     fn entry(
         &mut self,
         dir: &OwnedFd,
@@ -329,7 +369,6 @@ impl Reader<'_> {
                 Some(target) => Some(Digest::of(&target)),
                 None => return Ok(None),
             },
-            Some(Kind::File) if self.content => self.file_digest(dir.as_fd(), name)?,
             _ => None,
         };
         let entry = entry_of(&stat, content);
@@ -378,27 +417,58 @@ impl Reader<'_> {
             Digest::of(target)
         }))
     }
+}
 
+/// Digests of versions that were read a moment ago.
+type Hashes = Mutex<HashMap<[u8; 16], Digest>>;
+
+/// Reads contents; several threads may at once.
+struct Contents<'a> {
+    known: Option<&'a Known>,
+    hashes: Option<&'a Hashes>,
+    stop: &'a AtomicBool,
+}
+
+impl Contents<'_> {
     /// `None` if it cannot be read: it is not known to be equal then.
-    fn file_digest(&self, dir: BorrowedFd<'_>, name: &Name) -> rustix::io::Result<Option<Digest>> {
+    fn digest(&self, dir: BorrowedFd<'_>, name: &Name) -> Result<Option<Digest>, Stopped> {
         let opened = rustix::fs::openat(dir, name.as_bytes(), READABLE, Mode::empty());
         let Ok(file) = opened else {
             return Ok(None);
         };
+        let version = |file: &OwnedFd| statx_fd(file).ok().map(|stat| version_of(&stat));
+        let before = version(&file);
+        if let (Some(hashes), Some(before)) = (self.hashes, &before)
+            && let Some(digest) = lock(hashes).get(before)
+        {
+            return Ok(Some(*digest));
+        }
+        let Some(digest) = self.read(&file)? else {
+            return Ok(None);
+        };
+        if let (Some(known), Ok(after)) = (self.known, statx_fd(&file)) {
+            known.seen(&after, &digest);
+        }
+        if let (Some(hashes), Some(before)) = (self.hashes, before)
+            && version(&file) == Some(before)
+        {
+            let mut hashes = lock(hashes);
+            if hashes.len() < HASHES_MAX {
+                hashes.insert(before, digest);
+            }
+        }
+        Ok(Some(digest))
+    }
+
+    fn read(&self, file: &OwnedFd) -> Result<Option<Digest>, Stopped> {
         let mut hasher = Hasher::new();
         let mut buffer = vec![0; READ_BYTES];
         loop {
             if self.stop.load(Ordering::Relaxed) {
-                return Err(Errno::CANCELED);
+                return Err(Stopped);
             }
-            match rustix::io::read(&file, &mut buffer[..]) {
-                Ok(0) => {
-                    let digest = hasher.finish();
-                    if let (Some(known), Ok(after)) = (self.known, statx_fd(&file)) {
-                        known.seen(&after, &digest);
-                    }
-                    return Ok(Some(digest));
-                }
+            match rustix::io::read(file, &mut buffer[..]) {
+                Ok(0) => return Ok(Some(hasher.finish())),
                 Ok(count) => hasher.update(&buffer[..count]),
                 Err(Errno::INTR) => continue,
                 Err(_) => return Ok(None),
@@ -406,6 +476,16 @@ impl Reader<'_> {
         }
     }
 }
+
+fn lock(hashes: &Hashes) -> MutexGuard<'_, HashMap<[u8; 16], Digest>> {
+    hashes.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Contents of a directory that are read by several threads at once, in bytes.
+const PARALLEL_BYTES_MIN: u64 = 1 << 20;
+
+/// Most versions whose digests are noted.
+const HASHES_MAX: usize = 1 << 16;
 
 /// Entries of one frame: with the longest names it stays below the limit of a body.
 const ENTRIES_PER_FRAME: usize = 2_048;
@@ -513,6 +593,40 @@ mod tests {
             Some(Digest::of(b"content"))
         );
         assert_eq!(listing.entries[1].subtree, Some(below));
+    }
+
+    #[test]
+    fn contents_are_read_by_several_and_anew_where_they_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = |index: u32| index.to_string().repeat(100_000);
+        for index in 0..20 {
+            fs::write(dir.path().join(format!("f{index:02}")), text(index)).unwrap();
+        }
+        fs::create_dir(dir.path().join("f05.d")).unwrap();
+        let root = root(dir.path());
+        let mut trees = Trees::new(Compare::ALL, false);
+        digest(&mut trees, &root, ".", true).unwrap();
+        fs::write(dir.path().join("f07"), text(8)).unwrap();
+        let query = ListQuery {
+            id: 9,
+            path: WirePath::root(),
+            content: true,
+        };
+        let mut found = Vec::new();
+        let sent = trees.list(&root, &query, 0, &GO, |listing| {
+            found.extend(listing.entries);
+            true
+        });
+        sent.unwrap();
+        let files = found.iter().filter(|entry| entry.meta.kind == Kind::File);
+        let contents: Vec<_> = files.map(|entry| entry.meta.content).collect();
+        let mut expected: Vec<_> = (0..20).map(text).collect();
+        expected[7] = text(8);
+        let expected: Vec<_> = expected
+            .iter()
+            .map(|text| Some(Digest::of(text.as_bytes())))
+            .collect();
+        assert_eq!(contents, expected);
     }
 
     #[test]
