@@ -52,7 +52,7 @@ use crate::logic::trash::{self, Place};
 use crate::net::relay_io;
 use crate::relay::{FromWorker, ModuleSetup, SessionOpen, ToWorker};
 
-use registry::Registry;
+use registry::{Heard, Registry};
 
 /// Serves one module, as the front orders on standard input, until that closes or says so.
 #[must_use]
@@ -269,11 +269,13 @@ fn start(
     let module = Arc::clone(module);
     let socket = UnixStream::from(socket);
     // From now on a `Close` finds it, however soon it comes.
-    module.registry.enter(open.id, socket.try_clone()?);
+    let heard = Heard::new();
+    let registry = &module.registry;
+    registry.enter(open.id, socket.try_clone()?, heard.clone());
     thread::Builder::new()
         .name(format!("session {}", open.id))
         .spawn(move || {
-            let ended = session::run(&module, &open, socket);
+            let ended = session::run(&module, &open, socket, heard);
             module.registry.leave(open.id);
             module.tell_front(&ended);
         })

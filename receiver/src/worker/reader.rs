@@ -103,6 +103,7 @@ pub(super) fn read(
             Err(Broken::Socket(error)) => return End::Left(socket_text(&error)),
             Err(Broken::Protocol(error)) => return refused(&error),
         };
+        reader.shared.heard.note();
         match reader.take(frame) {
             Ok(Next::Frame) => {}
             Ok(Next::End(end)) => return end,

@@ -24,6 +24,7 @@ use super::answers::Answerer;
 use super::commits::UnderWay;
 use super::outbox::{self, Outbox};
 use super::reader::{self, End, Question, Queues, WINDOW_BYTES};
+use super::registry::Heard;
 use super::shared::Shared;
 use super::stager::Stager;
 use super::{Module, commits};
@@ -39,10 +40,15 @@ use crate::logic::transfer_log;
 use crate::relay::{FromWorker, SessionOpen};
 
 /// Serves one session from welcome to end.
-pub(super) fn run(module: &Module, open: &SessionOpen, socket: UnixStream) -> FromWorker {
+pub(super) fn run(
+    module: &Module,
+    open: &SessionOpen,
+    socket: UnixStream,
+    heard: Heard,
+) -> FromWorker {
     let (totals, text) = match begin(module, open) {
         Ok(ready) => {
-            let served = serve(module, open, &socket, ready);
+            let served = serve(module, open, &socket, ready, heard);
             served.unwrap_or_else(|error| (Totals::default(), format!("cannot serve: {error}")))
         }
         Err(refusal) => {
@@ -123,7 +129,9 @@ fn writes(open: &SessionOpen) -> bool {
 /// Becomes the writer of its directory, which is made if it is missing.
 fn claim(module: &Module, open: &SessionOpen) -> Result<Arc<Area>, Refusal> {
     if !module.setup.shared_writers {
-        let claimed = module.registry.claim(open.id, &open.sub_path, &open.label);
+        let claimed = module
+            .registry
+            .claim(open.id, &open.sub_path, &open.label, SILENCE_MAX);
         claimed.map_err(|first| {
             let text = format!("{first} writes here already; see 'shared writers'");
             Refusal::new(RejectCode::Busy, text)
@@ -143,11 +151,12 @@ fn serve(
     open: &SessionOpen,
     socket: &UnixStream,
     ready: Ready,
+    heard: Heard,
 ) -> io::Result<(Totals, String)> {
     let timeout = silence_max(module.setup.timeout_s);
     socket.set_read_timeout(Some(timeout))?;
     socket.set_write_timeout(Some(timeout))?;
-    let shared = Shared::new(socket);
+    let shared = Shared::new(socket, heard);
     let (outbox, outgoing) = Outbox::new();
     let frames = ready.session.sender();
     outbox.send(welcome(module, open, &ready));
@@ -387,6 +396,10 @@ fn refuse(open: &SessionOpen, mut socket: &UnixStream, refusal: Refusal) -> io::
     socket.set_write_timeout(Some(TIMEOUT_DEFAULT))?;
     socket.write_all(&bytes)
 }
+
+/// An agent says something at least every 15 seconds; one that has been silent for this long makes room for
+/// another.
+const SILENCE_MAX: Duration = Duration::from_secs(25);
 
 /// Commits an agent may have sent ahead.
 const WINDOW_COMMITS: u32 = 256;

@@ -5,12 +5,15 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use super::registry::Heard;
 use crate::fs::refusal::Refusal;
 
 /// State of a session between its threads.
 #[derive(Debug)]
 pub(super) struct Shared<'a> {
     socket: &'a UnixStream,
+    /// When something was last heard of the agent.
+    pub(super) heard: Heard,
     verdict: Mutex<Option<Refusal>>,
     /// Commits applied.
     pub(super) applied: AtomicU64,
@@ -26,9 +29,10 @@ pub(super) struct Shared<'a> {
 
 impl<'a> Shared<'a> {
     /// A session on this socket.
-    pub(super) fn new(socket: &'a UnixStream) -> Self {
+    pub(super) fn new(socket: &'a UnixStream, heard: Heard) -> Self {
         Self {
             socket,
+            heard,
             verdict: Mutex::default(),
             applied: AtomicU64::new(0),
             stop: AtomicBool::new(false),
