@@ -12,7 +12,7 @@
 //! | [`hooks`] | the commands around a session |
 //! | [`sessions`] | who is connected |
 //! | [`workers`] | the processes that touch files |
-//! | [`reload`] | SIGHUP |
+//! | [`mod@reload`] | SIGHUP |
 
 pub mod accounts;
 pub mod credentials;

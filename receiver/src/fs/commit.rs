@@ -1,6 +1,6 @@
 //! [`Committer`]: groups of verified commits become names, and then durable.
 //!
-//! For each group: content and metadata go into temporary files ([`Preparer`](super::prepare::Preparer),
+//! For each group: content and metadata go into temporary files ([`Preparer`],
 //! for one group while the one before is committed); one sync makes them safe; the
 //! operations change names, in order; another sync makes the names safe. Under load the second one is
 //! left to the first one of the next group. What may be said about it is a [`Committed`], made in one

@@ -1,4 +1,4 @@
-//! [`Outbox`]: what the threads of a session say, in one bounded queue; [`write`] numbers it and puts
+//! [`Outbox`]: what the threads of a session say, in one bounded queue; [`write()`] numbers it and puts
 //! it on the socket, several frames per call.
 
 use std::io::{self, Write};
