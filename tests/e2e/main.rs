@@ -9,6 +9,7 @@ mod check;
 mod common;
 mod daemon;
 mod fake;
+mod faults;
 mod fidelity;
 mod filter;
 mod kill;
