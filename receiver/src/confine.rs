@@ -4,6 +4,7 @@
 //! To be called while the process has a single thread: identity is set by raw system calls, which
 //! change the calling thread, and every later thread inherits it.
 
+mod mounts;
 mod sandbox;
 
 use std::ffi::OsStr;
@@ -44,6 +45,8 @@ pub struct Confined {
     pub umask: u32,
     /// Whether targets of symlinks are munged.
     pub munges: bool,
+    /// Where in it other file systems were mounted at the start.
+    pub mounts: Vec<WirePath>,
     /// Its trash, where that is not in the module.
     pub trash: Option<OwnedFd>,
     /// What could not be applied, for the log.
@@ -68,6 +71,7 @@ pub fn confine(setup: &ModuleSetup, filter: Option<Arc<Filter>>) -> Result<Confi
     let mut notes = Vec::new();
     // Its path is one of the whole system.
     let trash = open_trash(setup)?;
+    let mounts = mounts::below(&setup.path);
     let (dir, chrooted) = enter(setup, &mut notes)?;
     if let Some(trash) = &trash {
         check_trash(trash, &dir)?;
@@ -98,6 +102,7 @@ pub fn confine(setup: &ModuleSetup, filter: Option<Arc<Filter>>) -> Result<Confi
         accounts,
         umask,
         munges,
+        mounts,
         trash,
         notes,
     })

@@ -43,9 +43,9 @@ use syncd_proto::reject::RejectCode;
 use crate::confine::{Confined, confine};
 use crate::fs::area::Area;
 use crate::fs::attic::Attic;
+use crate::fs::elsewhere;
 use crate::fs::guard::Guard;
 use crate::fs::known::Known;
-use crate::fs::recover;
 use crate::fs::refusal::{Refusal, describe};
 use crate::logic::chmod::Chmod;
 use crate::logic::trash::{self, Place};
@@ -88,20 +88,17 @@ impl Module {
         }
         let area = Area::open(&self.confined.root)?.keeping(self.attic(true)?);
         let area = Arc::new(area);
-        if area.wait_until_alone() {
-            recover::sweep(&area).map_err(|errno| Refusal::staging("clean up", errno))?;
-        } else {
-            tracing::warn!(
-                "another worker uses this path: what it has staged is left alone (two modules with one path?)"
-            );
+        elsewhere::take_over(&area)?;
+        for path in &self.confined.mounts {
+            // What a crash left there goes now; it is told where something is to be done there.
+            let opened = self.confined.root.open_dir(path);
+            if let Ok(dir) = opened
+                && elsewhere::has_area(&dir)
+                && let Err(why) = area.elsewhere(&dir)
+            {
+                tracing::warn!(%path, "{why}");
+            }
         }
-        area.share()
-            .map_err(|errno| Refusal::staging("lock", errno))?;
-        let reaped = Arc::clone(&area);
-        thread::Builder::new()
-            .name("reaper".to_owned())
-            .spawn(move || recover::reap(&reaped))
-            .map_err(|error| Refusal::new(RejectCode::ModuleUnavailable, error.to_string()))?;
         *slot = Some(Arc::clone(&area));
         Ok(area)
     }
@@ -144,9 +141,14 @@ impl Module {
         let Some(attic) = self.attic(false)? else {
             return Ok(());
         };
-        if attic.has_old().map_err(told)? {
-            let area = self.area()?;
-            if attic.expire(&area).map_err(told)? {
+        if !attic.has_old().map_err(told)? && self.confined.mounts.is_empty() {
+            return Ok(());
+        }
+        let area = self.area()?;
+        for area in [vec![Arc::clone(&area)], area.others()].concat() {
+            if let Some(attic) = area.attic()
+                && attic.expire(&area).map_err(told)?
+            {
                 area.wake_reaper();
             }
         }

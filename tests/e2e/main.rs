@@ -15,6 +15,7 @@ mod filter;
 mod kill;
 mod large;
 mod live;
+mod mounts;
 mod network;
 mod refuse;
 mod regression;

@@ -57,11 +57,65 @@ impl Applier<'_> {
     /// # Errors
     /// As [`Maker::prepare`].
     pub fn perform(&mut self, op: &Op, prepared: Prepared) -> Done {
+        // These may have begun when they fail, and what is kept must not be tried in the wrong place.
+        let is_asked =
+            matches!(op, Op::Remove { .. } | Op::Rename { .. }) || self.area.attic().is_some();
+        if is_asked && let Some(area) = self.elsewhere(op) {
+            return self.there(&area?).again(op, &prepared);
+        }
+        let done = self.at_home(op, &prepared);
+        let is_refused = matches!(&done, Err(refusal) if refusal.code != RejectCode::Attributes);
+        if is_refused
+            && !is_asked
+            && let Some(area) = self.elsewhere(op)
+        {
+            return self.there(&area?).again(op, &prepared);
+        }
+        if is_refused {
+            return done;
+        }
+        if let Prepared::Entry(temp, _) = prepared {
+            temp.installed();
+        }
+        done
+    }
+
+    /// The area for the directory that is changed, if that is on a file system mounted below the module.
+    fn elsewhere(&self, op: &Op) -> Option<Result<Arc<Area>, Refusal>> {
+        let (dir, _) = self.root.parent(op.path()).ok()??;
+        self.area.elsewhere(&dir).transpose()
+    }
+
+    /// The same, with its area on another file system.
+    fn there<'b>(&'b mut self, area: &'b Arc<Area>) -> Applier<'b> {
+        Applier {
+            root: self.root,
+            area,
+            base: self.base,
+            keeper: self.keeper,
+            touched: &mut *self.touched,
+        }
+    }
+
+    /// What could not be renamed here is made here.
+    fn again(&mut self, op: &Op, prepared: &Prepared) -> Done {
+        let Prepared::Entry(temp, _) = prepared else {
+            return self.at_home(op, prepared);
+        };
+        let again = self.maker().again(op, temp)?;
+        self.at_home(op, &again)?;
+        if let Ok((dir, _)) = self.place(op, op.path()) {
+            // What cannot be opened is made durable with everything else there.
+            self.touched.unopened(&dir);
+        }
+        Ok(())
+    }
+
+    fn at_home(&mut self, op: &Op, prepared: &Prepared) -> Done {
         match (op, prepared) {
             (_, Prepared::Entry(temp, lacking)) => {
-                self.install(op, &temp)?;
-                temp.installed();
-                complete(op, lacking)
+                self.install(op, temp)?;
+                complete(op, lacking.as_ref())
             }
             (Op::Mkdir { path, meta }, _) => self.mkdir(op, path, meta),
             (Op::Link { to, .. }, _) => self.link(op, to),
@@ -179,7 +233,7 @@ impl Applier<'_> {
             .map_err(|errno| metadata_refusal(op, errno))?;
         self.install(op, temp)?;
         self.touched.file(made);
-        complete(op, lacking)
+        complete(op, lacking.as_ref())
     }
 
     fn set_dir(&mut self, op: &Op, path: &WirePath, meta: &Meta) -> Done {
@@ -418,7 +472,7 @@ impl Applier<'_> {
 }
 
 /// An operation is done whole, or all but an attribute.
-fn complete(op: &Op, lacking: Option<Lacking>) -> Done {
+fn complete(op: &Op, lacking: Option<&Lacking>) -> Done {
     let Some(lacking) = lacking else {
         return Ok(());
     };

@@ -7,6 +7,7 @@
 //!   stage/           content and entries on their way to their names; emptied at start
 //!   partial/KEY      transfers that can be continued
 //!   trash/           trees that are gone already and take a while to delete
+//!   kept/            on a file system below the module: its part of the module's `trash`
 //! ```
 
 use std::collections::HashSet;
@@ -25,7 +26,8 @@ use syncd_proto::path::WirePath;
 use syncd_proto::reject::RejectCode;
 
 use super::attic::Attic;
-use super::meta::statx_fd;
+use super::elsewhere::Elsewhere;
+use super::meta::{Mount, mount_of, statx_fd};
 use super::refusal::{Refusal, describe};
 use super::root::{LISTABLE, Root};
 
@@ -36,7 +38,9 @@ pub struct Area {
     partial: OwnedFd,
     trash: OwnedFd,
     instance: [u8; 16],
+    mount: Mount,
     attic: Option<Attic>,
+    elsewhere: Elsewhere,
     /// Makes names of this process unlike those of the one before.
     tag: u32,
     next: AtomicU64,
@@ -52,18 +56,42 @@ impl Area {
     /// It cannot be made, or what stands there is not ours.
     pub fn open(root: &Root) -> Result<Self, Refusal> {
         let dir = own_dir(root)?;
+        Self::open_in(&dir)
+    }
+
+    /// Opens the area at the `root` of a file system below the module with the area `home`. Versions are kept in it if
+    /// they are at home.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_elsewhere(root: &Root, home: &Self) -> Result<Self, Refusal> {
+        let dir = own_dir(root)?;
+        let attic = match home.attic() {
+            None => None,
+            Some(attic) => {
+                let kept = private_dir(dir.as_fd(), b"kept").map_err(broken)?;
+                Some(Attic::new(kept, attic.keep_s()))
+            }
+        };
+        Ok(Self::open_in(&dir)?.keeping(attic))
+    }
+
+    fn open_in(dir: &OwnedFd) -> Result<Self, Refusal> {
         let place = |name: &str| private_dir(dir.as_fd(), name.as_bytes()).map_err(broken);
         let (stage, partial, trash) = (place("stage")?, place("partial")?, place("trash")?);
-        let instance = match read_instance(&dir).map_err(broken)? {
+        let mount = mount_of(&stage).map_err(broken)?;
+        let instance = match read_instance(dir).map_err(broken)? {
             Some(instance) => instance,
-            None => make_instance(&dir, &stage).map_err(broken)?,
+            None => make_instance(dir, &stage).map_err(broken)?,
         };
         Ok(Self {
             stage,
             partial,
             trash,
             instance,
+            mount,
             attic: None,
+            elsewhere: Elsewhere::default(),
             tag: u32::from_le_bytes(random::<4>().map_err(broken)?),
             next: AtomicU64::new(0),
             claimed: Mutex::default(),
@@ -76,6 +104,26 @@ impl Area {
     #[must_use]
     pub fn keeping(self, attic: Option<Attic>) -> Self {
         Self { attic, ..self }
+    }
+
+    /// The mount it is on.
+    #[must_use]
+    pub fn mount(&self) -> Mount {
+        self.mount
+    }
+
+    /// The area for names in this directory, if that is another one: on a file system mounted below the module.
+    ///
+    /// # Errors
+    /// There can be none.
+    pub fn elsewhere(&self, dir: &OwnedFd) -> Result<Option<Arc<Self>>, Refusal> {
+        self.elsewhere.area_of(self, dir)
+    }
+
+    /// The other areas that were opened so far.
+    #[must_use]
+    pub fn others(&self) -> Vec<Arc<Self>> {
+        self.elsewhere.areas()
     }
 
     /// Where versions are kept, if they are.

@@ -11,14 +11,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, StatxFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use syncd_proto::path::WirePath;
 
 use super::apply::grant;
 use super::area::Area;
-use super::meta::{statx_at, statx_fd};
+use super::meta::{mount_of, statx_at, statx_fd};
 use super::recover::names;
 use super::root::LISTABLE;
 use crate::logic::trash::{DAY_S, day_name, is_old, parse_day, parse_slot, slot_name};
@@ -52,6 +52,12 @@ impl Attic {
             keep_s,
             slot: Mutex::default(),
         }
+    }
+
+    /// How long versions stay, in seconds.
+    #[must_use]
+    pub fn keep_s(&self) -> u64 {
+        self.keep_s
     }
 
     /// Whether names can be moved between these two directories: one file system, mounted once.
@@ -352,15 +358,6 @@ fn make(dir: &OwnedFd, name: &[u8]) -> rustix::io::Result<OwnedFd> {
 
 fn reopened(dir: &OwnedFd) -> rustix::io::Result<OwnedFd> {
     rustix::fs::openat(dir, ".", LISTABLE, Mode::empty())
-}
-
-/// Device and, where the kernel tells it, the number of the mount.
-fn mount_of(dir: impl AsFd) -> rustix::io::Result<(u32, u32, u64)> {
-    let wanted = StatxFlags::BASIC_STATS | StatxFlags::MNT_ID;
-    let stat = rustix::fs::statx(dir, "", AtFlags::EMPTY_PATH, wanted)?;
-    let told = stat.stx_mask & StatxFlags::MNT_ID.bits() != 0;
-    let mount = if told { stat.stx_mnt_id } else { 0 };
-    Ok((stat.stx_dev_major, stat.stx_dev_minor, mount))
 }
 
 fn now_s() -> u64 {

@@ -278,6 +278,21 @@ fn times(mtime: Mtime) -> Timestamps {
     }
 }
 
+/// A file system as it is mounted at one place: names move within one only.
+pub type Mount = (u32, u32, u64);
+
+/// Which mount an open directory is on; where the kernel does not tell, which device.
+///
+/// # Errors
+/// Those of `statx`.
+pub fn mount_of(dir: impl AsFd) -> rustix::io::Result<Mount> {
+    let wanted = StatxFlags::BASIC_STATS | StatxFlags::MNT_ID;
+    let stat = rustix::fs::statx(dir, "", AtFlags::EMPTY_PATH, wanted)?;
+    let told = stat.stx_mask & StatxFlags::MNT_ID.bits() != 0;
+    let mount = if told { stat.stx_mnt_id } else { 0 };
+    Ok((stat.stx_dev_major, stat.stx_dev_minor, mount))
+}
+
 /// What an open file is.
 ///
 /// # Errors

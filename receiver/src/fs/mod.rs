@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`root`] | opens beneath a module root, by descriptor; no symlink leads out |
 //! | [`area`] | `.syncd`: temporary names, leftovers, what is being deleted |
+//! | [`elsewhere`] | staging areas of file systems mounted below a module |
 //! | [`attic`] | `trash`: versions that were replaced or removed |
 //! | [`stage`] | transfers: content with its length and digest checked |
 //! | [`known`] | versions whose content was verified here |
@@ -25,6 +26,7 @@ pub mod attic;
 pub mod attributes;
 pub mod commit;
 pub mod config;
+pub mod elsewhere;
 pub mod fake;
 pub mod guard;
 pub mod hidden;

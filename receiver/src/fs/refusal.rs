@@ -73,7 +73,7 @@ pub fn code_of(errno: Errno) -> RejectCode {
 #[must_use]
 pub fn describe(errno: Errno) -> String {
     if errno == Errno::XDEV {
-        return "another file system is mounted there: give it a module of its own".to_owned();
+        return "another file system is mounted there".to_owned();
     }
     std::io::Error::from(errno).to_string()
 }

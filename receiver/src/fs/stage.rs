@@ -10,21 +10,21 @@ use std::num::NonZeroU64;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{Advice, Mode};
+use rustix::fs::{Advice, Mode, SeekFrom};
 use rustix::io::Errno;
 
 use syncd_proto::delta::{GroupHasher, GroupList, KnownVersion};
 use syncd_proto::digest::Digest;
 use syncd_proto::message::{Basis, PatchOp, StageBegin};
 use syncd_proto::meta::Kind;
-use syncd_proto::op::TransferId;
+use syncd_proto::op::{Content, TransferId};
 use syncd_proto::reject::RejectCode;
 
 use super::area::{Area, OWN, Temp};
 use super::known::Known;
 use super::meta::{identity_of, kind_of, statx_fd};
 use super::refusal::Refusal;
-use super::root::Root;
+use super::root::{READABLE, Root};
 use super::signature::version_of;
 
 /// Content that is complete, with its length and digest checked.
@@ -57,6 +57,55 @@ impl Staged {
             file,
             len: content.len() as u64,
             digest: *digest,
+        })
+    }
+
+    /// The same content in another area: copied, and checked once more. Holes stay holes.
+    ///
+    /// # Errors
+    /// It does not have its digest any more, or cannot be read or written.
+    pub fn copied(
+        area: &Arc<Area>,
+        from: &Temp,
+        content: &Content,
+        mode: Mode,
+    ) -> Result<Self, Refusal> {
+        let source = rustix::fs::openat(from.dir(), from.name(), READABLE, Mode::empty());
+        let source = source.map_err(cannot_write)?;
+        let (temp, file) = area.create(mode).map_err(cannot_write)?;
+        let len = Content::len(content);
+        let mut hasher = GroupHasher::for_len(len);
+        let mut at = 0;
+        let mut buffer = vec![0; buffer_len(len)];
+        while at < len {
+            let data = match rustix::fs::seek(&source, SeekFrom::Data(at)) {
+                Ok(data) => data.min(len),
+                Err(Errno::NXIO) => len,
+                // Without holes everything is data.
+                Err(_) => at,
+            };
+            hasher.update_zeros(data - at);
+            at = data;
+            let want = buffer_len(len - at);
+            match rustix::io::pread(&source, &mut buffer[..want], at).map_err(cannot_write)? {
+                0 if at < len => return Err(bad_content("staged file was cut short")),
+                count => {
+                    write_at(&file, &buffer[..count], at).map_err(cannot_write)?;
+                    hasher.update(&buffer[..count]);
+                    at += count as u64;
+                }
+            }
+        }
+        rustix::fs::ftruncate(&file, len).map_err(cannot_write)?;
+        let (_, digest) = hasher.finish();
+        if digest != *content.digest() {
+            return Err(bad_content("staged file has another digest now"));
+        }
+        Ok(Self {
+            temp,
+            file,
+            len,
+            digest,
         })
     }
 

@@ -3,6 +3,7 @@
 
 mod bench;
 mod hidden;
+mod mounts;
 mod operations;
 mod sessions;
 mod transfers;

@@ -60,15 +60,7 @@ impl Maker<'_> {
             Op::Put { meta, content, .. } => {
                 let mode = self.mode_at_birth(meta);
                 let staged = self.content(op, (content, mode), inline, staged)?;
-                let fd = staged.fd();
-                let lacking = self
-                    .keeper
-                    .set_fd(fd, Kind::File, meta)
-                    .map_err(|errno| metadata_refusal(op, errno))?;
-                if sync {
-                    rustix::fs::fsync(fd).map_err(fail)?;
-                }
-                Ok(Prepared::Entry(staged.into_temp(), lacking))
+                self.finish(op, meta, staged, sync)
             }
             Op::Symlink { meta, target, .. } if self.keeper.guard.fakes() => {
                 let munged = munge::munged(target);
@@ -98,6 +90,38 @@ impl Maker<'_> {
             }
             _ => Ok(Prepared::Nothing),
         }
+    }
+
+    /// Makes once more, in this area, what stands ready in another one and cannot be renamed from there.
+    ///
+    /// # Errors
+    /// As [`Self::prepare`].
+    pub(super) fn again(&self, op: &Op, temp: &Temp) -> Result<Prepared, Refusal> {
+        let Op::Put { meta, content, .. } = op else {
+            return self.prepare(op, None, |_| None, true);
+        };
+        let mode = self.mode_at_birth(meta);
+        let staged = Staged::copied(self.area, temp, content, mode)?;
+        self.finish(op, meta, staged, true)
+    }
+
+    /// Content gets its metadata.
+    fn finish(
+        &self,
+        op: &Op,
+        meta: &Meta,
+        staged: Staged,
+        sync: bool,
+    ) -> Result<Prepared, Refusal> {
+        let fd = staged.fd();
+        let lacking = self
+            .keeper
+            .set_fd(fd, Kind::File, meta)
+            .map_err(|errno| metadata_refusal(op, errno))?;
+        if sync {
+            rustix::fs::fsync(fd).map_err(|errno| Refusal::system(op.verb(), op.path(), errno))?;
+        }
+        Ok(Prepared::Entry(staged.into_temp(), lacking))
     }
 
     /// Nothing is written to names that the module hides.

@@ -39,7 +39,7 @@ impl Applier<'_> {
                     .set_link(&dir, name, meta)
                     .map_err(|errno| self.refusal(op, path, errno))?;
                 self.touched.unopened(&dir);
-                complete(op, lacking)
+                complete(op, lacking.as_ref())
             }
             // Such a file is not opened; one like it takes its place.
             Kind::Fifo | Kind::Socket | Kind::CharDevice | Kind::BlockDevice => {
@@ -52,7 +52,7 @@ impl Applier<'_> {
                     .map_err(|errno| self.refusal(op, path, errno))?;
                 self.install(op, &temp)?;
                 temp.installed();
-                complete(op, lacking)
+                complete(op, lacking.as_ref())
             }
         }
     }
@@ -100,7 +100,7 @@ impl Applier<'_> {
                     errno => metadata_refusal(op, errno),
                 })?;
         self.touched.file(file);
-        complete(op, lacking)
+        complete(op, lacking.as_ref())
     }
 
     /// The same of a file that is said to be of this kind.
@@ -134,7 +134,7 @@ impl Applier<'_> {
             .set_fake(file.as_fd(), kind, rdev, meta)
             .map_err(|errno| metadata_refusal(op, errno))?;
         self.touched.file(file);
-        complete(op, lacking)
+        complete(op, lacking.as_ref())
     }
 
     fn open_dir_to_set(&self, path: &WirePath) -> rustix::io::Result<OwnedFd> {
