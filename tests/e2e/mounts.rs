@@ -73,3 +73,29 @@ fn a_mirror_with_another_file_system_in_it_is_whole_whatever_is_killed() {
     drop(receiver);
     drop(disk);
 }
+
+#[test]
+fn names_of_one_file_on_two_file_systems_become_two_files() {
+    if !require(&[Need::Root, Need::Tool("mount")]) || !may_mount() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    fs::create_dir(sandbox.dst().join("m")).expect("mkdir");
+    let disk = Disk::on(&sandbox.dst().join("m"), 16);
+    let src = sandbox.src();
+    fs::create_dir(src.join("m")).expect("mkdir");
+    fs::write(src.join("here"), "one file").expect("write");
+    fs::hard_link(src.join("here"), src.join("m/there")).expect("link");
+    let receiver = sandbox.receiver().start();
+    let agent = patient(sandbox.agent(&receiver)).start();
+    for name in ["here", "m/there"] {
+        wait_content(&sandbox.dst().join(name), b"one file");
+    }
+    fs::write(src.join("here"), "changed").expect("write");
+    for name in ["here", "m/there"] {
+        wait_content(&sandbox.dst().join(name), b"changed");
+    }
+    drop(agent);
+    drop(receiver);
+    drop(disk);
+}
