@@ -430,23 +430,23 @@ fn random_changes(backend: &str, seeds: std::ops::Range<u64>) {
     }
 }
 
+/// So many seeds from `first`, or as many as `SYNCD_TESTS_SEEDS` says from there: `1000+60`.
+fn seeds(first: u64, count: usize) -> std::ops::Range<u64> {
+    let asked = std::env::var("SYNCD_TESTS_SEEDS").ok();
+    let asked = asked.as_deref().and_then(|text| text.split_once('+'));
+    let asked = asked.and_then(|(first, count)| Some((first.parse().ok()?, count.parse().ok()?)));
+    let (first, count) = asked.unwrap_or((first, count as u64));
+    first..first + count
+}
+
 #[test]
 fn random_changes_with_inotify() {
-    random_changes("inotify", 1..1 + scaled(4, 200) as u64);
+    random_changes("inotify", seeds(1, scaled(4, 200)));
 }
 
 #[test]
 fn random_changes_with_notify() {
-    // Known to fail now and then (8 of 49 runs on a busy machine): a name that went during renames, or a
-    // directory's time, can stay at the target (README, what is missing). The default backend is inotify,
-    // which the test above drives.
-    if scaled(0, 1) == 0 {
-        eprintln!(
-            "not run: the notify backend is not reliable yet; SYNCD_TESTS_SCALE=full runs it"
-        );
-        return;
-    }
-    random_changes("notify", 1001..1001 + scaled(4, 200) as u64);
+    random_changes("notify", seeds(1001, scaled(4, 200)));
 }
 
 #[test]

@@ -23,3 +23,4 @@ mod sync;
 mod targets;
 mod tls;
 mod trash;
+mod watch;

@@ -109,7 +109,8 @@ impl Agent {
     #[track_caller]
     pub fn wait_synced(&self, timeout: Duration) {
         if let Err(error) = self.control.wait(None, timeout) {
-            panic!("agent is not in sync: {error}");
+            let status = self.control.status();
+            panic!("agent is not in sync: {error}; status: {status:?}");
         }
     }
 }

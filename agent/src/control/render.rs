@@ -40,6 +40,13 @@ fn write_source(source: &SourceStatus, text: &mut String) {
             source.unwatched_dirs
         );
     }
+    if source.overflows > 0 {
+        let _ = writeln!(
+            text,
+            "  the kernel dropped events {} times (fs.inotify.max_queued_events)",
+            source.overflows
+        );
+    }
     for problem in &source.problems {
         write_problem("  ", problem, text);
     }

@@ -83,6 +83,9 @@ pub struct SourceStatus {
     pub watched_dirs: u64,
     /// Directories that cannot be watched and are scanned on a timer instead.
     pub unwatched_dirs: u64,
+    /// How often the kernel dropped events; everything was compared after each.
+    #[serde(default)]
+    pub overflows: u64,
     /// What is wrong, and what would help.
     pub problems: Vec<Problem>,
     /// Deletes that wait for approval.
@@ -290,6 +293,7 @@ pub(crate) mod tests {
                 backend: "inotify".into(),
                 watched_dirs: 12,
                 unwatched_dirs: 0,
+                overflows: 0,
                 problems: Vec::new(),
                 held: None,
                 targets: vec![TargetStatus {

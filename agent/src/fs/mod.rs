@@ -19,6 +19,7 @@
 pub mod accounts;
 mod attributes;
 pub mod credentials;
+pub mod mounts;
 pub mod parallel;
 pub mod password;
 pub mod read;

@@ -7,6 +7,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Statx, StatxFlags};
 use rustix::io::Errno;
@@ -16,6 +17,7 @@ use syncd_proto::meta::{EntryMeta, Kind, Mtime, Xattr};
 use syncd_proto::path::{Name, WirePath, joined, piece_len};
 
 use super::attributes::{self, Place};
+use super::mounts::Mounts;
 use crate::logic::terms::Terms;
 
 /// What makes a directory the one it was: device and inode.
@@ -44,6 +46,7 @@ pub struct SourceRoot {
     identity: Identity,
     /// Whether `openat2` is missing or filtered, so that paths are walked one component at a time.
     by_component: bool,
+    mounts: OnceLock<Mounts>,
 }
 
 impl SourceRoot {
@@ -60,6 +63,7 @@ impl SourceRoot {
             path: path.to_owned(),
             identity,
             by_component,
+            mounts: OnceLock::new(),
         })
     }
 
@@ -73,6 +77,11 @@ impl SourceRoot {
     #[must_use]
     pub fn identity(&self) -> Identity {
         self.identity
+    }
+
+    /// What is mounted below; changes are those since this was first asked.
+    pub fn mounts(&self) -> &Mounts {
+        self.mounts.get_or_init(|| Mounts::below(&self.path))
     }
 
     /// Whether the path it was opened by still leads to the same directory: `false` when the source

@@ -75,6 +75,7 @@ pub struct Brake {
     entries: u64,
     hold: Option<Hold>,
     root_lost: bool,
+    mount_lost: bool,
     next_id: u64,
 }
 
@@ -89,6 +90,7 @@ impl Brake {
             entries: 0,
             hold: None,
             root_lost: false,
+            mount_lost: false,
             next_id: 1,
         }
     }
@@ -151,10 +153,27 @@ impl Brake {
         Verdict::Held
     }
 
+    /// What was mounted at or above a removed name is not any more. Held until it is back, or a person says
+    /// that it may go.
+    pub fn mount_lost(&mut self, reason: String, now: Millis) -> Verdict {
+        if self.hold.is_none() {
+            self.mount_lost = true;
+            self.begin(reason, now);
+        }
+        Verdict::Held
+    }
+
+    /// Everything that was mounted is again.
+    pub fn mounts_back(&mut self) {
+        if std::mem::take(&mut self.mount_lost) {
+            self.hold = None;
+        }
+    }
+
     /// The source's root is not what it was. Held until it is back; nobody can approve that away.
     pub fn root_lost(&mut self, reason: String, now: Millis) {
         if !self.root_lost {
-            self.root_lost = true;
+            (self.root_lost, self.mount_lost) = (true, false);
             self.begin(reason, now);
         }
     }
@@ -187,6 +206,7 @@ impl Brake {
             return false;
         }
         self.hold = None;
+        self.mount_lost = false;
         self.recent.clear();
         self.in_window = 0;
         true

@@ -215,11 +215,7 @@ fn watch(mirror: &Mirror) -> Result<JoinHandle<()>, Fatal> {
         config::Backend::Notify => Backend::Notify,
         config::Backend::Auto | config::Backend::Inotify => Backend::Inotify,
     };
-    spawn("watch", move || {
-        if let Err(error) = source.run(backend) {
-            source.watching_failed(&error.to_string());
-        }
-    })
+    spawn("watch", move || source.run(backend))
 }
 
 fn check(target: &Arc<Target>, plan: &full_check::Plan) -> Result<JoinHandle<()>, Fatal> {

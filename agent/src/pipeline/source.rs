@@ -4,25 +4,25 @@
 //! list, then mark what the listing shows, so that nothing made in between is missed.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use syncd_proto::meta::Mtime;
 use syncd_proto::path::WirePath;
 use tokio::sync::watch;
 
 use crate::fs::root::SourceRoot;
-use crate::fs::watch::{self as watching, Backend, RawEvent, Sink, Touch, WatchError};
+use crate::fs::watch::{self as watching, Backend, RawEvent, Sink, Touch, Watcher};
 use crate::logic::coalesce::Millis;
 use crate::pipeline::selection::Selection;
 use crate::pipeline::target::Target;
-use chores::UNWATCHED_SCAN;
-use queue::{Chore, Queue};
+use queue::{Chore, Queue, Shaken};
 
 mod chores;
 mod queue;
+mod unwatched;
 
 /// How long an overflow, or a directory that could not be watched, waits before the rescan.
-const RESCAN_MS: u64 = 200;
+const RESCAN: Duration = Duration::from_millis(200);
 
 /// One source and its targets.
 #[derive(Debug)]
@@ -50,6 +50,8 @@ pub struct WatchState {
     pub unwatched: Vec<(WirePath, String)>,
     /// How often the kernel dropped events.
     pub overflows: u64,
+    /// Why everything is about to be compared again, if something was missed.
+    pub shaken: Option<String>,
     /// The first pass over the tree is done.
     pub initial_done: bool,
     /// Directories waiting to be watched.
@@ -77,6 +79,7 @@ impl Source {
         selection: Arc<Selection>,
         targets: Vec<Arc<Target>>,
     ) -> Arc<Self> {
+        root.mounts();
         let mut queue = Queue::default();
         queue.chores.insert(WirePath::root(), Chore::Watch);
         Arc::new(Self {
@@ -91,27 +94,33 @@ impl Source {
         })
     }
 
-    /// Watches until [`Source::stop`]; runs on a thread of its own.
-    ///
-    /// # Errors
-    /// If watching cannot begin at all.
-    pub fn run(self: &Arc<Self>, backend: Backend) -> Result<(), WatchError> {
+    /// Watches until [`Source::stop`]; runs on a thread of its own. As long as watching cannot begin,
+    /// everything is compared now and then instead.
+    pub fn run(self: &Arc<Self>, backend: Backend) {
         self.lock().backend = match backend {
             Backend::Notify => "notify",
             Backend::Inotify => "inotify",
         };
-        let sink = Box::new(Events(self.clone()));
-        let mut watcher = watching::start(self.root.path(), backend, sink)?;
+        while !self.lock().stopping {
+            let sink = Box::new(Events(self.clone()));
+            match watching::start(self.root.path(), backend, sink) {
+                Ok(watcher) => return self.work(watcher),
+                Err(error) => self.not_watching(&error),
+            }
+        }
+    }
+
+    fn work(&self, mut watcher: Box<dyn Watcher>) {
         for target in &self.targets {
             watcher
                 .backlog()
                 .into_iter()
                 .for_each(|it| target.listen(it));
         }
+        self.watching();
         while let Some(work) = self.next_chore() {
             self.do_chore(&mut *watcher, work);
         }
-        Ok(())
     }
 
     /// Ends the watching.
@@ -131,48 +140,22 @@ impl Source {
             unwatched: queue
                 .unwatched
                 .iter()
-                .map(|(path, text)| (path.clone(), text.clone()))
+                .map(|(path, (text, _))| (path.clone(), text.clone()))
                 .collect(),
             overflows: queue.overflows,
+            shaken: queue.shaken.as_ref().and_then(Shaken::text),
             initial_done: queue.initial_done,
-            pending: queue.chores.len() + queue.rewatch.len() + usize::from(queue.busy),
+            pending: queue.chores.len()
+                + usize::from(queue.sweep.is_some())
+                + usize::from(queue.busy),
             root_gone: queue.root_gone.clone(),
             backend: queue.backend,
         }
     }
 
-    /// Watching could not begin, or ended: everything is scanned on a timer instead.
-    pub fn watching_failed(&self, text: &str) {
-        tracing::error!(source = %self.root.path().display(), "not watched: {text}");
-        let mut queue = self.lock();
-        queue.unwatched.insert(WirePath::root(), text.to_owned());
-        queue.chores.clear();
-        queue.initial_done = true;
-        drop(queue);
-        self.barrier_sent.send_replace((u64::MAX, 0));
-        self.targets.iter().for_each(|target| target.watched());
-        self.scan_on_timer();
-    }
-
-    fn scan_on_timer(&self) {
-        let mut queue = self.lock();
-        while !queue.stopping {
-            queue.chores.clear();
-            let (next, timeout) = self
-                .wake
-                .wait_timeout(queue, UNWATCHED_SCAN)
-                .unwrap_or_else(PoisonError::into_inner);
-            queue = next;
-            if timeout.timed_out() {
-                drop(queue);
-                self.compare(&WirePath::root());
-                queue = self.lock();
-            }
-        }
-    }
-
     /// Waits until every change made before this call has been seen and marked.
     pub async fn barrier(&self) {
+        self.compare_unwatched();
         let mut passed = self.barrier_passed.subscribe();
         let mut scanned = self.scanned.subscribe();
         let wanted = {
@@ -211,14 +194,11 @@ impl Source {
 
     fn is_scanned(&self) -> bool {
         let queue = self.lock();
-        queue.stopping
-            || (queue.chores.is_empty()
-                && queue.rewatch.is_empty()
-                && queue.overflow.is_none()
-                && !queue.busy)
+        queue.stopping || (queue.chores.is_empty() && queue.sweep.is_none() && !queue.busy)
     }
 
     fn event(&self, event: RawEvent) {
+        tracing::trace!(?event);
         match event {
             RawEvent::Touched { path, touch, dir } => {
                 self.rules_touched(&path, touch, dir);
@@ -229,15 +209,15 @@ impl Source {
                 self.rules_touched(&to, Touch::MovedIn, dir);
                 self.renamed_selected(from, to, dir);
             }
-            RawEvent::Overflow => self.overflow(),
+            RawEvent::Overflow => {
+                self.lock().overflows += 1;
+                self.shaken(Shaken::Overflow, RESCAN);
+            }
             RawEvent::DirGone { path } if !self.selection.includes(&path, true) => {}
             RawEvent::DirGone { path } => self.mark(|dirty, now| dirty.gone(path.clone(), now)),
-            RawEvent::Unheard { path } => self.unheard(path),
+            RawEvent::Unheard => self.shaken(Shaken::Moved, Duration::ZERO),
             RawEvent::RootGone => self.root_gone(),
-            RawEvent::Failed { text } => {
-                tracing::warn!(source = %self.root.path().display(), "watching: {text}");
-                self.overflow();
-            }
+            RawEvent::Failed { text } => self.shaken(Shaken::Failed(text), RESCAN),
             RawEvent::Barrier(number) => {
                 self.heard(number);
                 self.barrier_passed
@@ -378,22 +358,13 @@ impl Source {
             queue.add(from.clone(), Chore::WatchThenCompare);
             queue.add(to.clone(), Chore::WatchThenCompare);
         }
-        queue.rewatch.push((from.clone(), to.clone()));
         drop(queue);
         self.wake.notify_all();
     }
 
-    /// The watches of a directory were lost for a while.
-    fn unheard(&self, path: WirePath) {
-        self.lock().add(path, Chore::MarkAndCompare);
-        self.wake.notify_all();
-    }
-
-    fn overflow(&self) {
-        let mut queue = self.lock();
-        queue.overflows += 1;
-        queue.overflow = Some(Instant::now() + Duration::from_millis(RESCAN_MS));
-        drop(queue);
+    /// Everything is to be watched and compared again.
+    fn shaken(&self, why: Shaken, pause: Duration) {
+        self.lock().shake(why, pause);
         self.wake.notify_all();
     }
 

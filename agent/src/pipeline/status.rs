@@ -54,6 +54,7 @@ fn of_source(source: &Source) -> SourceStatus {
                 .first()
                 .map(|(path, text)| (format!("{path}: {text}"), None)),
         )
+        .chain(watching.shaken.iter().map(|text| (text.clone(), None)))
         .map(|(text, hint)| Problem {
             text,
             hint: hint.map(str::to_owned),
@@ -65,6 +66,7 @@ fn of_source(source: &Source) -> SourceStatus {
         backend: watching.backend.to_owned(),
         watched_dirs: watching.watched as u64,
         unwatched_dirs: watching.unwatched.len() as u64,
+        overflows: watching.overflows,
         problems,
         held: source.targets.iter().find_map(|target| held(target)),
         targets: source

@@ -88,12 +88,8 @@ impl Watcher for InotifyWatcher {
         self.shared.wake();
     }
 
-    fn rewatch_after_rename(&mut self, _: &WirePath, _: &WirePath) -> Result<(), WatchError> {
+    fn refresh(&mut self) -> Result<(), WatchError> {
         Ok(())
-    }
-
-    fn needs_rewatch(&self) -> bool {
-        false
     }
 
     fn barrier(&mut self) -> io::Result<u64> {

@@ -73,13 +73,9 @@ pub enum RawEvent {
         /// Which.
         path: WirePath,
     },
-    /// The directory at `path` may have been without watches for a while, with everything below it: they
-    /// were dropped along with those of another directory of that name. What happened meanwhile was
-    /// missed: watch it again and compare.
-    Unheard {
-        /// Which.
-        path: WirePath,
-    },
+    /// Directories came or went in a way that may have cost others their watches, or what was told of them
+    /// their right names: call [`Watcher::refresh`], watch everything, and compare.
+    Unheard,
     /// The root was unmounted, removed or moved. What looks like removals now is none.
     RootGone,
     /// The watcher cannot go on, or lost something it cannot name.
@@ -176,16 +172,12 @@ pub trait Watcher: Send {
     /// Ends the watches of `path` and everything below it: it is excluded, or known to be gone.
     fn forget(&mut self, path: &WirePath);
 
-    /// To be called for each [`RawEvent::Renamed`] of a directory if [`Self::needs_rewatch`]: sets the
-    /// watches that were below `from` below `to`. What happened there meanwhile was missed, so list
-    /// everything below `to` afterwards.
+    /// To be called after [`RawEvent::Overflow`] and [`RawEvent::Unheard`], before everything is watched
+    /// again: forgets watches that are of no use any more.
     ///
     /// # Errors
-    /// The limit ran out; directories that are gone or unreadable are left out.
-    fn rewatch_after_rename(&mut self, from: &WirePath, to: &WirePath) -> Result<(), WatchError>;
-
-    /// Whether a rename of a directory loses the watches below it.
-    fn needs_rewatch(&self) -> bool;
+    /// It has to be tried again.
+    fn refresh(&mut self) -> Result<(), WatchError>;
 
     /// Asks for a [`RawEvent::Barrier`] of the returned number, once every event before now was told.
     ///

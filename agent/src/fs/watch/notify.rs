@@ -1,9 +1,15 @@
 //! The `notify` backend: always NonRecursive, one watch for each directory (its recursive mode loses
-//! files of a copy without a word). A rename of a directory loses the watches below it.
+//! files of a copy without a word).
+//!
+//! notify knows its watches by name. When a directory departs it drops the watches of that name and of
+//! all names below, a moment later and whoever has those names by then, and until then it tells what
+//! happens in a renamed directory under the old name. None of that is followed here: every departure is
+//! told as [`RawEvent::Unheard`], upon which [`Watcher::refresh`] compares the notes with what notify
+//! holds and with the disk, the caller watches what is missing, and compares.
 //!
 //! notify removes watches by path and each removal looks at all of them: not for large sources.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
@@ -11,17 +17,19 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use notify::event::{AccessKind, AccessMode, CreateKind, Flag, ModifyKind, RemoveKind, RenameMode};
 use notify::{
-    Config, Error, ErrorKind, Event, EventKind, EventKindMask, INotifyWatcher, RecursiveMode,
-    WatchPathConfig, Watcher as _,
+    Config, Error, ErrorKind, Event, EventKindMask, INotifyWatcher, RecursiveMode, WatchPathConfig,
+    Watcher as _,
 };
-use syncd_proto::meta::Kind;
-use syncd_proto::path::{Name, WirePath};
+use syncd_proto::path::WirePath;
 
 use super::barrier::BarrierDir;
-use super::{Backlog, RawEvent, Sink, Touch, WatchError, Watched, Watcher, limit};
-use crate::fs::root::SourceRoot;
+use super::{Backlog, RawEvent, Sink, WatchError, Watched, Watcher, limit};
+use crate::fs::root::{self, Identity, SourceRoot};
+
+mod hear;
+#[cfg(test)]
+mod tests;
 
 /// See the module.
 pub(super) struct NotifyWatcher {
@@ -43,13 +51,17 @@ struct State {
     sink: Box<dyn Sink>,
     place: PathBuf,
     barrier: BarrierDir,
-    watched: BTreeSet<WirePath>,
-    /// Watched before an overflow: notify may hold a dead watch for any of them.
-    suspect: BTreeSet<WirePath>,
+    /// Which directory each watch was set for. notify may hold less, never another directory under a
+    /// name that is noted: it is asked to drop a name before another directory gets it.
+    watched: BTreeMap<WirePath, Identity>,
+    /// Which of notify's instances is listened to.
+    generation: u64,
+    /// Events were lost: notify's own notes are worth nothing.
+    overflowed: bool,
     departed: Option<Departed>,
-    /// Directories that moved and whose watches are not set anew yet: notify still tells what happens
-    /// in them under their old names.
-    moving: Vec<(WirePath, WirePath)>,
+    /// Names that directories departed from since the last refresh: what is told below them may have
+    /// happened elsewhere.
+    stale: Vec<WirePath>,
     /// Events after a first half, which must not be told before it.
     held: Vec<RawEvent>,
     stopped: bool,
@@ -67,34 +79,22 @@ impl NotifyWatcher {
         let root = SourceRoot::open(root)?;
         let place = root.path().canonicalize()?;
         let barrier = BarrierDir::new(&place)?;
-        let barrier_path = barrier.path().to_owned();
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 sink,
                 place: place.clone(),
-                barrier,
-                watched: BTreeSet::from([WirePath::root()]),
-                suspect: BTreeSet::new(),
+                watched: BTreeMap::from([(WirePath::root(), root.identity())]),
+                generation: 0,
+                overflowed: false,
                 departed: None,
-                moving: Vec::new(),
+                stale: Vec::new(),
                 held: Vec::new(),
                 stopped: false,
+                barrier,
             }),
             half: Condvar::new(),
         });
-        let config = Config::default()
-            .with_follow_symlinks(false)
-            .with_event_kinds(KINDS);
-        let for_handler = Arc::clone(&shared);
-        let handler = move |event: notify::Result<Event>| for_handler.handle(event);
-        let mut inner = INotifyWatcher::new(handler, config).map_err(failed)?;
-        for path in [&place, &barrier_path] {
-            inner.watch_with(path, one_dir()).map_err(failed)?;
-        }
-        // A root that is held open does not tell of its own removal; what holds it does.
-        if let Some(above) = place.parent() {
-            let _ = inner.watch_with(above, one_dir());
-        }
+        let inner = instance(&shared, 0)?;
         let for_flusher = Arc::clone(&shared);
         let flusher = std::thread::Builder::new()
             .name("watch-flush".to_owned())
@@ -108,38 +108,71 @@ impl NotifyWatcher {
         })
     }
 
-    fn set(&mut self, path: &WirePath) -> Result<Watched, WatchError> {
-        self.check_is_dir(path)?;
-        let at = self.place.join(path.to_path_buf());
-        let is_suspect = self.shared.state().suspect.remove(path);
-        if is_suspect {
-            // Its watch may be of a directory that is gone; it cannot be told apart.
-            let _ = self.inner.unwatch(&at);
-        }
-        // Noted before it is set: an event that ends the watch must find the note.
-        let is_new = self.shared.state().watched.insert(path.clone()) && !is_suspect;
-        let set = self.inner.watch_with(&at, one_dir()).map_err(failed);
-        // A directory swapped for a file or a link meanwhile.
-        let set = set.and_then(|()| self.check_is_dir(path));
-        if let Err(error) = set {
-            self.shared.state().watched.remove(path);
-            let _ = self.inner.unwatch(&at);
-            return Err(error);
-        }
-        // And again: an event of the past may have taken the note of a watch that was only set then.
-        // A watch without a note would outlive its directory and pass for that of the next one there.
-        self.shared.state().watched.insert(path.clone());
-        Ok(if is_new {
-            Watched::New
-        } else {
-            Watched::Already
-        })
+    /// Which directory is at `path`.
+    fn identity(&self, path: &WirePath) -> Result<Identity, WatchError> {
+        let handle = self.root.dir_handle(path)?;
+        let stat = root::statx_of(&handle).map_err(io::Error::from)?;
+        Ok(root::identity_of(&stat))
     }
 
-    fn check_is_dir(&self, path: &WirePath) -> Result<(), WatchError> {
-        match self.root.stat(path)? {
-            Some(entry) if entry.kind == Kind::Dir => Ok(()),
-            _ => Err(WatchError::Gone),
+    fn unwatch(&mut self, path: &WirePath) {
+        // It fails if notify has dropped the watch itself.
+        let _ = self.inner.unwatch(&self.place.join(path.to_path_buf()));
+    }
+
+    fn set(&mut self, path: &WirePath) -> Result<Watched, WatchError> {
+        for _ in 0..SWAPS_MAX {
+            let identity = self.identity(path)?;
+            // Noted before it is set: an event that ends the watch must find the note.
+            let noted = self.shared.state().watched.insert(path.clone(), identity);
+            if noted.is_some_and(|noted| noted != identity) {
+                self.unwatch(path);
+            }
+            let at = self.place.join(path.to_path_buf());
+            let set = self.inner.watch_with(&at, one_dir()).map_err(failed);
+            // Another directory, a file or a link may have taken the name meanwhile.
+            let now = set.and_then(|()| self.identity(path));
+            if matches!(&now, Ok(now) if *now == identity) {
+                // And again: an event of the past may have taken the note of a watch that was only set
+                // then. A watch without a note would pass for that of the next directory there.
+                self.shared.state().watched.insert(path.clone(), identity);
+                return Ok(match noted {
+                    Some(noted) if noted == identity => Watched::Already,
+                    _ => Watched::New,
+                });
+            }
+            self.shared.state().watched.remove(path);
+            self.unwatch(path);
+            now?;
+        }
+        Err(WatchError::Gone)
+    }
+
+    /// Takes a new instance of notify, without any watch of the old one.
+    fn start_over(&mut self) -> Result<(), WatchError> {
+        let generation = {
+            let mut state = self.shared.state();
+            if !state.barrier.path().exists() {
+                state.barrier.renew(&self.place)?;
+            }
+            state.generation += 1;
+            state.generation
+        };
+        let begun = instance(&self.shared, generation);
+        let mut state = self.shared.state();
+        match begun {
+            Ok(inner) => {
+                state.watched.retain(|path, _| path.is_root());
+                state.overflowed = false;
+                let touched = state.barrier.touch_again();
+                drop(state);
+                self.inner = inner;
+                Ok(touched?)
+            }
+            Err(error) => {
+                state.generation -= 1;
+                Err(error)
+            }
         }
     }
 }
@@ -158,37 +191,38 @@ impl Watcher for NotifyWatcher {
         }
         let left = self.shared.state().take_below(path);
         for path in left {
-            // It fails if notify has dropped the watch itself.
-            let _ = self.inner.unwatch(&self.place.join(path.to_path_buf()));
+            self.unwatch(&path);
         }
     }
 
-    fn rewatch_after_rename(&mut self, from: &WirePath, to: &WirePath) -> Result<(), WatchError> {
-        let moved = self.shared.state().take_below(from);
-        let mut result = Ok(());
-        // In any case notify is asked once: what it had read by then has been told.
-        let _ = self.inner.unwatch(&self.place.join(from.to_path_buf()));
-        for old in moved {
-            let Some(new) = old.strip_prefix(from).and_then(|tail| to.join_path(&tail)) else {
-                continue;
-            };
-            // notify drops these at the rename; if it has not yet, the old name must not live on.
-            let _ = self.inner.unwatch(&self.place.join(old.to_path_buf()));
-            if let Err(error @ WatchError::LimitReached { .. }) = self.set(&new) {
-                result = Err(error);
-                break;
+    fn refresh(&mut self) -> Result<(), WatchError> {
+        let (overflowed, stale) = {
+            let state = self.shared.state();
+            (state.overflowed, state.stale.len())
+        };
+        if overflowed {
+            self.start_over()?;
+        }
+        // notify answers once it has dropped what departed in the events that it had told by then.
+        let held = self.inner.watched_paths().map_err(failed)?;
+        let held: HashSet<PathBuf> = held.into_iter().map(|(path, _)| path).collect();
+        let noted = {
+            let mut state = self.shared.state();
+            let stale = stale.min(state.stale.len());
+            state.stale.drain(..stale);
+            state.watched.clone()
+        };
+        for (path, identity) in noted.into_iter().filter(|(path, _)| !path.is_root()) {
+            let is_held = held.contains(&self.place.join(path.to_path_buf()));
+            let is_there = matches!(self.identity(&path), Ok(now) if now == identity);
+            if !is_held || !is_there {
+                self.shared.state().watched.remove(&path);
+            }
+            if is_held && !is_there {
+                self.unwatch(&path);
             }
         }
-        let mut state = self.shared.state();
-        let is_it = |moving: &(WirePath, WirePath)| moving.0 == *from && moving.1 == *to;
-        if let Some(at) = state.moving.iter().position(is_it) {
-            state.moving.remove(at);
-        }
-        result
-    }
-
-    fn needs_rewatch(&self) -> bool {
-        true
+        Ok(())
     }
 
     fn barrier(&mut self) -> io::Result<u64> {
@@ -218,19 +252,17 @@ impl Watcher for NotifyWatcher {
     }
 
     fn watched(&self) -> usize {
-        let state = self.shared.state();
-        state.watched.len() + state.suspect.len()
+        self.shared.state().watched.len()
     }
 
     fn bytes_estimate(&self) -> usize {
         let state = self.shared.state();
-        let all = state.watched.iter().chain(&state.suspect);
-        // Twice here (the set), three times the whole path in notify's two maps.
+        // Once here, three times the whole path in notify's two maps.
         let path = |path: &WirePath| -> usize {
             let names = path.names().iter().map(|name| name.as_bytes().len() + 32);
-            names.sum::<usize>() * 2 + self.place.as_os_str().len() * 3 + 300
+            names.sum::<usize>() + self.place.as_os_str().len() * 3 + 300
         };
-        all.map(path).sum()
+        state.watched.keys().map(path).sum()
     }
 }
 
@@ -254,9 +286,9 @@ impl Shared {
     }
 
     /// Called on notify's thread. It must not call notify.
-    fn handle(&self, event: notify::Result<Event>) {
+    fn handle(&self, event: notify::Result<Event>, generation: u64) {
         let mut state = self.state();
-        if state.stopped {
+        if state.stopped || state.generation != generation {
             return;
         }
         match event {
@@ -298,229 +330,42 @@ impl Shared {
 }
 
 impl State {
-    fn translate(&mut self, event: &Event) {
-        if event.flag() == Some(Flag::Rescan) {
-            return self.overflow();
-        }
-        let Some(path) = event.paths.first() else {
-            return;
-        };
-        if let Ok(name) = path.strip_prefix(self.barrier.path()) {
-            if event.kind.is_create() {
-                let name = Name::new(name.as_os_str().as_encoded_bytes());
-                let number = name.and_then(|name| self.barrier.arrived(name.as_bytes()));
-                if let Some(number) = number {
-                    self.tell(RawEvent::Barrier(number));
-                }
-            }
-            return;
-        }
-        let Some(path) = path
-            .strip_prefix(&self.place)
-            .ok()
-            .and_then(WirePath::from_relative)
-        else {
-            return;
-        };
-        match event.kind {
-            EventKind::Create(_) if path.is_root() => {}
-            EventKind::Create(kind) => {
-                self.touched(path, Touch::Created, kind == CreateKind::Folder);
-            }
-            EventKind::Remove(kind) => self.removed(path, kind, event.info()),
-            EventKind::Access(AccessKind::Close(AccessMode::Write)) => {
-                self.touched(path, Touch::Written, false);
-            }
-            EventKind::Modify(ModifyKind::Data(_)) => self.touched(path, Touch::Modified, false),
-            EventKind::Modify(ModifyKind::Metadata(_)) => {
-                let dir = self.watched.contains(&path);
-                self.touched(path, Touch::Attrib, dir);
-            }
-            EventKind::Modify(ModifyKind::Name(mode)) => {
-                self.renamed(path, mode, event.tracker());
-            }
-            _ => {}
-        }
-    }
-
-    fn removed(&mut self, path: WirePath, kind: RemoveKind, info: Option<&str>) {
-        if path.is_root() {
-            self.tell(RawEvent::RootGone);
-        } else if info == Some("unmount") || kind == RemoveKind::Other {
-            self.take_below(&path);
-            self.tell(RawEvent::DirGone { path });
-        } else {
-            let dir = kind == RemoveKind::Folder;
-            if dir {
-                self.take_below(&path);
-            }
-            self.touched(path, Touch::Removed, dir);
-        }
-    }
-
-    /// notify drops, by name, the watches of what was told gone from `path` and of everything below.
-    /// If a directory has that name by now, they are those of the newer one, and nothing else may tell:
-    /// what was told gone can have been told under the name of its successor.
-    fn dropped(&mut self, path: WirePath) {
-        if is_dir(&self.place, &path) == Some(true) {
-            self.tell(RawEvent::Unheard { path });
-        }
-    }
-
-    fn renamed(&mut self, path: WirePath, mode: RenameMode, tracker: Option<usize>) {
-        match (mode, tracker) {
-            (RenameMode::From, _) if path.is_root() => self.tell(RawEvent::RootGone),
-            (RenameMode::From, Some(tracker)) => {
-                self.left();
-                let dir = self.watched.contains(&path) || self.suspect.contains(&path);
-                self.departed = Some(Departed {
-                    tracker,
-                    from: path,
-                    dir,
-                });
-            }
-            // A directory that moved, told under its old name: its parent has told it properly.
-            (RenameMode::From, None) => {}
-            // Another directory took the root's name; that the root is gone was told.
-            (RenameMode::To, _) if path.is_root() => {}
-            (RenameMode::To, Some(tracker)) => {
-                let dir = is_dir(&self.place, &path);
-                match self.departed.take_if(|gone| gone.tracker == tracker) {
-                    Some(gone) => {
-                        let event = RawEvent::Renamed {
-                            from: gone.from.clone(),
-                            to: path.clone(),
-                            dir: dir.unwrap_or(gone.dir),
-                        };
-                        let is_dir = dir.unwrap_or(gone.dir);
-                        self.release_held();
-                        self.moved(&gone.from, &path, event, is_dir);
-                        self.dropped(gone.from);
-                    }
-                    None => self.touched(path, Touch::MovedIn, dir.unwrap_or(true)),
-                }
-            }
-            // Both halves again, in one.
-            _ => {}
-        }
-    }
-
-    fn overflow(&mut self) {
-        self.left();
-        let mut watched = std::mem::take(&mut self.watched);
-        watched.remove(&WirePath::root());
-        self.watched.insert(WirePath::root());
-        self.suspect.append(&mut watched);
-        self.tell(RawEvent::Overflow);
-        if let Err(error) = self.barrier.touch_again() {
-            let text = format!("a barrier is lost: {error}");
-            self.tell(RawEvent::Failed { text });
-        }
-    }
-
-    /// A departed entry has left what is watched.
-    fn left(&mut self) {
-        if let Some(gone) = self.departed.take() {
-            self.take_below(&gone.from);
-            self.sink.event(RawEvent::Touched {
-                path: gone.from.clone(),
-                touch: Touch::MovedOut,
-                dir: gone.dir,
-            });
-            self.release_held();
-            self.dropped(gone.from);
-        }
-    }
-
-    fn release_held(&mut self) {
-        for event in self.held.drain(..) {
-            self.sink.event(event);
-        }
-    }
-
     /// Takes out of the notes what is at `path` or below.
     fn take_below(&mut self, path: &WirePath) -> Vec<WirePath> {
-        let mut taken = Vec::new();
-        for set in [&mut self.watched, &mut self.suspect] {
-            let from = (Bound::Included(path), Bound::Unbounded);
-            let below = set.range::<WirePath, _>(from);
-            let below: Vec<_> = below
-                .take_while(|at| at.starts_with(path))
-                .cloned()
-                .collect();
-            for path in &below {
-                set.remove(path);
-            }
-            taken.extend(below);
+        let from = (Bound::Included(path), Bound::Unbounded);
+        let below = self.watched.range::<WirePath, _>(from);
+        let below: Vec<_> = below
+            .map(|(at, _)| at)
+            .take_while(|at| at.starts_with(path))
+            .cloned()
+            .collect();
+        for path in &below {
+            self.watched.remove(path);
         }
-        taken
-    }
-
-    /// Tells a rename, unless its old name is one that a directory above it has lost: then both ends
-    /// are looked at.
-    fn moved(&mut self, from: &WirePath, to: &WirePath, event: RawEvent, dir: bool) {
-        let is_stale = [from, to].iter().any(|path| self.names_now(path).len() > 1);
-        if is_stale {
-            self.touched(to.clone(), Touch::MovedIn, dir);
-            self.touched(from.clone(), Touch::MovedOut, dir);
-            return;
-        }
-        self.tell(event);
-        if dir && self.moving.len() < MOVING_MAX {
-            self.moving.push((from.clone(), to.clone()));
-        } else if dir {
-            self.tell(RawEvent::Unheard {
-                path: WirePath::root(),
-            });
-        }
-    }
-
-    /// What `path` may mean: itself, and what it is called since directories above it moved.
-    fn names_now(&self, path: &WirePath) -> Vec<WirePath> {
-        let mut names = vec![path.clone()];
-        for (from, to) in &self.moving {
-            let news: Vec<_> = names
-                .iter()
-                .filter(|name| name.starts_with(from) && *name != from)
-                .filter_map(|name| to.join_path(&name.strip_prefix(from)?))
-                .filter(|name| !names.contains(name))
-                .collect();
-            names.extend(news);
-            names.truncate(NAMES_MAX);
-        }
-        names
-    }
-
-    fn touched(&mut self, path: WirePath, touch: Touch, dir: bool) {
-        for path in self.names_now(&path) {
-            let again = RawEvent::Touched {
-                path: path.clone(),
-                touch,
-                dir,
-            };
-            self.tell(again);
-            if dir && matches!(touch, Touch::Removed | Touch::MovedOut) {
-                self.dropped(path);
-            }
-        }
-    }
-
-    fn tell(&mut self, event: RawEvent) {
-        if self.departed.is_some() {
-            self.held.push(event);
-            if self.held.len() >= HELD_MAX {
-                self.left();
-            }
-        } else {
-            self.sink.event(event);
-        }
+        below
     }
 }
 
-/// Whether a directory is at `path` now; `None` if nothing can be seen there.
-fn is_dir(place: &Path, path: &WirePath) -> Option<bool> {
-    let meta = std::fs::symlink_metadata(place.join(path.to_path_buf()));
-    meta.ok().map(|meta| meta.is_dir())
+/// Starts notify, on the root, on what tells of the root's end, and on the barrier's directory.
+fn instance(shared: &Arc<Shared>, generation: u64) -> Result<INotifyWatcher, WatchError> {
+    let (place, barrier) = {
+        let state = shared.state();
+        (state.place.clone(), state.barrier.path().to_owned())
+    };
+    let config = Config::default()
+        .with_follow_symlinks(false)
+        .with_event_kinds(KINDS);
+    let shared = Arc::clone(shared);
+    let handler = move |event: notify::Result<Event>| shared.handle(event, generation);
+    let mut inner = INotifyWatcher::new(handler, config).map_err(failed)?;
+    for path in [&place, &barrier] {
+        inner.watch_with(path, one_dir()).map_err(failed)?;
+    }
+    // A root that is held open does not tell of its own removal; what holds it does.
+    if let Some(above) = place.parent() {
+        let _ = inner.watch_with(above, one_dir());
+    }
+    Ok(inner)
 }
 
 fn one_dir() -> WatchPathConfig {
@@ -546,108 +391,5 @@ const KINDS: EventKindMask = EventKindMask::CREATE
 /// How long the second half of a rename may take to follow the first.
 const RENAME_WAIT: Duration = Duration::from_millis(2);
 
-/// Most directories that move at once.
-const MOVING_MAX: usize = 64;
-
-/// Most names that a path is told under.
-const NAMES_MAX: usize = 16;
-
-/// Most events held back behind half a rename.
-const HELD_MAX: usize = 256;
-
-#[cfg(test)]
-mod tests {
-    use std::sync::mpsc;
-
-    use super::*;
-
-    #[test]
-    fn a_barrier_directory_that_was_cleaned_away_is_made_again() {
-        let dir = tempfile::tempdir().unwrap();
-        let (sender, events) = mpsc::sync_channel(1 << 17);
-        let sink = move |event| drop(sender.send(event));
-        let mut watcher = NotifyWatcher::start(dir.path(), Box::new(sink)).unwrap();
-        let private = watcher.shared.state().barrier.path().to_owned();
-        assert!(!private.starts_with(dir.path()));
-        std::fs::remove_dir_all(private).unwrap();
-        let number = watcher.barrier().unwrap();
-        let told = events.recv_timeout(std::time::Duration::from_secs(60));
-        assert_eq!(told.unwrap(), RawEvent::Barrier(number));
-    }
-
-    /// A watcher of these directories, and what it is told by hand: nothing happens to them.
-    fn told(dirs: &[&str], events: &[Event]) -> Vec<RawEvent> {
-        let dir = tempfile::tempdir().unwrap();
-        for name in dirs {
-            std::fs::create_dir(dir.path().join(name)).unwrap();
-        }
-        let (sender, heard) = mpsc::sync_channel(1 << 10);
-        let sink = move |event| drop(sender.send(event));
-        let watcher = NotifyWatcher::start(dir.path(), Box::new(sink)).unwrap();
-        let mut state = watcher.shared.state();
-        for event in events {
-            let mut event = event.clone();
-            event.paths = vec![state.place.join(&event.paths[0])];
-            state.translate(&event);
-        }
-        drop(state);
-        heard.try_iter().collect()
-    }
-
-    fn event(kind: EventKind, at: &str) -> Event {
-        Event::new(kind).add_path(at.into())
-    }
-
-    fn half(mode: RenameMode, at: &str, cookie: usize) -> Event {
-        event(EventKind::Modify(ModifyKind::Name(mode)), at).set_tracker(cookie)
-    }
-
-    fn path(text: &str) -> WirePath {
-        WirePath::from_relative(text.as_ref()).unwrap()
-    }
-
-    fn touched(at: &str, touch: Touch, dir: bool) -> RawEvent {
-        let path = path(at);
-        RawEvent::Touched { path, touch, dir }
-    }
-
-    fn renamed(from: &str, to: &str) -> RawEvent {
-        RawEvent::Renamed {
-            from: path(from),
-            to: path(to),
-            dir: true,
-        }
-    }
-
-    #[test]
-    fn a_directory_that_stands_where_one_was_told_gone_lost_its_watch() {
-        let removed = [event(EventKind::Remove(RemoveKind::Folder), "d")];
-        let unheard = RawEvent::Unheard { path: path("d") };
-        let gone = touched("d", Touch::Removed, true);
-        assert_eq!(told(&["d"], &removed), [gone.clone(), unheard]);
-        assert_eq!(told(&[], &removed), [gone]);
-        let swapped = [half(RenameMode::From, "a", 1), half(RenameMode::To, "b", 1)];
-        let unheard = RawEvent::Unheard { path: path("a") };
-        assert_eq!(told(&["a", "b"], &swapped), [renamed("a", "b"), unheard]);
-    }
-
-    #[test]
-    fn what_is_told_below_a_name_of_the_past_is_told_below_the_new_one_as_well() {
-        let events = [
-            half(RenameMode::From, "a", 1),
-            half(RenameMode::To, "b", 1),
-            event(EventKind::Remove(RemoveKind::File), "a/f"),
-            half(RenameMode::From, "a/g", 2),
-            half(RenameMode::To, "g", 2),
-        ];
-        let all = [
-            renamed("a", "b"),
-            touched("a/f", Touch::Removed, false),
-            touched("b/f", Touch::Removed, false),
-            touched("g", Touch::MovedIn, false),
-            touched("a/g", Touch::MovedOut, false),
-            touched("b/g", Touch::MovedOut, false),
-        ];
-        assert_eq!(told(&["b"], &events), all);
-    }
-}
+/// How often the directory at a name may be another one by the time its watch is set.
+const SWAPS_MAX: u32 = 4;

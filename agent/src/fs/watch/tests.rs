@@ -36,6 +36,8 @@ struct Driver {
     /// may be older than what was listed.
     settled_by: u64,
     barrier_told: u64,
+    /// Everything is to be entered again.
+    shaken: bool,
 }
 
 /// The length of the kernel's queue counts when a watcher starts and is the same for all: who changes it is
@@ -68,6 +70,7 @@ impl Driver {
             entered: 0,
             settled_by: 0,
             barrier_told: 0,
+            shaken: false,
         };
         driver.enter(&WirePath::root());
         driver.settle();
@@ -111,17 +114,14 @@ impl Driver {
                 let known = std::mem::take(&mut self.seen).into_iter();
                 self.seen = known.map(|path| moved(&path).unwrap_or(path)).collect();
                 self.seen.insert(to.clone());
-                if *dir && self.watcher.needs_rewatch() {
-                    self.watcher.rewatch_after_rename(from, to).unwrap();
-                }
                 let is_settled = self.barrier_told >= self.settled_by;
-                if *dir && (self.watcher.needs_rewatch() || !is_settled) {
+                if *dir && !is_settled {
                     self.enter(from);
                     self.enter(to);
                 }
             }
             RawEvent::Barrier(number) => self.barrier_told = *number,
-            RawEvent::Overflow => self.enter(&WirePath::root()),
+            RawEvent::Overflow | RawEvent::Unheard => self.shaken = true,
             _ => {}
         }
         if !matches!(event, RawEvent::Barrier(_)) {
@@ -137,8 +137,12 @@ impl Driver {
             let is_last = event == RawEvent::Barrier(number);
             self.take(event);
             if is_last {
-                return;
+                break;
             }
+        }
+        if std::mem::take(&mut self.shaken) {
+            self.watcher.refresh().unwrap();
+            self.enter(&WirePath::root());
         }
     }
 
@@ -545,6 +549,7 @@ fn an_overflow_is_told_and_what_was_lost_is_found_again() {
             entered: 0,
             settled_by: 0,
             barrier_told: 0,
+            shaken: false,
         };
         driver.run("mkdir -p keep/in gone/in");
         let closed = gate.lock().unwrap();

@@ -26,6 +26,10 @@ pub(super) fn remove(target: &Target, link: &Link, batch: &mut Planner, mut take
     };
     let lost = !matches!(target.root.check_identity(), Ok(true));
     let emptied = !taken.mark.witnessed && is_emptied(target, &taken.path);
+    let unmounted = match taken.mark.witnessed {
+        true => None,
+        false => target.root.mounts().missing_above(&taken.path),
+    };
     let weight = taken.mark.weight;
     let pending = target.update(|state, now| {
         // Those that wait were there as well when it all began. Counted first: what goes meanwhile must
@@ -46,6 +50,10 @@ pub(super) fn remove(target: &Target, link: &Link, batch: &mut Planner, mut take
         state.brake.root_back();
         if taken.mark.leave == Leave::Given {
             return Verdict::Go;
+        }
+        if let Some(place) = unmounted {
+            let reason = format!("{place} is not mounted any more");
+            return state.brake.mount_lost(reason, now);
         }
         if emptied {
             let root = target.root.path().display();

@@ -6,17 +6,21 @@ use std::time::{Duration, Instant};
 use syncd_proto::meta::Kind;
 use syncd_proto::path::WirePath;
 
-use super::queue::{Chore, Work, take_work};
+use super::queue::{Chore, Shaken, Work, take_work};
 use super::{Source, is_recent};
 use crate::fs::scan;
 use crate::fs::watch::{WatchError, Watcher};
 
-/// How often directories that cannot be watched are scanned.
-pub(super) const UNWATCHED_SCAN: Duration = Duration::from_secs(30);
-
 /// How often the root is compared with the one of the start: an unmount that waits for nobody, or a rename
 /// above the root, tells nobody.
 const IDENTITY_CHECK: Duration = Duration::from_secs(5);
+
+/// After everything was watched again it is not done once more before this many times as long has passed: a
+/// directory renamed every moment costs a part of the time, not all of it.
+const SWEEP_PAUSE: u32 = 8;
+
+/// Most of that time.
+const SWEEP_PAUSE_MAX: Duration = Duration::from_secs(10);
 
 impl Source {
     /// Waits for the next thing to do; `None` once the watching is to end.
@@ -36,32 +40,30 @@ impl Source {
                 queue.initial_done = true;
             }
             self.scanned.send_modify(|passes| *passes += 1);
-            let until = match queue.overflow {
-                Some(at) => at.saturating_duration_since(Instant::now()),
-                None => IDENTITY_CHECK,
-            };
-            let (next, timeout) = self
+            let due = queue.sweep.into_iter().chain(queue.unwatched_due).min();
+            let until = due.map(|at| at.saturating_duration_since(Instant::now()));
+            let until = until.unwrap_or(IDENTITY_CHECK).min(IDENTITY_CHECK);
+            let (next, _) = self
                 .wake
                 .wait_timeout(queue, until)
                 .unwrap_or_else(PoisonError::into_inner);
             queue = next;
-            if timeout.timed_out() && queue.overflow.is_none() && queue.root_gone.is_none() {
+            if queue.identity_due.is_none_or(|due| due <= Instant::now()) {
+                queue.identity_due = Some(Instant::now() + IDENTITY_CHECK);
+                let lost = queue.root_gone.is_some();
                 drop(queue);
-                if matches!(self.root.check_identity(), Ok(false)) {
-                    self.root_gone();
+                if !lost {
+                    self.check_mounts();
                 }
                 let listed_ahead = self.is_listed_ahead();
                 queue = self.lock();
                 queue.scanned_since |= listed_ahead;
             }
             let is_time = queue.unwatched_due.is_some_and(|due| due <= Instant::now());
-            if is_time && queue.overflow.is_none() {
-                queue.unwatched_due = None;
-                let paths: Vec<_> = std::mem::take(&mut queue.unwatched).into_keys().collect();
+            if is_time && queue.sweep.is_none() {
                 drop(queue);
-                for path in &paths {
-                    self.rescan(path);
-                }
+                let paths = self.unwatched_due();
+                paths.iter().for_each(|path| self.rescan(path));
                 queue = self.lock();
             }
         }
@@ -77,21 +79,6 @@ impl Source {
                 });
                 self.barrier_sent.send_replace((wanted, number));
             }
-            Work::Rewatch(from, to) => {
-                if watcher.needs_rewatch() {
-                    if let Err(error) = watcher.rewatch_after_rename(&from, &to) {
-                        self.unwatched(&to, &error);
-                    }
-                    self.watch_below(watcher, &to, Chore::Watch);
-                    // Events between the rename and the new watches are lost: compare.
-                    self.compare(&to);
-                    // A directory that has the old name by now lost its watches too.
-                    if self.is_dir(&from) {
-                        self.watch_below(watcher, &from, Chore::Watch);
-                        self.compare(&from);
-                    }
-                }
-            }
             Work::Settle => {
                 let number = self.ask_barrier(watcher).unwrap_or(0);
                 self.lock().scan_barrier = number;
@@ -106,17 +93,50 @@ impl Source {
                     self.targets.iter().for_each(|target| target.watched());
                 }
             }
-            Work::Overflow => {
-                tracing::warn!(
-                    source = %self.root.path().display(),
-                    "the kernel dropped events (fs.inotify.max_queued_events): comparing everything"
-                );
-                self.watch_below(watcher, &WirePath::root(), Chore::Watch);
-                self.compare(&WirePath::root());
-            }
+            Work::Sweep => self.sweep(watcher),
         }
         let watched = watcher.watched();
         self.lock().watched = watched;
+    }
+
+    /// Looks whether the root is still the same, and what was mounted or unmounted below it.
+    fn check_mounts(&self) {
+        if matches!(self.root.check_identity(), Ok(false)) {
+            return self.root_gone();
+        }
+        for path in self.root.mounts().news() {
+            tracing::warn!(source = %self.root.path().display(), %path, "mounted or unmounted: compared again");
+            self.mark(|dirty, now| dirty.attrib(path.clone(), now));
+            self.rescan(&path);
+        }
+        if self.root.mounts().is_whole() {
+            for target in &self.targets {
+                target.update(|state, _| state.brake.mounts_back());
+            }
+        }
+    }
+
+    /// Watches everything again and has it compared: what was missed, and where, is not known.
+    fn sweep(&self, watcher: &mut dyn Watcher) {
+        let begun = Instant::now();
+        let why = self.lock().shaken.clone();
+        let source = self.root.path().display();
+        match why.as_ref().and_then(Shaken::text) {
+            Some(text) => tracing::warn!(%source, "{text}"),
+            None => tracing::debug!(%source, "directories moved: everything is compared again"),
+        }
+        let refreshed = watcher.refresh();
+        self.watch_below(watcher, &WirePath::root(), Chore::Watch);
+        self.compare(&WirePath::root());
+        let pause = (begun.elapsed() * SWEEP_PAUSE).min(SWEEP_PAUSE_MAX);
+        let mut queue = self.lock();
+        queue.sweep_not_before = Some(Instant::now() + pause);
+        if queue.sweep.is_none() {
+            queue.shaken = None;
+        }
+        if let Err(error) = refreshed {
+            queue.shake(Shaken::Failed(error.to_string()), SWEEP_PAUSE_MAX);
+        }
     }
 
     /// Asks for a barrier, and notes what listings have told until now.
@@ -134,15 +154,17 @@ impl Source {
 
     /// Watches a directory and those below: watch, list, mark.
     fn watch_below(&self, watcher: &mut dyn Watcher, path: &WirePath, chore: Chore) {
-        if !self.selection.includes(path, true) {
-            return;
+        if self.selection.includes(path, true) {
+            self.walk(watcher, path, chore);
         }
+        self.lock().walked(path);
+    }
+
+    fn walk(&self, watcher: &mut dyn Watcher, path: &WirePath, chore: Chore) {
         let mut open = vec![path.clone()];
         while let Some(dir) = open.pop() {
             match watcher.watch(&dir) {
-                Ok(_) => {
-                    self.lock().unwatched.remove(&dir);
-                }
+                Ok(_) => {}
                 Err(WatchError::Gone) => continue,
                 Err(error) => self.unwatched(&dir, &error),
             }
@@ -152,7 +174,7 @@ impl Source {
                 self.list_dirs(&dir, &mut open)
             };
             if let Err(error) = listed {
-                tracing::warn!(path = %dir, "cannot list: {error}");
+                self.unlisted(&dir, &error);
             }
         }
     }
@@ -186,20 +208,5 @@ impl Source {
         let below = names.iter().filter_map(|name| dir.join(name));
         open.extend(below.filter(|below| self.selection.keeps(below, true)));
         Ok(())
-    }
-
-    fn is_dir(&self, path: &WirePath) -> bool {
-        let entry = self.root.stat(path);
-        entry.is_ok_and(|entry| entry.is_some_and(|entry| entry.kind == Kind::Dir))
-    }
-
-    fn unwatched(&self, dir: &WirePath, error: &WatchError) {
-        let mut queue = self.lock();
-        if queue.unwatched.is_empty() {
-            tracing::warn!(path = %dir, "not watched, scanned every {} s instead: {error}", UNWATCHED_SCAN.as_secs());
-        }
-        queue.unwatched.insert(dir.clone(), error.to_string());
-        let due = Instant::now() + UNWATCHED_SCAN;
-        queue.unwatched_due.get_or_insert(due);
     }
 }

@@ -1,7 +1,7 @@
 //! [`Queue`]: what the scanner of a source has to do, and which of it comes first.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use syncd_proto::path::WirePath;
 
@@ -22,8 +22,12 @@ pub(super) enum Chore {
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     pub(super) chores: BTreeMap<WirePath, Chore>,
-    pub(super) rewatch: Vec<(WirePath, WirePath)>,
-    pub(super) overflow: Option<Instant>,
+    /// When everything is to be watched and compared again, if it is.
+    pub(super) sweep: Option<Instant>,
+    /// Before when no other such sweep begins.
+    pub(super) sweep_not_before: Option<Instant>,
+    /// Why the next sweep is needed.
+    pub(super) shaken: Option<Shaken>,
     pub(super) busy: bool,
     pub(super) initial_done: bool,
     pub(super) stopping: bool,
@@ -34,12 +38,19 @@ pub(super) struct Queue {
     pub(super) scanned_since: bool,
     /// What listings had told each target when the barrier of this number was asked for.
     pub(super) told: (u64, Vec<u64>),
-    pub(super) unwatched: BTreeMap<WirePath, String>,
-    /// When they are scanned.
+    /// Why a directory cannot be watched, and which walk found that.
+    pub(super) unwatched: BTreeMap<WirePath, (String, u64)>,
+    /// When they are tried again.
     pub(super) unwatched_due: Option<Instant>,
+    /// How long they were left alone last time.
+    pub(super) unwatched_pause: Option<Duration>,
+    /// Counts the walks in which directories are watched.
+    pub(super) walk: u64,
     pub(super) overflows: u64,
     pub(super) watched: usize,
     pub(super) root_gone: Option<String>,
+    /// When the root and the mounts below it are looked at next.
+    pub(super) identity_due: Option<Instant>,
     pub(super) backend: &'static str,
 }
 
@@ -53,31 +64,60 @@ impl Queue {
             (one, other) => one.max(other),
         };
     }
+
+    /// Everything is to be watched and compared again after `pause`, or when enough time has passed since it
+    /// was last done.
+    pub(super) fn shake(&mut self, why: Shaken, pause: Duration) {
+        let at = Instant::now() + pause;
+        let at = self.sweep_not_before.map_or(at, |before| at.max(before));
+        self.sweep.get_or_insert(at);
+        let graver = self.shaken.take().map_or(why.clone(), |old| old.max(why));
+        self.shaken = Some(graver);
+    }
+}
+
+/// Why everything is watched and compared again; the graver one counts.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Shaken {
+    /// Directories moved, and the backend lost track.
+    Moved,
+    /// The kernel dropped events.
+    Overflow,
+    /// The watcher failed.
+    Failed(String),
+}
+
+impl Shaken {
+    /// What to tell the user, if it is not all in the day's work.
+    pub(super) fn text(&self) -> Option<String> {
+        match self {
+            Self::Moved => None,
+            Self::Overflow => Some(
+                "the kernel dropped events (fs.inotify.max_queued_events): everything is compared again".to_owned(),
+            ),
+            Self::Failed(text) => Some(format!("{text}: everything is compared again")),
+        }
+    }
 }
 
 /// One thing to do.
 #[derive(Debug)]
 pub(super) enum Work {
-    Rewatch(WirePath, WirePath),
     Watch(WirePath, Chore),
-    Overflow,
+    Sweep,
     /// Everything that was asked for has been listed.
     Settle,
     Barrier(u64),
 }
 
-/// The next thing to do, in the order that loses nothing: watches follow renames before anything is listed.
+/// The next thing to do.
 pub(super) fn take_work(queue: &mut Queue) -> Option<Work> {
-    if !queue.rewatch.is_empty() {
-        let (from, to) = queue.rewatch.remove(0);
-        return Some(Work::Rewatch(from, to));
-    }
     if let Some((path, chore)) = queue.chores.pop_first() {
         return Some(Work::Watch(path, chore));
     }
-    if queue.overflow.is_some_and(|at| at <= Instant::now()) {
-        queue.overflow = None;
-        return Some(Work::Overflow);
+    if queue.sweep.is_some_and(|at| at <= Instant::now()) {
+        queue.sweep = None;
+        return Some(Work::Sweep);
     }
     if queue.scanned_since {
         queue.scanned_since = false;
