@@ -14,6 +14,7 @@ mod fidelity;
 mod filter;
 mod kill;
 mod large;
+mod limits;
 mod live;
 mod mounts;
 mod network;

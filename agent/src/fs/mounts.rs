@@ -75,7 +75,6 @@ impl Mounts {
     }
 
     /// Whether everything that was mounted is, as far as is known.
-    #[must_use]
     pub fn is_whole(&self) -> bool {
         self.table().is_none_or(|table| table.missing.is_empty())
     }

@@ -75,7 +75,10 @@ pub struct Brake {
     entries: u64,
     hold: Option<Hold>,
     root_lost: bool,
+    /// The hold is because of a mount.
     mount_lost: bool,
+    /// Reasons of such holds that somebody approved: comparisons go on finding what they were about.
+    mounts_let_go: Vec<String>,
     next_id: u64,
 }
 
@@ -91,6 +94,7 @@ impl Brake {
             hold: None,
             root_lost: false,
             mount_lost: false,
+            mounts_let_go: Vec::new(),
             next_id: 1,
         }
     }
@@ -156,6 +160,9 @@ impl Brake {
     /// What was mounted at or above a removed name is not any more. Held until it is back, or a person says
     /// that it may go.
     pub fn mount_lost(&mut self, reason: String, now: Millis) -> Verdict {
+        if self.mounts_let_go.contains(&reason) {
+            return Verdict::Go;
+        }
         if self.hold.is_none() {
             self.mount_lost = true;
             self.begin(reason, now);
@@ -165,6 +172,7 @@ impl Brake {
 
     /// Everything that was mounted is again.
     pub fn mounts_back(&mut self) {
+        self.mounts_let_go.clear();
         if std::mem::take(&mut self.mount_lost) {
             self.hold = None;
         }
@@ -205,8 +213,10 @@ impl Brake {
         if !known || self.root_lost {
             return false;
         }
-        self.hold = None;
-        self.mount_lost = false;
+        let hold = self.hold.take();
+        if std::mem::take(&mut self.mount_lost) {
+            self.mounts_let_go.extend(hold.map(|hold| hold.reason));
+        }
         self.recent.clear();
         self.in_window = 0;
         true
@@ -312,5 +322,27 @@ mod tests {
         assert!(!brake.approve(id));
         brake.root_back();
         assert_eq!(brake.hold(), None);
+    }
+
+    #[test]
+    fn an_unmount_holds_until_it_is_back_or_somebody_approves() {
+        let mut brake = super::tests::brake(None, None);
+        let lost = |brake: &mut Brake, place: &str| brake.mount_lost(place.to_owned(), 5);
+        assert_eq!(lost(&mut brake, "disk"), Verdict::Held);
+        brake.mounts_back();
+        assert!(brake.hold().is_none());
+        assert_eq!(lost(&mut brake, "disk"), Verdict::Held);
+        assert!(brake.approve(2));
+        // A comparison finds it again; another place is another question.
+        assert_eq!(lost(&mut brake, "disk"), Verdict::Go);
+        assert_eq!(lost(&mut brake, "other"), Verdict::Held);
+        brake.mounts_back();
+        assert_eq!(lost(&mut brake, "disk"), Verdict::Held);
+        // A hold of another kind is not over because of a mount.
+        let mut brake = super::tests::brake(None, None);
+        assert_eq!(brake.doubt("empty".to_owned(), 1), Verdict::Held);
+        assert_eq!(lost(&mut brake, "disk"), Verdict::Held);
+        brake.mounts_back();
+        assert!(brake.hold().is_some());
     }
 }

@@ -150,8 +150,8 @@ impl From<io::Error> for WatchError {
     fn from(error: io::Error) -> Self {
         use rustix::io::Errno;
         match Errno::from_io_error(&error) {
-            Some(Errno::NOSPC) => limit("max_user_watches", "directories to watch"),
-            Some(Errno::MFILE) => limit("max_user_instances", "programs that watch"),
+            Some(Errno::NOSPC) => limit(Limit::Watches),
+            Some(Errno::MFILE) => limit(Limit::Instances),
             Some(Errno::ACCESS | Errno::PERM) => Self::Denied(error),
             Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Self::Gone,
             _ => Self::Other(format!("cannot watch: {error}")),
@@ -225,20 +225,45 @@ pub fn start(
     })
 }
 
-fn limit(name: &str, what: &str) -> WatchError {
-    let now = std::fs::read_to_string(format!("/proc/sys/fs/inotify/{name}"))
-        .ok()
-        .and_then(|text| text.trim().parse::<u64>().ok());
+/// The limit of a user namespace counts as well, and is the one that ran out if it is lower.
+fn limit(what: Limit) -> WatchError {
+    let (usual, namespaced, text) = match what {
+        Limit::Watches => (
+            "fs.inotify.max_user_watches",
+            "user.max_inotify_watches",
+            "directories to watch",
+        ),
+        Limit::Instances => (
+            "fs.inotify.max_user_instances",
+            "user.max_inotify_instances",
+            "programs that watch",
+        ),
+    };
+    let value = |name: &str| -> Option<u64> {
+        let path = format!("/proc/sys/{}", name.replace('.', "/"));
+        std::fs::read_to_string(path).ok()?.trim().parse().ok()
+    };
+    let (name, now) = match (value(usual), value(namespaced)) {
+        (Some(all), Some(own)) if own < all => (namespaced, Some(own)),
+        (all, _) => (usual, all),
+    };
     let text = match now {
         Some(now) => {
             let better = now.saturating_mul(4).next_power_of_two().max(1_024);
-            format!(
-                "no more {what}: the limit fs.inotify.{name} is {now}; raise it: sysctl fs.inotify.{name}={better}"
-            )
+            format!("no more {text}: the limit {name} is {now}; raise it: sysctl {name}={better}")
         }
-        None => format!("no more {what}: the limit fs.inotify.{name} is reached"),
+        None => format!("no more {text}: the limit {name} is reached"),
     };
     WatchError::LimitReached { text }
+}
+
+/// A limit of the system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Limit {
+    /// Watches of a user.
+    Watches,
+    /// inotify instances of a user.
+    Instances,
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use notify::{
 use syncd_proto::path::WirePath;
 
 use super::barrier::BarrierDir;
-use super::{Backlog, RawEvent, Sink, WatchError, Watched, Watcher, limit};
+use super::{Backlog, Limit, RawEvent, Sink, WatchError, Watched, Watcher, limit};
 use crate::fs::root::{self, Identity, SourceRoot};
 
 mod hear;
@@ -374,7 +374,7 @@ fn one_dir() -> WatchPathConfig {
 
 fn failed(error: Error) -> WatchError {
     match error.kind {
-        ErrorKind::MaxFilesWatch => limit("max_user_watches", "directories to watch"),
+        ErrorKind::MaxFilesWatch => limit(Limit::Watches),
         ErrorKind::PathNotFound => WatchError::Gone,
         ErrorKind::Io(error) => error.into(),
         _ => WatchError::Other(format!("cannot watch: {error}")),

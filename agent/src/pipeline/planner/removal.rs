@@ -53,7 +53,9 @@ pub(super) fn remove(target: &Target, link: &Link, batch: &mut Planner, mut take
         }
         if let Some(place) = unmounted {
             let reason = format!("{place} is not mounted any more");
-            return state.brake.mount_lost(reason, now);
+            if state.brake.mount_lost(reason, now) == Verdict::Held {
+                return Verdict::Held;
+            }
         }
         if emptied {
             let root = target.root.path().display();

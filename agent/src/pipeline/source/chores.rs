@@ -40,9 +40,10 @@ impl Source {
                 queue.initial_done = true;
             }
             self.scanned.send_modify(|passes| *passes += 1);
-            let due = queue.sweep.into_iter().chain(queue.unwatched_due).min();
+            let due = [queue.sweep, queue.unwatched_due, queue.identity_due];
+            let due = due.into_iter().flatten().min();
             let until = due.map(|at| at.saturating_duration_since(Instant::now()));
-            let until = until.unwrap_or(IDENTITY_CHECK).min(IDENTITY_CHECK);
+            let until = until.unwrap_or_default();
             let (next, _) = self
                 .wake
                 .wait_timeout(queue, until)
@@ -85,6 +86,8 @@ impl Source {
             }
             Work::Watch(path, chore) => {
                 self.watch_below(watcher, &path, chore);
+                // What this went into may be mounted since a moment ago: noted before any of it is sent.
+                self.root.mounts().is_whole();
                 let compares = matches!(chore, Chore::WatchThenCompare | Chore::MarkAndCompare);
                 if compares && self.selection.includes(&path, true) {
                     self.compare(&path);

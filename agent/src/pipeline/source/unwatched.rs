@@ -75,6 +75,7 @@ impl Source {
             return;
         }
         queue.initial_done = false;
+        queue.walk += 1;
         queue
             .chores
             .insert(WirePath::root(), Chore::WatchThenCompare);
