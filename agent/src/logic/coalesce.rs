@@ -42,6 +42,8 @@ pub struct Comparison {
     pub due: Millis,
     /// How often it failed in a row.
     pub attempts: u32,
+    /// By content: other files of the same names may be there, of the same sizes and times.
+    pub content: bool,
 }
 
 /// Paths a target has not got yet, with the renames in front of them.
@@ -155,6 +157,9 @@ impl DirtySet {
     ) {
         comparison.due = due;
         comparison.attempts += 1;
+        if let Some(other) = self.comparisons.get(&path) {
+            comparison.content |= other.content;
+        }
         if let Some(other) = self.comparisons.insert(path, comparison) {
             self.settle_seq(other.seq);
         }

@@ -161,7 +161,7 @@ fn seek(target: &Target) {
 
 fn finish(target: &Arc<Target>, path: Arc<WirePath>, comparison: Comparison, link: &Arc<Link>) {
     let mut mark = |path: WirePath, difference: Difference| mark(target, path, difference);
-    let result = compare(target, link, &path, false, &mut mark);
+    let result = compare(target, link, &path, comparison.content, &mut mark);
     target.update(|state, now| {
         state.comparing = false;
         match result {

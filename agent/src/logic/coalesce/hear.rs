@@ -252,14 +252,26 @@ impl DirtySet {
 
     /// Everything below a directory is to be compared with the target.
     pub fn compare(&mut self, path: WirePath, now: Millis) {
+        self.compare_by(path, false, now);
+    }
+
+    /// The same by content: another directory may have this name at the target, and files of the same names,
+    /// sizes and times may be others.
+    pub fn compare_content(&mut self, path: WirePath, now: Millis) {
+        self.compare_by(path, true, now);
+    }
+
+    pub(super) fn compare_by(&mut self, path: WirePath, content: bool, now: Millis) {
+        let covers = |other: &Comparison| other.content || !content;
         let covered = self
             .comparisons
-            .keys()
-            .any(|above| path.starts_with(above) && **above != path);
-        if covered || self.comparisons.contains_key(&path) {
+            .iter()
+            .any(|(above, other)| path.starts_with(above) && covers(other));
+        if covered {
             return;
         }
         let below: Vec<_> = range_below(&self.comparisons, &path)
+            .filter(|(other, comparison)| content || !comparison.content || ***other == path)
             .map(|(path, comparison)| (path.clone(), comparison.seq))
             .collect();
         for (path, seq) in below {
@@ -272,6 +284,7 @@ impl DirtySet {
             first: now,
             due: now,
             attempts: 0,
+            content,
         };
         self.comparisons.insert(Arc::new(path), comparison);
     }

@@ -193,10 +193,12 @@ impl DirtySet {
         self.look_where_it_went(&rename.to, rename.seq, now);
         self.unclear(rename.from.clone(), now);
         if rename.dir {
+            // Other directories may have these names there, and what came of it may look alike.
             for name in self.later_names(&rename.to, rename.seq) {
-                self.compare(name, now);
+                self.compare_content(name, now);
             }
-            self.compare(rename.to.clone(), now);
+            self.compare_content(rename.to.clone(), now);
+            self.compare_content(rename.from.clone(), now);
         }
         self.unclear(rename.to.clone(), now);
         self.settle_seq(rename.seq);
@@ -258,16 +260,19 @@ impl DirtySet {
 
     /// What was to be compared under the old name of a directory is to be compared under the new one.
     fn comparisons_move(&mut self, from: &WirePath, to: &WirePath, now: Millis) {
-        let above = self.comparisons.keys().any(|path| from.starts_with(path));
+        let above = self.comparisons.iter();
+        let above = above.filter(|(path, _)| from.starts_with(path));
+        let above = above.map(|(_, comparison)| comparison.content).max();
         let below = range_below(&self.comparisons, from);
         let mut moved: Vec<_> = below
-            .filter_map(|(path, _)| to.join_path(&path.strip_prefix(from)?))
+            .filter_map(|(path, comparison)| {
+                let path = to.join_path(&path.strip_prefix(from)?)?;
+                Some((path, comparison.content))
+            })
             .collect();
-        if above {
-            moved.push(to.clone());
-        }
-        for path in moved {
-            self.compare(path, now);
+        moved.extend(above.map(|content| (to.clone(), content)));
+        for (path, content) in moved {
+            self.compare_by(path, content, now);
         }
     }
 

@@ -406,5 +406,29 @@ fn a_refused_rename_of_a_directory_is_compared_where_it_is_now() {
     while let Some((dir, _)) = set.take_comparison(2) {
         compared.push(dir.to_string());
     }
-    assert_eq!(compared, ["p/b", "q/b"]);
+    assert_eq!(compared, ["a", "p/b", "q/b"]);
+}
+
+#[test]
+fn what_a_refused_rename_left_is_compared_by_content() {
+    let mut set = DirtySet::new(SETTLE);
+    set.compare(path("a"), 1);
+    set.renamed(path("a/x"), path("a/y"), true, 2);
+    let rename = set.take_renames(2, 9).remove(0);
+    set.give_back_rename(&rename, 3);
+    let mut found = Vec::new();
+    while let Some((at, comparison)) = set.take_comparison(9) {
+        found.push((at.to_string(), comparison.content));
+    }
+    // The one above knows nothing of content, and those below are not lost in it.
+    let expected = [("a", false), ("a/x", true), ("a/y", true)];
+    assert_eq!(
+        found,
+        expected.map(|(at, content)| (at.to_owned(), content))
+    );
+    set.compare_content(path("b/c"), 10);
+    set.compare(path("b/c/d"), 10);
+    set.compare(path("b"), 10);
+    set.compare_content(path("b"), 10);
+    assert_eq!(set.comparisons(), 1);
 }
