@@ -55,6 +55,11 @@ pub enum Command {
     Filter(FilterCommand),
     /// List the modules of a receiver that this agent may see
     Modules(ModulesArgs),
+    /// Try a configuration without mirroring anything: exit 0 if it works, 1 warnings, 2 something does not work
+    Check(CheckArgs),
+    /// Print an agent.toml that does what another program's settings do: exit 0, 1 DANGER in it, 2 nothing to use
+    #[command(subcommand)]
+    Migrate(MigrateCommand),
 }
 
 /// Arguments of `run`.
@@ -270,6 +275,46 @@ pub struct ExplainArgs {
 pub enum FilterCommand {
     /// Say whether a path takes part, and by which rule: exit 0 if it does, 1 if not
     Explain(ExplainArgs),
+}
+
+/// Arguments of `check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Call nobody: look at this machine only
+    #[arg(long)]
+    pub offline: bool,
+    /// Read the configuration and nothing else
+    #[arg(long)]
+    pub syntax: bool,
+    /// What would be mirrored, as for `run`.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// Whose settings to read.
+#[derive(Debug, Subcommand)]
+pub enum MigrateCommand {
+    /// sersync's confxml.xml; several files become one configuration
+    Sersync {
+        /// Files to read
+        #[arg(value_name = "FILE", required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// lsyncd's configuration
+    Lsyncd {
+        /// File to read; nothing in it is run
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// A shell script with inotifywait and rsync
+    Script {
+        /// File to read; nothing in it is run
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
 }
 
 /// How to connect.

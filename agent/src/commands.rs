@@ -1,6 +1,8 @@
 //! Carries out a command line: joins arguments, files, the control socket and the pipeline.
 
+mod check;
 mod explain;
+mod migrate;
 
 use std::ffi::OsString;
 use std::fs;
@@ -112,6 +114,8 @@ fn execute(cli: Cli) -> Result<u8, Fatal> {
         Command::Reject(args) => done(&args.agent, &protocol::Command::Reject { id: args.id }),
         Command::Filter(FilterCommand::Explain(args)) => explain::run(args),
         Command::Modules(args) => modules(args),
+        Command::Check(args) => check::run(args),
+        Command::Migrate(what) => migrate::run(&what),
     }
 }
 

@@ -18,6 +18,7 @@ mod limits;
 mod live;
 mod mounts;
 mod network;
+mod preflight;
 mod refuse;
 mod regression;
 mod sync;

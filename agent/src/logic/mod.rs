@@ -8,6 +8,7 @@ pub mod config;
 pub mod cron;
 pub use syncd_proto::filter;
 pub mod links;
+pub mod migrate;
 pub mod outbox;
 pub mod password;
 pub mod plan;

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::client::Resumption;
 use rustls::crypto::ring;
@@ -142,6 +143,7 @@ pub struct TlsSettings {
     signer: CommitSigner,
     key_hash: Digest,
     chain: Vec<CertificateDer<'static>>,
+    authorities: Vec<CertificateDer<'static>>,
     cert_path: PathBuf,
 }
 
@@ -171,6 +173,7 @@ impl TlsSettings {
             .and_then(auth::key_hash)
             .ok_or_else(|| TlsSetupError::BadCertificate(files.cert.path.clone()))?;
         let settings = Self {
+            authorities: certificates(&files.ca)?,
             config: Arc::new(client_config(&files.ca, key)?),
             server_name: server_name.map(checked_name).transpose()?,
             signer,
@@ -209,6 +212,18 @@ impl TlsSettings {
         }
     }
 
+    /// When our own certificate ends, if that can be told.
+    #[must_use]
+    pub fn expires(&self) -> Option<UnixTime> {
+        end_of(self.chain.first()?)
+    }
+
+    /// When the first of the authorities ends, if that can be told.
+    #[must_use]
+    pub fn authority_expires(&self) -> Option<UnixTime> {
+        self.authorities.iter().filter_map(end_of).min()
+    }
+
     /// For the TLS connector.
     #[must_use]
     pub fn config(&self) -> Arc<ClientConfig> {
@@ -237,6 +252,21 @@ impl TlsSettings {
         self.key_hash
     }
 }
+
+/// When a certificate ends: what it says to somebody who comes long after that.
+fn end_of(certificate: &CertificateDer<'static>) -> Option<UnixTime> {
+    let end_entity = EndEntityCert::try_from(certificate).ok()?;
+    let late = UnixTime::since_unix_epoch(LONG_AFTER);
+    let usage = KeyUsage::client_auth();
+    let verified = end_entity.verify_for_usage(&[], &[], &[], late, usage, None, None);
+    match verified.map(|_| ()) {
+        Err(webpki::Error::CertExpired { not_after, .. }) => Some(not_after),
+        _ => None,
+    }
+}
+
+/// The year 9999, after which no certificate is valid.
+const LONG_AFTER: Duration = Duration::from_secs(253_402_300_800);
 
 fn client_config(ca: &PemFile, key: Arc<CertifiedKey>) -> Result<ClientConfig, TlsSetupError> {
     let mut roots = RootCertStore::empty();
