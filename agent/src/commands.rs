@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use clap::error::ErrorKind;
+use nix::sys::signal::{SigSet, Signal};
 use rustls::pki_types::UnixTime;
 use syncd_proto::attributes::Attributes;
 use syncd_proto::meta::EntryMeta;
@@ -58,6 +59,8 @@ pub enum Job {
 /// Runs the program with these arguments.
 #[must_use]
 pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    // A log that may not grow is no reason to end.
+    let _ = SigSet::from(Signal::SIGXFSZ).thread_block();
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
@@ -255,6 +258,8 @@ fn start_logging(log: &Log) {
         .from_env_lossy();
     let builder = tracing_subscriber::fmt()
         .with_writer(io::stderr)
+        // Where nothing can be written, that cannot be either.
+        .log_internal_errors(false)
         .with_env_filter(filter);
     // It fails where logging has been set up already; that one is as good.
     let _ = match log.format {

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use nix::sys::signal::{SigSet, Signal};
 use syncd_proto::message::Purpose;
 use tracing::{error, level_filters::LevelFilter};
 
@@ -182,6 +183,8 @@ impl Logging {
 /// The whole program.
 #[must_use]
 pub fn main() -> ExitCode {
+    // A file that may not grow is then an error of one write, and not the end.
+    let _ = SigSet::from(Signal::SIGXFSZ).thread_block();
     dispatch(std::env::args_os())
 }
 

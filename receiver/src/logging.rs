@@ -21,7 +21,9 @@ pub fn start(level: LevelFilter, as_json: bool) {
     let book = Arc::clone(BOOK.get_or_init(Arc::default));
     let stderr = tracing_subscriber::fmt::layer()
         .with_target(false)
-        .with_writer(io::stderr);
+        .with_writer(io::stderr)
+        // Where nothing can be written, that cannot be either.
+        .log_internal_errors(false);
     let stderr = if as_json {
         stderr.json().flatten_event(true).boxed()
     } else {
