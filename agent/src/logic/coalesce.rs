@@ -19,6 +19,11 @@ mod hear;
 mod mark;
 mod progress;
 mod rename;
+fn taken(chosen: BTreeMap<Arc<WirePath>, Mark>) -> Vec<Taken> {
+    let chosen = chosen.into_iter();
+    chosen.map(|(path, mark)| Taken { path, mark }).collect()
+}
+
 #[cfg(test)]
 mod tests;
 
@@ -114,22 +119,41 @@ impl DirtySet {
             let Some(&(due, seq)) = self.queue.first().filter(|(due, _)| *due <= now) else {
                 break;
             };
-            self.queue.remove(&(due, seq));
-            let Some(path) = self.by_seq.get(&seq).cloned() else {
-                continue;
-            };
-            if self.in_flight.contains_key(&path) {
-                continue;
-            }
-            if self.put_off(&path, now) {
-                continue;
-            }
-            self.take_with_parents(path, &mut chosen);
+            self.take_next((due, seq), now, &mut chosen);
         }
-        chosen
-            .into_iter()
-            .map(|(path, mark)| Taken { path, mark })
-            .collect()
+        taken(chosen)
+    }
+
+    /// The same of names that were seen to go, and of nothing else.
+    pub fn take_gone(&mut self, now: Millis, max: usize) -> Vec<Taken> {
+        let is_gone = |&&(_, seq): &&(Millis, u64)| {
+            let mark = self.by_seq.get(&seq).and_then(|path| self.marks.get(path));
+            mark.is_some_and(|mark| mark.gone)
+        };
+        let due = self.queue.range(..=(now, u64::MAX));
+        let due: Vec<_> = due.filter(is_gone).take(max).copied().collect();
+        let mut chosen = BTreeMap::new();
+        for place in due {
+            self.take_next(place, now, &mut chosen);
+        }
+        taken(chosen)
+    }
+
+    /// Takes what is due at this place in the queue, unless it has to wait.
+    fn take_next(
+        &mut self,
+        place: (Millis, u64),
+        now: Millis,
+        chosen: &mut BTreeMap<Arc<WirePath>, Mark>,
+    ) {
+        self.queue.remove(&place);
+        let Some(path) = self.by_seq.get(&place.1).cloned() else {
+            return;
+        };
+        if self.in_flight.contains_key(&path) || self.put_off(&path, now) {
+            return;
+        }
+        self.take_with_parents(path, chosen);
     }
 
     /// The next directory to compare, if one is due.
@@ -236,6 +260,13 @@ impl DirtySet {
         let rename = self.renames.front().map(|rename| rename.due);
         let path = path.filter(|_| !self.renames_come_first());
         path.into_iter().chain(rename).min()
+    }
+
+    /// When the next path will be due that is not yet.
+    #[must_use]
+    pub fn next_due_after(&self, now: Millis) -> Option<Millis> {
+        let later = self.queue.range((now + 1, 0)..);
+        later.map(|(due, _)| *due).next()
     }
 
     /// Puts a removal off while its neighbours go, and whatever a rename that waits concerns.

@@ -89,11 +89,21 @@ fn next_work(target: &Target) -> Option<Work> {
             && state.outbox.has_room()
         {
             match state.resting_until(now) {
-                Some(until) => due = Some(until),
+                Some(until) => {
+                    let work = take_removals(&mut state, link, now);
+                    if !work.taken.is_empty() {
+                        return Some(work);
+                    }
+                    due = state.dirty.next_due_after(now).map(|due| due.min(until));
+                    due = due.or(Some(until));
+                }
                 None => {
-                    let work = take_work(&mut state, link, now);
+                    // Whether there is room again is tried with one path, not with all.
+                    let most = if state.pause.is_some() { 1 } else { TAKE_MAX };
+                    let work = take_work(&mut state, link, now, most);
                     if !(work.renames.is_empty() && work.ready.is_empty() && work.taken.is_empty())
                     {
+                        state.tried(now);
                         return Some(work);
                     }
                     due = state.dirty.next_due();
@@ -104,7 +114,28 @@ fn next_work(target: &Target) -> Option<Work> {
     }
 }
 
-fn take_work(state: &mut State, link: Arc<Link>, now: Millis) -> Work {
+/// What makes room rather than needing it: that goes also while everything else rests.
+fn take_removals(state: &mut State, link: Arc<Link>, now: Millis) -> Work {
+    let first = state.dirty.first_rename();
+    let horizon = first.unwrap_or_else(|| state.dirty.horizon());
+    let taken = if state.dirty.renames_come_first() {
+        Vec::new()
+    } else {
+        state.dirty.take_gone(now, TAKE_MAX)
+    };
+    for taken in &taken {
+        state.dirty.begun(&taken.path);
+    }
+    Work {
+        link,
+        renames: Vec::new(),
+        ready: Vec::new(),
+        taken,
+        horizon,
+    }
+}
+
+fn take_work(state: &mut State, link: Arc<Link>, now: Millis, most: usize) -> Work {
     let parents = state.dirty.take_new_parents(now);
     let renames = if parents.is_empty() {
         state.dirty.take_renames(now, RENAMES_MAX)
@@ -124,7 +155,7 @@ fn take_work(state: &mut State, link: Arc<Link>, now: Millis) -> Work {
     } else if state.dirty.renames_come_first() {
         Vec::new()
     } else {
-        state.dirty.take(now, TAKE_MAX)
+        state.dirty.take(now, most)
     };
     for taken in &taken {
         state.dirty.begun(&taken.path);

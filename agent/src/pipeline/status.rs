@@ -6,6 +6,7 @@ use std::time::{Instant, SystemTime};
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
 use syncd_proto::path::escaped;
+use syncd_proto::reject::RejectCode;
 
 use crate::control::protocol::path_text;
 use crate::control::status::{
@@ -201,11 +202,27 @@ fn full_check(checked: &Checked) -> FullCheck {
     }
 }
 
+/// What helps when the receiver's disk takes nothing.
+const fn remedy(code: RejectCode) -> &'static str {
+    match code {
+        RejectCode::Quota => {
+            "raise the quota at the receiver, or make room within it; it goes on by itself"
+        }
+        RejectCode::ReadOnlyFilesystem => {
+            "look there why the file system is read only (dmesg) and remount it; it goes on by itself"
+        }
+        RejectCode::Io => "look at the disk there (dmesg, smartctl); it goes on by itself",
+        _ => {
+            "make room at the receiver, of bytes or of inodes (df -h, df -i); it goes on by itself"
+        }
+    }
+}
+
 fn last_error(state: &State) -> Option<Problem> {
     if let Some(pause) = &state.pause {
         return Some(Problem {
             text: format!("{}: {}", pause.code, escaped(pause.text.as_bytes())),
-            hint: Some("make room at the receiver; it goes on by itself".to_owned()),
+            hint: Some(remedy(pause.code).to_owned()),
         });
     }
     match &state.phase {

@@ -10,6 +10,7 @@ use syncd_proto::message::Ack;
 use syncd_proto::meta::Kind;
 use syncd_proto::op::{Content, Op};
 use syncd_proto::path::WirePath;
+use syncd_proto::reject::RejectCode;
 use tokio::sync::{broadcast, watch};
 
 use crate::fs::root::SourceRoot;
@@ -434,9 +435,14 @@ impl Target {
                 });
             }
         }
-        if whole {
-            state.pause = None;
-        }
+        let makes =
+            |note: &Note| !["remove", "metadata", "directory metadata"].contains(&note.verb);
+        let idle = state.dirty.outstanding() == 0;
+        let shows_room = |pause: &mut Pause| {
+            let needs_room = matches!(pause.code, RejectCode::NoSpace | RejectCode::Quota);
+            idle || whole && (!needs_room || sent.notes.iter().any(makes))
+        };
+        state.pause.take_if(shows_room);
     }
 
     /// Nothing is to be done for a path.
@@ -445,6 +451,9 @@ impl Target {
             state.dirty.logged(&taken.path);
             state.dirty.arrived(&taken.path);
             state.dirty.settle_seq(taken.mark.seq);
+            if state.dirty.outstanding() == 0 {
+                state.pause = None;
+            }
         });
     }
 

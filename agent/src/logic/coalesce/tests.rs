@@ -432,3 +432,19 @@ fn what_a_refused_rename_left_is_compared_by_content() {
     set.compare_content(path("b"), 10);
     assert_eq!(set.comparisons(), 1);
 }
+
+#[test]
+fn names_that_went_can_be_taken_alone() {
+    let mut set = DirtySet::new(SETTLE);
+    set.written(path("full"), 0);
+    set.removed(path("gone"), 0);
+    set.modified(path("later"), 50_000);
+    let now = 10_000;
+    let gone = set.take_gone(now, 100);
+    let names: Vec<_> = gone.iter().map(|taken| taken.path.to_string()).collect();
+    assert_eq!(names, ["gone"]);
+    assert!(set.take_gone(now, 100).is_empty());
+    // What is due already is not waited for.
+    assert_eq!(set.next_due_after(now), Some(50_100));
+    assert_eq!(taken(&mut set, now), ["full"]);
+}

@@ -10,7 +10,7 @@ use crate::logic::coalesce::{Failure, Look, Millis, Remote, Taken};
 use crate::logic::plan::Cause;
 
 /// How long everything rests after the receiver had no space, at most.
-const PAUSE_MAX_MS: Millis = 30_000;
+const PAUSE_MAX_MS: Millis = 10_000;
 
 impl Target {
     /// An operation was refused.
@@ -43,6 +43,9 @@ impl Target {
         if reject.code.is_stale() {
             // The agent's picture was behind: it looks again, and nobody has to do anything.
             tracing::debug!(target = %self.name, code = %reject.code, "looked at again: {}", reject.text);
+        } else if reject.code.pauses_transfers() && state.resting_until(now).is_some() {
+            // The first one has been told.
+            tracing::debug!(target = %self.name, code = %reject.code, "refused: {}", reject.text);
         } else {
             tracing::warn!(target = %self.name, code = %reject.code, "refused: {}", reject.text);
         }
@@ -120,7 +123,9 @@ impl State {
 
     /// A path was refused by the receiver.
     pub fn path_failed(&mut self, mut taken: Taken, code: RejectCode, text: &str, now: Millis) {
-        if code.pauses_transfers() {
+        // What was on its way when the rest began is refused for the same reason.
+        let counted = self.pause.as_ref().is_none_or(|pause| pause.is_tried);
+        if code.pauses_transfers() && counted {
             let attempts = self.pause.as_ref().map_or(0, |pause| pause.attempts) + 1;
             let rest = path_delay_ms(attempts).min(PAUSE_MAX_MS);
             self.pause = Some(Pause {
@@ -128,6 +133,7 @@ impl State {
                 text: text.to_owned(),
                 until: now + rest,
                 attempts,
+                is_tried: false,
             });
         }
         if code == RejectCode::NoParent {
@@ -146,7 +152,14 @@ impl State {
             self.dirty.give_back(taken, now);
             return;
         }
-        self.wait_longer(taken, code.to_string(), text.to_owned(), now);
+        let rested = self.resting_until(now);
+        let rested = rested.filter(|_| code.pauses_transfers());
+        let (code, text) = (code.to_string(), text.to_owned());
+        match rested {
+            // All of them go on when there is room, however often each was tried.
+            Some(until) => self.wait_until(taken, Failure { code, text }, until),
+            None => self.wait_longer(taken, code, text, now),
+        }
     }
 
     /// Everything but the attributes arrived: only metadata is tried again.
@@ -158,10 +171,14 @@ impl State {
         self.wait_longer(taken, code, text.to_owned(), now);
     }
 
-    fn wait_longer(&mut self, mut taken: Taken, code: String, text: String, now: Millis) {
+    fn wait_longer(&mut self, taken: Taken, code: String, text: String, now: Millis) {
+        let due = now + path_delay_ms(taken.mark.attempts + 1);
+        self.wait_until(taken, Failure { code, text }, due);
+    }
+
+    fn wait_until(&mut self, mut taken: Taken, failure: Failure, due: Millis) {
         taken.mark.attempts += 1;
-        taken.mark.failure = Some(Failure { code, text });
-        let due = now + path_delay_ms(taken.mark.attempts);
+        taken.mark.failure = Some(failure);
         self.dirty.give_back(taken, due);
     }
 }

@@ -17,6 +17,9 @@ use crate::pipeline::full_check::Checked;
 /// Commits and bytes that may be on their way, whatever the receiver allows.
 pub(super) const IN_FLIGHT_BYTES_MAX: usize = 32 << 20;
 
+/// How long others wait for a path that tries whether the receiver has room again.
+const TRIAL_MS: Millis = 1_000;
+
 /// Where a target stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Phase {
@@ -46,6 +49,8 @@ pub struct Pause {
     pub until: Millis,
     /// How often in a row.
     pub attempts: u32,
+    /// Whether one path is on its way to try it again.
+    pub is_tried: bool,
 }
 
 /// Counts since the start.
@@ -172,6 +177,14 @@ impl State {
     pub fn relink(&mut self, names: Vec<Arc<WirePath>>, now: Millis) {
         for name in names {
             self.dirty.relink(WirePath::clone(&name), now);
+        }
+    }
+
+    /// Something was taken although the receiver had no room: the others wait for how that goes.
+    pub fn tried(&mut self, now: Millis) {
+        if let Some(pause) = &mut self.pause {
+            pause.until = now + TRIAL_MS;
+            pause.is_tried = true;
         }
     }
 
