@@ -5,10 +5,11 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
+use rustix::process::Resource;
 
 use syncd_proto::filter::Filter;
 use syncd_proto::path::{Name, WirePath, joined, piece_len};
@@ -242,7 +243,7 @@ impl Generations {
     }
 
     fn insert(&mut self, path: WirePath, fd: Arc<OwnedFd>) {
-        if self.young.len() >= GENERATION_MAX {
+        if self.young.len() >= generation_max() {
             self.old = std::mem::take(&mut self.young);
         }
         self.young.insert(path, fd);
@@ -289,8 +290,20 @@ pub const READABLE: OFlags = OFlags::RDONLY
 /// How often a lost race is tried again.
 const RACES_MAX: usize = 64;
 
-/// Most directories kept open in each of two generations.
+/// Most directories kept open in each of two generations, where the process may open many.
 const GENERATION_MAX: usize = 128;
+
+/// The same with regard to what it may open: most of that is for other things.
+fn generation_max() -> usize {
+    static MAX: OnceLock<usize> = OnceLock::new();
+    *MAX.get_or_init(|| {
+        let limit = rustix::process::getrlimit(Resource::Nofile).current;
+        let share = limit.map_or(GENERATION_MAX as u64, |limit| limit / 16);
+        usize::try_from(share)
+            .unwrap_or(GENERATION_MAX)
+            .clamp(2, GENERATION_MAX)
+    })
+}
 
 #[cfg(test)]
 mod tests {
