@@ -47,6 +47,8 @@ pub struct Area {
     claimed: Mutex<HashSet<Digest>>,
     to_delete: Mutex<bool>,
     wake: Condvar,
+    /// Temporary names that are to be removed when the file system allows it again.
+    stranded: Mutex<Vec<String>>,
 }
 
 impl Area {
@@ -97,6 +99,7 @@ impl Area {
             claimed: Mutex::default(),
             to_delete: Mutex::new(true),
             wake: Condvar::new(),
+            stranded: Mutex::default(),
         })
     }
 
@@ -201,6 +204,7 @@ impl Area {
     pub fn create(self: &Arc<Self>, mode: Mode) -> rustix::io::Result<(Temp, OwnedFd)> {
         let temp = self.temp();
         let file = create_at(&self.stage, &temp.name, mode)?;
+        self.tidy();
         Ok((temp, file))
     }
 
@@ -274,6 +278,23 @@ impl Area {
         self.wake.notify_one();
     }
 
+    /// A temporary name could not be removed, as on a file system that has become read only.
+    fn strand(&self, name: String) {
+        let mut stranded = self.stranded.lock().unwrap_or_else(PoisonError::into_inner);
+        if stranded.len() < STRANDED_MAX {
+            stranded.push(name);
+        }
+    }
+
+    /// Tries again to remove what was left.
+    fn tidy(&self) {
+        let mut stranded = self.stranded.lock().unwrap_or_else(PoisonError::into_inner);
+        stranded.retain(|name| {
+            let done = self.discard(&self.stage, name.as_bytes());
+            !matches!(done, Ok(()) | Err(Errno::NOENT))
+        });
+    }
+
     fn claims(&self) -> std::sync::MutexGuard<'_, HashSet<Digest>> {
         self.claimed.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -326,7 +347,9 @@ impl Drop for Temp {
             }
             None if self.left => {}
             None => {
-                let _ = remove_if_there(&self.area.stage, &self.name);
+                if remove_if_there(&self.area.stage, &self.name).is_err() {
+                    self.area.strand(std::mem::take(&mut self.name));
+                }
             }
         }
     }
@@ -403,6 +426,9 @@ fn remove_if_there(dir: &OwnedFd, name: &str) -> rustix::io::Result<()> {
 
 /// Permissions of what is not finished.
 pub const OWN: Mode = Mode::RUSR.union(Mode::WUSR);
+
+/// Most names that are remembered to be removed later; a new worker removes the others.
+const STRANDED_MAX: usize = 4_096;
 
 /// How long a new worker waits for one before it to leave, and how often it looks.
 const ALONE_WAIT: Duration = Duration::from_secs(3);
@@ -504,5 +530,19 @@ mod tests {
         temp.remove();
         assert_eq!(count(".syncd/partial"), 0);
         assert_eq!(area.keyed(key, true).unwrap_err(), Errno::NOENT);
+    }
+
+    #[test]
+    fn a_temporary_name_that_cannot_be_removed_goes_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let area = Arc::new(Area::open(&root(dir.path())).unwrap());
+        let count = |place: &str| fs::read_dir(dir.path().join(place)).unwrap().count();
+        let temp = area.temp();
+        // A directory is not removed as a file is: so it fails, as everything does on a read-only disk.
+        fs::create_dir(dir.path().join(".syncd/stage").join(temp.name())).unwrap();
+        drop(temp);
+        assert_eq!((count(".syncd/stage"), count(".syncd/trash")), (1, 0));
+        drop(area.create(Mode::RUSR | Mode::WUSR).unwrap());
+        assert_eq!((count(".syncd/stage"), count(".syncd/trash")), (0, 1));
     }
 }

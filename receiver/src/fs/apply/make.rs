@@ -156,7 +156,10 @@ impl Maker<'_> {
         match content {
             Content::Inline { digest, .. } => {
                 let bytes = inline.ok_or_else(|| bad("inline content is missing"))?;
-                Staged::inline(self.area, bytes, digest, mode)
+                Staged::inline(self.area, bytes, digest, mode).map_err(|refusal| {
+                    let text = format!("cannot {} {}: {refusal}", op.verb(), op.path());
+                    Refusal::new(refusal.code, text)
+                })
             }
             Content::Staged {
                 transfer,
