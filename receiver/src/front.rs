@@ -217,6 +217,7 @@ async fn reload(front: &Arc<Front>, options: &Options) {
             let generation = Arc::new(generation);
             front.replace(Arc::clone(&generation));
             logging::also_to(policy::global_log(&generation.config));
+            front.workers.forget_served();
             info!(
                 modules = generation.config.modules.len(),
                 "configuration reloaded"

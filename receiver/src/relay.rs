@@ -166,11 +166,24 @@ pub struct SessionOpen {
     pub certificate: Vec<u8>,
 }
 
+/// What tells one copy of a module from another, as when a disk is not mounted where it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct Whereabouts {
+    /// The name of the copy, kept in its staging area.
+    pub instance: [u8; 16],
+    /// Device of its root.
+    pub device: u64,
+    /// Inode of its root.
+    pub inode: u64,
+}
+
 /// From front to worker.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum ToWorker {
     /// First message.
     Setup(ModuleSetup),
+    /// The copy that an earlier worker served: no other one is.
+    Expect(Whereabouts),
     /// A session; its descriptor comes with this message.
     Open(SessionOpen),
     /// End one session: finish what was received, say `Draining` with this text, close.
@@ -199,6 +212,10 @@ pub enum FromWorker {
         /// The whole reason, for the log.
         log: String,
     },
+    /// It writes to this copy of the module.
+    Serving(Whereabouts),
+    /// What it opened is not the module, or not any more: another worker has to look again.
+    Misplaced,
     /// What was done, in lines for the module's log.
     Log(Vec<String>),
     /// A session is over; nothing of it remains open.

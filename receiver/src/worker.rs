@@ -43,6 +43,7 @@ use syncd_proto::reject::RejectCode;
 use crate::confine::{Confined, confine};
 use crate::fs::area::Area;
 use crate::fs::attic::Attic;
+use crate::fs::commit;
 use crate::fs::elsewhere;
 use crate::fs::guard::Guard;
 use crate::fs::known::Known;
@@ -50,7 +51,7 @@ use crate::fs::refusal::{Refusal, describe};
 use crate::logic::chmod::Chmod;
 use crate::logic::trash::{self, Place};
 use crate::net::relay_io;
-use crate::relay::{FromWorker, ModuleSetup, SessionOpen, ToWorker};
+use crate::relay::{FromWorker, ModuleSetup, SessionOpen, ToWorker, Whereabouts};
 
 use registry::{Heard, Registry};
 
@@ -74,6 +75,8 @@ struct Module {
     chmod: Option<Chmod>,
     guard: Arc<Guard>,
     area: Mutex<Option<Arc<Area>>>,
+    /// What an earlier worker wrote to.
+    expected: Mutex<Option<Whereabouts>>,
     registry: Registry,
     known: Arc<Known>,
     control: Mutex<UnixStream>,
@@ -86,6 +89,7 @@ impl Module {
         if let Some(area) = &*slot {
             return Ok(Arc::clone(area));
         }
+        self.check_place()?;
         let area = Area::open(&self.confined.root)?.keeping(self.attic(true)?);
         let area = Arc::new(area);
         elsewhere::take_over(&area)?;
@@ -100,7 +104,44 @@ impl Module {
             }
         }
         *slot = Some(Arc::clone(&area));
+        let here = self.whereabouts(area.instance());
+        self.tell_front(&FromWorker::Serving(here));
         Ok(area)
+    }
+
+    /// The module is where it was opened, and it is the copy that was served before: what stands in its
+    /// place while a disk is not mounted is left alone.
+    fn check_place(&self) -> Result<(), Refusal> {
+        let root = &self.confined.root;
+        if !commit::is_in_place(root, self.confined.path.as_deref()) {
+            self.tell_front(&FromWorker::Misplaced);
+            return Err(commit::gone("the module"));
+        }
+        let expected = *(self.expected.lock()).unwrap_or_else(PoisonError::into_inner);
+        let Some(expected) = expected else {
+            return Ok(());
+        };
+        let here = self.whereabouts(Area::instance_of(root).unwrap_or_default());
+        let same_root = (here.device, here.inode) == (expected.device, expected.inode);
+        if same_root || here.instance == expected.instance {
+            return Ok(());
+        }
+        // It is not held any longer than it takes to say so.
+        self.tell_front(&FromWorker::Misplaced);
+        let mut refusal = commit::gone("the module");
+        refusal
+            .text
+            .push_str("; if that is meant, reload the receiver's configuration");
+        Err(refusal)
+    }
+
+    fn whereabouts(&self, instance: [u8; 16]) -> Whereabouts {
+        let root = self.confined.root.identity();
+        Whereabouts {
+            instance,
+            device: root.dev,
+            inode: root.ino,
+        }
     }
 
     /// The module's trash, if it has one; one in the module is made if `make` says so.
@@ -227,6 +268,7 @@ fn prepare(setup: ModuleSetup, control: UnixStream) -> Result<Module, FromWorker
         confined,
         chmod,
         area: Mutex::default(),
+        expected: Mutex::default(),
         registry: Registry::default(),
         known: Arc::default(),
         control: Mutex::new(control),
@@ -241,6 +283,10 @@ fn listen(module: &Arc<Module>, control: &UnixStream) -> io::Result<()> {
             Ok(Some((ToWorker::Open(open), Some(socket)))) => {
                 sessions.retain(|session: &thread::JoinHandle<()>| !session.is_finished());
                 sessions.push(start(module, open, socket)?);
+            }
+            Ok(Some((ToWorker::Expect(here), _))) => {
+                let expected = module.expected.lock();
+                *expected.unwrap_or_else(PoisonError::into_inner) = Some(here);
             }
             Ok(Some((ToWorker::Close { id, text }, _))) => module.registry.close(id, &text),
             Ok(Some((ToWorker::Drain { text }, _))) => break text,

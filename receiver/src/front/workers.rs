@@ -22,7 +22,7 @@ use syncd_proto::path::escaped;
 use crate::fs::logbook::{Grave, Logbook, harmless};
 use crate::logic::removals;
 use crate::net::relay_io::{self, Receiver};
-use crate::relay::{FromWorker, ModuleSetup, SessionOpen, ToWorker};
+use crate::relay::{FromWorker, ModuleSetup, SessionOpen, ToWorker, Whereabouts};
 
 /// Orders to a worker that have not been sent yet.
 const ORDERS_MAX: usize = 64;
@@ -64,12 +64,19 @@ impl Unavailable {
 #[derive(Debug)]
 pub struct Pool {
     arguments: Vec<String>,
+    served: Arc<Served>,
     /// `None` once all is going down.
     places: Mutex<Option<Places>>,
 }
 
 /// By module and path: the path of one module may depend on the user.
-type Places = HashMap<(Vec<u8>, Vec<u8>), Place>;
+type Places = HashMap<Key, Place>;
+
+/// Name and path of a module.
+type Key = (Vec<u8>, Vec<u8>);
+
+/// Which copy of each module was written to, since the start or the last reload.
+type Served = Mutex<HashMap<Key, Whereabouts>>;
 
 /// One module's place; held while its worker is being started or replaced.
 type Place = Arc<AsyncMutex<Option<Worker>>>;
@@ -101,8 +108,14 @@ impl Pool {
     pub fn new(arguments: Vec<String>) -> Self {
         Self {
             arguments,
+            served: Arc::default(),
             places: Mutex::new(Some(HashMap::new())),
         }
+    }
+
+    /// From now on any copy of a module may be served.
+    pub fn forget_served(&self) {
+        lock(&self.served).clear();
     }
 
     /// Has the module's worker ready.
@@ -125,7 +138,7 @@ impl Pool {
             Some(worker) => worker.ended().await,
             None => {}
         }
-        *place = Some(start(setup.clone(), &self.arguments).await?);
+        *place = Some(start(setup.clone(), &self.arguments, &self.served).await?);
         Ok(())
     }
 
@@ -178,7 +191,7 @@ impl Pool {
                 log: "going down".to_owned(),
             });
         };
-        let key = (setup.name.clone(), setup.path.clone());
+        let key = key_of(setup);
         // Places of workers that have gone, with nobody waiting for another.
         places
             .retain(|other, place| *other == key || Arc::strong_count(place) > 1 || is_used(place));
@@ -198,7 +211,7 @@ impl Pool {
             worker.ended().await;
             *place = None;
         }
-        let worker = start(setup.clone(), &self.arguments).await?;
+        let worker = start(setup.clone(), &self.arguments, &self.served).await?;
         *place = Some(worker.clone());
         Ok(worker)
     }
@@ -258,7 +271,19 @@ fn pair() -> std::io::Result<(UnixStream, StdStream)> {
     Ok((UnixStream::from_std(ours)?, theirs))
 }
 
-async fn start(setup: ModuleSetup, arguments: &[String]) -> Result<Worker, Unavailable> {
+fn key_of(setup: &ModuleSetup) -> Key {
+    (setup.name.clone(), setup.path.clone())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn start(
+    setup: ModuleSetup,
+    arguments: &[String],
+    served: &Arc<Served>,
+) -> Result<Worker, Unavailable> {
     let name = escaped(&setup.name);
     let (control, child) = spawn(arguments)
         .map_err(|error| Unavailable::broken(format!("cannot start a worker: {error}")))?;
@@ -274,6 +299,8 @@ async fn start(setup: ModuleSetup, arguments: &[String]) -> Result<Worker, Unava
             None => IDLE,
         },
         book: Arc::new(Logbook::new(setup.log.clone())),
+        key: key_of(&setup),
+        served: Arc::clone(served),
     };
     let ready = timeout(SETUP_MAX, process.set_up(&setup)).await;
     match ready {
@@ -334,6 +361,8 @@ struct Process {
     idle: Duration,
     /// Where the lines of its transfers go.
     book: Arc<Logbook>,
+    key: Key,
+    served: Arc<Served>,
 }
 
 impl Process {
@@ -343,11 +372,18 @@ impl Process {
             debug!(%error, "setup not taken");
         }
         match self.receiver.receive(&self.control).await {
-            Ok(Some((FromWorker::Ready, _))) => Ok(()),
+            Ok(Some((FromWorker::Ready, _))) => {
+                let expected = lock(&self.served).get(&self.key).copied();
+                if let Some(expected) = expected {
+                    self.carry_out(Order::Say(Box::new(ToWorker::Expect(expected))))
+                        .await;
+                }
+                Ok(())
+            }
             Ok(Some((FromWorker::Failed { text, log }, _))) => Err(Unavailable { text, log }),
-            Ok(Some((FromWorker::Ended { .. } | FromWorker::Log(_), _))) => Err(
-                Unavailable::broken("the worker spoke out of turn".to_owned()),
-            ),
+            Ok(Some(_)) => Err(Unavailable::broken(
+                "the worker spoke out of turn".to_owned(),
+            )),
             Ok(None) => Err(Unavailable::broken(
                 "the worker ended while setting itself up".to_owned(),
             )),
@@ -372,6 +408,11 @@ impl Process {
                 }
                 message = self.receiver.receive::<FromWorker>(&self.control) => {
                     match message {
+                        Ok(Some((FromWorker::Misplaced, _))) => {
+                            orders.close();
+                            self.send_away().await;
+                            break;
+                        }
                         Ok(Some((message, _))) => self.take(message),
                         Ok(None) => break,
                         Err(error) => {
@@ -393,6 +434,14 @@ impl Process {
         // Whoever still waits for an answer is told by the closed channel.
         drop(orders);
         self.leave().await;
+    }
+
+    /// It holds what is not the module any more.
+    async fn send_away(&mut self) {
+        warn!(module = %self.name, "the module is not there, but something else: another worker will look again");
+        let text = "the module was unmounted, moved or replaced; reconnect".to_owned();
+        let drain = ToWorker::Drain { text };
+        self.carry_out(Order::Say(Box::new(drain))).await;
     }
 
     /// False once the worker cannot be reached.
@@ -419,7 +468,10 @@ impl Process {
 
     fn take(&mut self, message: FromWorker) {
         match message {
-            FromWorker::Ready => {}
+            FromWorker::Ready | FromWorker::Misplaced => {}
+            FromWorker::Serving(here) => {
+                lock(&self.served).insert(self.key.clone(), here);
+            }
             FromWorker::Log(lines) => self.log(&lines),
             FromWorker::Failed { log, .. } => error!(module = %self.name, "worker failed: {log}"),
             FromWorker::Ended {
@@ -463,7 +515,7 @@ impl Process {
                         error!(module = %self.name, "worker failed: {log}");
                     }
                     FromWorker::Log(lines) => self.log(&lines),
-                    FromWorker::Ready => {}
+                    FromWorker::Ready | FromWorker::Misplaced | FromWorker::Serving(_) => {}
                 }
             }
         };

@@ -7,7 +7,7 @@
 //! place, and [`ack_of`] is the only thing that turns one into an `Ack`.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::io::Errno;
@@ -124,30 +124,39 @@ pub struct Anchor {
     pub sub_path: WirePath,
 }
 
+/// Whether a module's root is still what its path leads to, as far as that can be looked up.
+#[must_use]
+pub fn is_in_place(module: &Root, path: Option<&Path>) -> bool {
+    let Some(path) = path else {
+        return true;
+    };
+    match rustix::fs::stat(path) {
+        Ok(stat) => {
+            let (dev, ino) = (stat.st_dev, stat.st_ino);
+            module.identity() == Identity { dev, ino }
+        }
+        // With fewer rights than at start the path may be out of sight: that says nothing.
+        Err(errno) => !matches!(errno, Errno::NOENT | Errno::NOTDIR),
+    }
+}
+
+/// The refusal where something else stands in the place of what was served.
+#[must_use]
+pub fn gone(what: &str) -> Refusal {
+    let text = format!("{what} was unmounted, moved or replaced at the receiver");
+    Refusal::new(RejectCode::ModuleUnavailable, text)
+}
+
 impl Anchor {
     fn check(&self, root: &Root) -> Result<(), Refusal> {
-        let gone = |what: &str| {
-            let text = format!("{what} was unmounted, moved or replaced at the receiver");
-            Err(Refusal::new(RejectCode::ModuleUnavailable, text))
-        };
-        if let Some(path) = &self.path {
-            let same = match rustix::fs::stat(path) {
-                Ok(stat) => {
-                    let (dev, ino) = (stat.st_dev, stat.st_ino);
-                    self.module.identity() == Identity { dev, ino }
-                }
-                // With fewer rights than at start the path may be out of sight: that says nothing.
-                Err(errno) => !matches!(errno, Errno::NOENT | Errno::NOTDIR),
-            };
-            if !same {
-                return gone("the module");
-            }
+        if !is_in_place(&self.module, self.path.as_deref()) {
+            return Err(gone("the module"));
         }
         let found = self.module.open_dir(&self.sub_path);
         let found = found.and_then(statx_fd);
         match found {
             Ok(stat) if kind_of(&stat).is_some() && identity_of(&stat) == root.identity() => Ok(()),
-            _ => gone("the root of the mirror"),
+            _ => Err(gone("the root of the mirror")),
         }
     }
 }

@@ -90,6 +90,7 @@ fn begin(module: &Module, open: &SessionOpen) -> Result<Ready, Refusal> {
         let text = format!("daemon has excluded directory \"{}\"", open.sub_path);
         return Err(Refusal::new(RejectCode::ModuleUnavailable, text));
     }
+    module.check_place()?;
     let writes = writes(open);
     let root = &module.confined.root;
     let area = if writes {
