@@ -8,6 +8,7 @@ mod careful;
 mod check;
 mod common;
 mod daemon;
+mod disk;
 mod fake;
 mod faults;
 mod fidelity;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 
+use syncd_tests::volume::{Kind, Volume};
 use syncd_tests::workload::Rng;
 use syncd_tests::{Options, Tree};
 
@@ -12,7 +13,6 @@ use crate::history::Bounds;
 use crate::record::{Mark, Record};
 use crate::replay::Replayer;
 use crate::scene::{Recorded, Scene};
-use crate::volume::{Kind, Volume};
 
 /// What was found after all cuts.
 #[derive(Debug, Default)]

@@ -18,17 +18,16 @@ mod killed;
 mod record;
 mod replay;
 mod scene;
-mod volume;
 mod writers;
 
 use std::time::Duration;
 
 use syncd_tests::isolate::{fuse, isolated, loop_devices};
 use syncd_tests::require::Need;
+use syncd_tests::volume::Kind;
 
 use cuts::Found;
 use scene::Scene;
-use volume::Kind;
 
 /// Far longer than anything takes; only a failure waits that long.
 const LONG: Duration = Duration::from_secs(120);

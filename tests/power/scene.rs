@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use syncd_tests::conf::Section;
 use syncd_tests::sandbox::MODULE;
+use syncd_tests::volume::{Kind, Volume};
 use syncd_tests::wait::try_wait_for;
 use syncd_tests::workload::Rng;
 use syncd_tests::{Sandbox, diff};
@@ -15,7 +16,6 @@ use crate::device::Device;
 use crate::history::{History, look};
 use crate::record::{Log, Mark};
 use crate::replay::copy_sparse;
-use crate::volume::{Kind, Volume};
 
 /// Changes between two questions whether all is durable.
 const BURST_MAX: u64 = 14;
@@ -139,7 +139,7 @@ impl Disk {
     /// Makes one, with everything it needs in `dir`.
     pub(crate) fn start(kind: Kind, dir: &Path) -> Self {
         let at = |name: &str| dir.join(name);
-        kind.make(&at("disk.img"));
+        kind.make(&at("disk.img"), kind.size_mib());
         copy_sparse(&at("disk.img"), &at("before.img")).expect("copy the image");
         let log = Log::create(&at("disk.log")).expect("the log");
         let device = Device::start(&at("disk.img"), &at("disk"), log).expect("serve the disk");

@@ -5,11 +5,12 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 
+use syncd_tests::volume::Kind;
+
 use crate::Scale;
 use crate::cuts::{self, Found};
 use crate::record::{Mark, Record};
 use crate::scene::Disk;
-use crate::volume::Kind;
 
 const VERSIONS: usize = 60;
 /// So many names get versions in turn.

@@ -7,7 +7,7 @@
 //! - [`tree`]: compares two directory trees, strictly; written apart from the programs, so that their errors are
 //!   not its errors
 //! - [`workload`]: changes to a tree, random ones by seed and the habits of known programs
-//! - [`isolate`]: tests that mount things, in namespaces of their own
+//! - [`isolate`], [`volume`]: tests that mount things, in namespaces of their own
 //! - [`wait_until`], [`wait_for`]: the only places where time passes
 //!
 //! It panics where a test should fail, with the reason and, through the processes' destructors, their logs.
@@ -23,6 +23,7 @@ pub mod proxy;
 pub mod require;
 pub mod sandbox;
 pub mod tree;
+pub mod volume;
 pub mod wait;
 pub mod workload;
 

@@ -3,15 +3,18 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
-use syncd_tests::require::Need;
-use syncd_tests::wait::try_wait_for;
+use crate::require::Need;
+use crate::wait::try_wait_for;
 
-use crate::LONG;
+/// Far longer than it takes until the last process has left.
+const UNMOUNT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A file system that promises something about power cuts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Kind {
     Ext4,
     Xfs,
     Btrfs,
@@ -19,7 +22,7 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// Its name.
-    pub(crate) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Ext4 => "ext4",
             Self::Xfs => "xfs",
@@ -28,7 +31,7 @@ impl Kind {
     }
 
     /// What is needed to make one, and to mount it.
-    pub(crate) fn needs(self) -> [Need; 2] {
+    pub fn needs(self) -> [Need; 2] {
         let (tool, what) = match self {
             Self::Ext4 => ("mkfs.ext4", "ext4 in the kernel"),
             Self::Xfs => ("mkfs.xfs", "xfs in the kernel"),
@@ -48,8 +51,8 @@ impl Kind {
                 .is_ok_and(|output| output.status.success())
     }
 
-    /// Size of an image: the smallest that the tools make, with room for the workload.
-    fn size_mib(self) -> u64 {
+    /// Size of an image with room for a small tree: some tools make no smaller ones.
+    pub fn size_mib(self) -> u64 {
         match self {
             Self::Ext4 => 192,
             Self::Xfs => 320,
@@ -57,12 +60,11 @@ impl Kind {
         }
     }
 
-    /// Makes an image with an empty one. Everything is initialised at once: what is still to be written in the
+    /// Makes an image of this size with an empty one. Everything is initialised at once: what is still to be written in the
     /// background would only be in the way.
-    pub(crate) fn make(self, image: &Path) {
-        let size = self.size_mib() << 20;
+    pub fn make(self, image: &Path, size_mib: u64) {
         let file = fs::File::create_new(image).expect("image");
-        file.set_len(size).expect("size of the image");
+        file.set_len(size_mib << 20).expect("size of the image");
         let (program, options): (_, &[&str]) = match self {
             Self::Ext4 => (
                 "mkfs.ext4",
@@ -90,13 +92,13 @@ impl Kind {
 
 /// A mounted file system; unmounted when it is dropped, and its loop device goes with it.
 #[derive(Debug)]
-pub(crate) struct Volume {
+pub struct Volume {
     at: Option<PathBuf>,
 }
 
 impl Volume {
     /// Mounts an image on a directory, which is made.
-    pub(crate) fn mount(kind: Kind, image: &Path, at: &Path) -> Result<Self, String> {
+    pub fn mount(kind: Kind, image: &Path, at: &Path) -> Result<Self, String> {
         fs::create_dir_all(at).map_err(|error| error.to_string())?;
         let mut command = Command::new("mount");
         command.args(["-t", kind.name(), "-o", kind.options()]);
@@ -108,9 +110,9 @@ impl Volume {
 
     /// Unmounts it when nobody is in it any more.
     #[track_caller]
-    pub(crate) fn unmount(mut self) {
+    pub fn unmount(mut self) {
         let at = self.at.take().expect("mounted");
-        let done = try_wait_for(LONG, || run(Command::new("umount").arg(&at)));
+        let done = try_wait_for(UNMOUNT_TIMEOUT, || run(Command::new("umount").arg(&at)));
         if let Err(reason) = done {
             detach(&at);
             panic!("cannot unmount: {reason}");
@@ -130,8 +132,8 @@ fn detach(at: &Path) {
     let _ = run(Command::new("umount").arg("-l").arg(at));
 }
 
-/// Runs a program that has to succeed; what it said if not.
-fn run(command: &mut Command) -> Result<(), String> {
+/// Runs a program that has to succeed, also one that only root has on its path; what it said if not.
+pub fn run(command: &mut Command) -> Result<(), String> {
     let path = std::env::var("PATH").unwrap_or_default();
     command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
     let program = command.get_program().to_string_lossy().into_owned();
