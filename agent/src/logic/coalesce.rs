@@ -19,11 +19,6 @@ mod hear;
 mod mark;
 mod progress;
 mod rename;
-fn taken(chosen: BTreeMap<Arc<WirePath>, Mark>) -> Vec<Taken> {
-    let chosen = chosen.into_iter();
-    chosen.map(|(path, mark)| Taken { path, mark }).collect()
-}
-
 #[cfg(test)]
 mod tests;
 
@@ -431,4 +426,9 @@ fn range_below<'a, V>(
 ) -> impl Iterator<Item = (&'a Arc<WirePath>, &'a V)> {
     map.range::<WirePath, _>((Bound::Included(path), Bound::Unbounded))
         .take_while(move |(other, _)| other.starts_with(path))
+}
+
+fn taken(chosen: BTreeMap<Arc<WirePath>, Mark>) -> Vec<Taken> {
+    let chosen = chosen.into_iter();
+    chosen.map(|(path, mark)| Taken { path, mark }).collect()
 }
