@@ -217,7 +217,8 @@ fn changed_file(run: &mut Run<'_>, scenario: &Scenario, size: u64) -> Result<Out
     run.step(change, &goal)
 }
 
-/// S11: what is sent appears at once, so that time counts from all of it being there.
+/// S11: what is sent appears at once, so that time counts from all of it being there, and was written a while ago: nobody
+/// waits for whoever may still be writing.
 fn far_away(run: &mut Run<'_>, scenario: &Scenario, far: Far) -> Result<Outcome, String> {
     if far == Far::Change {
         return latency(run, 1_000, PER_DIR, 30);
@@ -232,6 +233,7 @@ fn far_away(run: &mut Run<'_>, scenario: &Scenario, far: Far) -> Result<Outcome,
         Far::Large => data::large(&outside, size, 2),
         _ => data::tree(&outside, FAR_FILES, PER_DIR, 2),
     })?;
+    run.place.rest()?;
     run.place.rest()?;
     let goal = move |mirror: &Path| match far {
         Far::Large => length(&mirror.join("new")) == Some(size),
