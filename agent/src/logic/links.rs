@@ -92,6 +92,8 @@ pub struct LinkMap {
     ready: bool,
     /// Files whose other names are to be looked for, with how many there are.
     sought: HashMap<Inode, u32>,
+    /// Files that were sent before that, with how many names there are: the comparison may have been there already.
+    early: HashMap<Inode, u32>,
     /// Those whose names were looked for when there were so many.
     searched: HashMap<Inode, u32>,
 }
@@ -103,15 +105,16 @@ impl LinkMap {
         let names = self.groups.get(&inode).map(|group| &group.names);
         let known = names.map_or(0, BTreeSet::len);
         let itself = usize::from(names.is_none_or(|names| !names.contains(path)));
-        let seek = self.ready
-            && known + itself < count as usize
+        let seek = known + itself < count as usize
             && self.searched.get(&inode) != Some(&count)
             && self.by_path.len() < LINK_NAMES_MAX
-            && self.searched.len() < LINK_NAMES_MAX;
-        if seek {
+            && self.searched.len() + self.early.len() < LINK_NAMES_MAX;
+        if seek && self.ready {
             self.sought.insert(inode, count);
+        } else if seek {
+            self.early.insert(inode, count);
         }
-        seek
+        seek && self.ready
     }
 
     /// Whether names are to be looked for.
@@ -133,6 +136,12 @@ impl LinkMap {
     /// A comparison of everything has ended.
     pub fn ready(&mut self) {
         self.ready = true;
+        for (inode, count) in std::mem::take(&mut self.early) {
+            let known = self.groups.get(&inode).map_or(0, |group| group.names.len());
+            if known < count as usize {
+                self.sought.insert(inode, count);
+            }
+        }
     }
 
     /// What is known of a file for its name `path`; at most a few names are told. `in_work` says whether
@@ -568,6 +577,18 @@ mod tests {
         assert!(!map.seek(I, &path("b"), 2), "a and b");
         assert!(!map.seek(I, &path("a"), 2), "was looked for");
         assert!(map.seek(I, &path("b"), 3), "one more");
+    }
+
+    #[test]
+    fn names_of_what_was_sent_before_the_first_comparison_ended_are_looked_for_then() {
+        let mut map = LinkMap::default();
+        let other: Inode = (1, 8);
+        assert!(!map.seek(I, &path("b"), 2) && !map.seek(other, &path("c"), 2));
+        compared(&mut map, &["a", "b"], &[]);
+        assert!(!map.is_seeking());
+        map.ready();
+        let sought = map.take_sought();
+        assert_eq!(sought.keys().collect::<Vec<_>>(), [&other]);
     }
 
     #[test]

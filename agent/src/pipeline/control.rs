@@ -180,7 +180,8 @@ async fn wait_for(target: &Target, is_done: impl Fn(&State) -> bool) {
     loop {
         {
             let state = target.lock();
-            let connected = state.counts.comparisons > 0 && state.link.is_some();
+            let connected =
+                state.counts.comparisons > 0 && state.link.is_some() && !state.looks_for_names();
             let oldest = state.dirty.oldest().map(|(seq, _)| seq);
             if connected && is_done(&state) {
                 return;

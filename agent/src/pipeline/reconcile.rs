@@ -132,7 +132,11 @@ pub fn run(target: &Arc<Target>) {
 /// Looks through the source for the other names of files with several: what is not pending there, the
 /// target has.
 fn seek(target: &Target) {
-    let sought = target.lock().links.take_sought();
+    let sought = {
+        let mut state = target.lock();
+        state.seeking = true;
+        state.links.take_sought()
+    };
     let terms = plain_terms(target);
     let found = build(target, &terms, &WirePath::root(), Compare::ALL, false);
     let groups = found.map(|(_, groups)| groups).unwrap_or_default();
@@ -148,15 +152,20 @@ fn seek(target: &Target) {
             .filter(|path| !state.dirty.is_settled(path));
         let pending: HashSet<WirePath> = pending.cloned().collect();
         let mut others = state.links.compared(inode, group, &pending);
-        // On its way it may have been read when it was the only name, or it waits for a rename: then
-        // nothing but this leads to another look.
-        let unasked =
-            |path: &&WirePath| state.dirty.is_in_work(path) || !state.dirty.is_pending(path);
+        // On its way it may have been read when it was the only name, or it waits for a rename, or only
+        // its metadata is to be sent: then nothing but this leads to another look.
+        let unasked = |path: &&WirePath| {
+            let dirty = &state.dirty;
+            dirty.is_in_work(path) || dirty.is_metadata_only(path) || !dirty.is_pending(path)
+        };
         let unasked = pending.iter().filter(unasked);
         others.extend(unasked.cloned().map(Arc::new));
         state.relink(others, now);
     }
-    target.update(|state, _| state.links.sought(sought));
+    target.update(|state, _| {
+        state.links.sought(sought);
+        state.seeking = false;
+    });
 }
 
 fn finish(target: &Arc<Target>, path: Arc<WirePath>, comparison: Comparison, link: &Arc<Link>) {

@@ -482,7 +482,10 @@ impl Target {
     #[must_use]
     pub fn is_in_sync(&self) -> bool {
         let state = self.lock();
-        state.link.is_some() && state.counts.comparisons > 0 && state.dirty.outstanding() == 0
+        state.link.is_some()
+            && state.counts.comparisons > 0
+            && state.dirty.outstanding() == 0
+            && !state.looks_for_names()
     }
 }
 

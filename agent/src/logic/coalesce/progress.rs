@@ -3,7 +3,7 @@
 use syncd_proto::path::WirePath;
 
 use super::mark::{Leave, Mark};
-use super::{DirtySet, Millis, range_below};
+use super::{DirtySet, Look, Millis, range_below};
 
 impl DirtySet {
     /// Number that the next thing seen will get; everything below it has been seen.
@@ -122,6 +122,14 @@ impl DirtySet {
     #[must_use]
     pub fn is_pending(&self, path: &WirePath) -> bool {
         self.marks.contains_key(path) || self.in_flight.contains_key(path)
+    }
+
+    /// Whether a name waits for nothing but its metadata to be sent.
+    #[must_use]
+    pub fn is_metadata_only(&self, path: &WirePath) -> bool {
+        self.marks
+            .get(path)
+            .is_some_and(|mark| mark.look == Look::Meta)
     }
 
     /// Whether what the target has under this name is, as far as is known, what is here: nothing is

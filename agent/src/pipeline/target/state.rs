@@ -109,6 +109,8 @@ pub struct State {
     pub checked: Option<Checked>,
     /// When the next one begins.
     pub next_check: Option<jiff::Zoned>,
+    /// Other names of files with several are being looked for.
+    pub seeking: bool,
     /// Counts.
     pub counts: Counts,
     /// Root digest both sides had when they were last found equal, and when.
@@ -142,6 +144,7 @@ impl State {
             checking: false,
             checked: None,
             next_check: None,
+            seeking: false,
             counts: Counts::default(),
             identical: None,
             durable_seq: 0,
@@ -171,6 +174,12 @@ impl State {
                 self.dirty.lost_parent(path, 0, now);
             }
         }
+    }
+
+    /// Whether names may have to be linked that nobody has looked at yet.
+    #[must_use]
+    pub fn looks_for_names(&self) -> bool {
+        self.seeking || self.links.is_seeking()
     }
 
     /// Names that have to be linked to another name of their file.
