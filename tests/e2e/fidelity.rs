@@ -350,6 +350,9 @@ fn special_files_as_they_come_and_go() {
     fs::remove_file(mirror.src("socket")).expect("rm");
     fs::write(mirror.src("socket"), "a file now").expect("write");
     mirror.settle();
+    // By itself: the directory that it is in has not changed.
+    fs::set_permissions(mirror.src("fifo"), Permissions::from_mode(0o620)).expect("chmod");
+    mirror.settle();
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod live;
 mod mounts;
 mod network;
 mod preflight;
+mod race;
 mod refuse;
 mod regression;
 mod sync;

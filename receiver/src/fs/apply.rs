@@ -243,13 +243,16 @@ impl Applier<'_> {
     fn link(&mut self, op: &Op, to: &WirePath) -> Done {
         let (source_dir, source) = self.place(op, to)?;
         let found = statx_at(&source_dir, source).map_err(|errno| self.refusal(op, to, errno))?;
-        if found.is_none_or(|stat| kind_of(&stat) == Some(Kind::Dir)) {
+        let Some(found) = found.filter(|stat| kind_of(stat) != Some(Kind::Dir)) else {
             return Err(mismatch(op, to, "there is no file to link to"));
-        }
+        };
         let temp = self.area.temp();
         let flags = AtFlags::empty();
         rustix::fs::linkat(&source_dir, source, temp.dir(), temp.name(), flags)
             .map_err(|errno| self.refusal(op, to, errno))?;
+        if let Ok(Some(linked)) = statx_at(temp.dir(), temp.name().as_bytes()) {
+            self.keeper.guard.own().linked(&found, &linked);
+        }
         // If the path is another name of it already, the rename does nothing and the temporary name
         // goes as it always does.
         self.install(op, &temp)

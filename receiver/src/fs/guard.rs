@@ -12,6 +12,7 @@ use syncd_proto::reject::RejectCode;
 
 use super::hidden::Hidden;
 use super::meta::{Identity, identity_of, kind_of, statx_at, statx_fd};
+use super::own::Own;
 use super::recover::names;
 use super::refusal::Refusal;
 use super::root::{LISTABLE, Root};
@@ -25,6 +26,7 @@ pub struct Guard {
     refuses_deletes: bool,
     removals: Option<Mutex<Removals>>,
     started: Instant,
+    own: Own,
 }
 
 impl Guard {
@@ -36,7 +38,14 @@ impl Guard {
             refuses_deletes: rules.refuses_deletes,
             removals: rules.max_delete.map(Removals::new).map(Mutex::new),
             started: Instant::now(),
+            own: Own::default(),
         }
+    }
+
+    /// Files with several names that may be changed all the same.
+    #[must_use]
+    pub fn own(&self) -> &Own {
+        &self.own
     }
 
     /// Whether owners, special bits and file types are only said.

@@ -198,7 +198,8 @@ impl Keeper {
         attributes::set(&Place::named(dir, name)?, xattrs, self.attributes)
     }
 
-    /// Sets owner, attributes and times of a symlink, which has nothing else; never follows.
+    /// Sets owner, attributes and times of a symlink, which has nothing else, in a directory that is ours alone;
+    /// never follows.
     ///
     /// # Errors
     /// Those of the system.
@@ -265,7 +266,7 @@ fn owner(meta: &Meta) -> rustix::io::Result<(Uid, Gid)> {
 }
 
 /// Access time is left alone.
-fn times(mtime: Mtime) -> Timestamps {
+pub(super) fn times(mtime: Mtime) -> Timestamps {
     Timestamps {
         last_access: Timespec {
             tv_sec: 0,
@@ -368,7 +369,7 @@ pub fn link_target(dir: impl AsFd, name: &[u8]) -> rustix::io::Result<Option<Vec
     }
 }
 
-const WANTED: StatxFlags = StatxFlags::BASIC_STATS;
+const WANTED: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
 
 #[cfg(test)]
 mod tests {

@@ -35,6 +35,7 @@ pub mod known;
 pub mod lock_file;
 pub mod logbook;
 pub mod meta;
+pub mod own;
 pub mod parallel;
 pub mod pid_file;
 pub mod prepare;

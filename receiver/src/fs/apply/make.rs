@@ -71,9 +71,11 @@ impl Maker<'_> {
                 meta, kind, rdev, ..
             } if self.keeper.guard.fakes() => self.make_fake(op, (*kind, *rdev), b"", meta, sync),
             Op::Symlink { meta, target, .. } => {
-                let temp = self.area.temp();
-                let lacking = self.make_symlink(&temp, target, meta).map_err(fail)?;
-                Ok(Prepared::Entry(temp, lacking))
+                let munged = munge::munged(target);
+                let target = if self.keeper.munges { &munged } else { target };
+                self.make_link(target, meta)
+                    .map(|(temp, lacking)| Prepared::Entry(temp, lacking))
+                    .map_err(fail)
             }
             Op::Special {
                 meta, kind, rdev, ..
@@ -206,19 +208,17 @@ impl Maker<'_> {
         Ok(Prepared::Entry(staged.into_temp(), lacking))
     }
 
-    fn make_symlink(
+    /// Makes a symlink with exactly this target.
+    pub(super) fn make_link(
         &self,
-        temp: &Temp,
         target: &[u8],
         meta: &Meta,
-    ) -> rustix::io::Result<Option<Lacking>> {
-        if self.keeper.munges {
-            rustix::fs::symlinkat(munge::munged(target), temp.dir(), temp.name())?;
-        } else {
-            rustix::fs::symlinkat(target, temp.dir(), temp.name())?;
-        }
-        self.keeper
-            .set_link(temp.dir(), temp.name().as_bytes(), meta)
+    ) -> rustix::io::Result<(Temp, Option<Lacking>)> {
+        let temp = self.area.temp();
+        rustix::fs::symlinkat(target, temp.dir(), temp.name())?;
+        let name = temp.name().as_bytes();
+        let lacking = self.keeper.set_link(temp.dir(), name, meta)?;
+        Ok((temp, lacking))
     }
 
     fn may_make(&self, kind: Kind) -> bool {

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{Mode, OFlags, Statx};
+use rustix::fs::{AtFlags, Mode, OFlags, Statx};
 use rustix::io::Errno;
 
 use syncd_proto::meta::{Kind, Meta};
@@ -11,9 +11,10 @@ use syncd_proto::path::WirePath;
 
 use super::rights::grant;
 use super::{Applier, Done, complete, metadata_refusal, mismatch};
+use crate::fs::area::Temp;
 use crate::fs::attributes::Place;
 use crate::fs::fake;
-use crate::fs::meta::{kind_of, statx_at, statx_fd};
+use crate::fs::meta::{kind_of, link_target, mtime_of, statx_at, statx_fd, times};
 use crate::fs::refusal::Refusal;
 use crate::fs::root::READABLE;
 
@@ -31,14 +32,21 @@ impl Applier<'_> {
                 self.set_faked(op, path, (kind, size), meta)
             }
             Kind::File | Kind::Dir => self.set_opened(op, path, (kind, size), meta),
+            // By its name it cannot be held while it is changed, and another may be put there; one like it takes its
+            // place.
             Kind::Symlink => {
                 let (dir, name) = self.place(op, path)?;
-                self.expect_kind(op, &dir, name, kind)?;
-                let lacking = self
-                    .keeper
-                    .set_link(&dir, name, meta)
+                let target = link_target(&dir, name)
+                    .map_err(|errno| self.refusal(op, path, errno))?
+                    .ok_or_else(|| {
+                        mismatch(op, path, "another kind of file, or nothing, is there")
+                    })?;
+                let (temp, lacking) = self
+                    .maker()
+                    .make_link(&target, meta)
                     .map_err(|errno| self.refusal(op, path, errno))?;
-                self.touched.unopened(&dir);
+                self.put_like(op, path, &temp)?;
+                temp.installed();
                 complete(op, lacking.as_ref())
             }
             // Such a file is not opened; one like it takes its place.
@@ -50,11 +58,24 @@ impl Applier<'_> {
                     .maker()
                     .make_special(kind, rdev, meta)
                     .map_err(|errno| self.refusal(op, path, errno))?;
-                self.install(op, &temp)?;
+                self.put_like(op, path, &temp)?;
                 temp.installed();
                 complete(op, lacking.as_ref())
             }
         }
+    }
+
+    /// Puts something in the place of what it is like: its directory does not change, for all that an agent knows.
+    fn put_like(&mut self, op: &Op, path: &WirePath, temp: &Temp) -> Done {
+        let (dir, _) = self.place(op, path)?;
+        let fail = |errno| Refusal::system(op.verb(), path, errno);
+        let before = statx_fd(&*dir).map_err(fail)?;
+        self.install(op, temp)?;
+        let kept = times(mtime_of(&before));
+        // Where the directory is not ours its times are not either.
+        let _ = rustix::fs::utimensat(&*dir, ".", &kept, AtFlags::empty());
+        self.touched.dir(path.parent(), dir);
+        Ok(())
     }
 
     fn set_opened(
@@ -92,6 +113,7 @@ impl Applier<'_> {
         if kind_of(&stat) != Some(kind) || size_differs {
             return Err(mismatch(op, path, "another version is there"));
         }
+        self.expect_own(op, path, &stat)?;
         let lacking =
             self.keeper
                 .set_fd(file.as_fd(), kind, meta)
@@ -128,6 +150,7 @@ impl Applier<'_> {
         if kind == Kind::File && stat.stx_size != size {
             return Err(mismatch(op, path, "another version is there"));
         }
+        self.expect_own(op, path, &stat)?;
         let rdev = said.map_or((0, 0), |said| said.rdev);
         let lacking = self
             .keeper
@@ -153,11 +176,25 @@ impl Applier<'_> {
         };
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let handle = rustix::fs::openat(&dir, name.as_bytes(), flags, Mode::empty())?;
-        if kind_of(&statx_fd(&handle)?) != Some(Kind::File) {
+        let stat = statx_fd(&handle)?;
+        if kind_of(&stat) != Some(Kind::File) || !self.keeper.guard.own().may_change(&stat) {
             return Err(Errno::ACCESS);
         }
         grant(&handle, Mode::RUSR)?;
         rustix::fs::openat(&dir, name.as_bytes(), READABLE, Mode::empty())
+    }
+
+    /// A file that has names we know nothing of is left as it is: one of them may be outside of the module. The agent
+    /// sends the file anew then.
+    fn expect_own(&self, op: &Op, path: &WirePath, stat: &Statx) -> Done {
+        if kind_of(stat) == Some(Kind::Dir) || self.keeper.guard.own().may_change(stat) {
+            return Ok(());
+        }
+        Err(mismatch(
+            op,
+            path,
+            "it has other names, perhaps not in the module",
+        ))
     }
 
     fn expect_kind(

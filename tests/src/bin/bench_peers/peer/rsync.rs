@@ -20,7 +20,7 @@ const ATTEMPTS_MAX: usize = 3;
 pub(super) struct Daemon {
     conf: PathBuf,
     log: PathBuf,
-    listens: (&'static str, u16),
+    port: u16,
     process: Process,
 }
 
@@ -41,12 +41,11 @@ impl Daemon {
             place.sandbox.secrets_file().display()
         );
         std::fs::write(&conf, text).map_err(|error| error.to_string())?;
-        let listens = (place.listens(), port);
-        let process = spawn(&conf, &log, listens)?;
+        let process = spawn(&conf, &log, port)?;
         Ok(Self {
             conf,
             log,
-            listens,
+            port,
             process,
         })
     }
@@ -59,7 +58,7 @@ impl Daemon {
     pub(super) fn crash(&mut self) -> Result<(), String> {
         crash(self.pid());
         self.process.kill9();
-        self.process = spawn(&self.conf, &self.log, self.listens)?;
+        self.process = spawn(&self.conf, &self.log, self.port)?;
         Ok(())
     }
 }
@@ -74,16 +73,16 @@ pub(super) fn crash(root: u32) {
     }
 }
 
-fn spawn(conf: &Path, log: &Path, listens: (&str, u16)) -> Result<Process, String> {
+fn spawn(conf: &Path, log: &Path, port: u16) -> Result<Process, String> {
     let mut command = Command::new("rsync");
-    command.args(["--daemon", "--no-detach", "--address", listens.0]);
+    command.args(["--daemon", "--no-detach", "--address=127.0.0.1"]);
     command
-        .arg(format!("--port={}", listens.1))
+        .arg(format!("--port={port}"))
         .arg(format!("--config={}", conf.display()));
     let process =
         Process::spawn("rsync daemon", &mut command, log).map_err(|error| error.to_string())?;
     try_wait_for(PATIENCE, || {
-        std::net::TcpStream::connect(listens).map_err(|error| error.to_string())
+        std::net::TcpStream::connect(("127.0.0.1", port)).map_err(|error| error.to_string())
     })?;
     Ok(process)
 }
@@ -119,9 +118,8 @@ impl Rsync {
             place.sandbox.password_file().display()
         ));
         command.arg(from).arg(format!(
-            "rsync://{USER}@{}:{}/{MODULE}/",
-            place.host(),
-            self.daemon.listens.1
+            "rsync://{USER}@127.0.0.1:{}/{MODULE}/",
+            self.daemon.port
         ));
         command
             .stdin(Stdio::null())
