@@ -9,6 +9,7 @@ mod bench_peers {
     pub(crate) mod args;
     pub(crate) mod data;
     pub(crate) mod isolate;
+    pub(crate) mod link;
     pub(crate) mod meter;
     pub(crate) mod peer;
     pub(crate) mod place;
@@ -58,6 +59,11 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
     }
     let mut report = Report::new(arguments, &peers, missing);
     for scenario in &arguments.scenarios {
+        if let Some(reason) = scenario.missing() {
+            println!("missing: {}: {reason}", scenario.name());
+            report.miss(scenario.name(), reason);
+            continue;
+        }
         for round in 1..=arguments.rounds {
             for kind in &peers {
                 let cell = cell(arguments, scenario, kind, round);
@@ -78,7 +84,7 @@ fn cell(
     round: u32,
 ) -> Cell {
     let measure = || {
-        let place = place::Place::fresh(arguments.fs, &arguments.images)?;
+        let place = place::Place::fresh(arguments.fs, &arguments.images, scenario.quality())?;
         scenario::run(scenario, arguments.scale, kind, place)
     };
     let result = catch_unwind(AssertUnwindSafe(measure)).unwrap_or_else(|panic| {

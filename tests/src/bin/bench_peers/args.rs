@@ -13,7 +13,8 @@ Usage: cargo bench-peers [OPTIONS]
 
   --peers LIST       default rsync,syncd; known: rsync rsync-fsync rsync-nodelay rsync-W rsync-z rsync-inplace
                      rsync-checksum lsyncd lsyncd-delay0 syncd syncd-none syncd-files
-  --scenarios LIST   default all: S1 (= S1-1k S1-10k S1-100k) S2 S2b S3 S4 S5a S5b S5c S6 S7 S8 S9 S10 F2 F3
+  --scenarios LIST   default all: S1 (= S1-1k S1-10k S1-100k) S2 S2b S3 S4 S5a S5b S5c S6 S7 S8 S9 S10
+                     S11 (= S11-change S11-files S11-large S11-files-loss S11-large-loss) F2 F3
   --fs NAME          ext4 (default), xfs, btrfs: loop images; tmpfs
   --images DIR       where the images are, default /dev/shm; a directory on a disk shows what flushes cost
   --scale NAME       small (default) or full

@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use super::link;
+
 const SAMPLE_EVERY: Duration = Duration::from_millis(100);
 /// USER_HZ, the same on every Linux that this runs on.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -117,14 +119,16 @@ fn pss_of(pid: u32) -> Option<u64> {
         .map(|kib| kib * 1024)
 }
 
-/// Bytes received on the loopback, headers included: what either side sent.
+/// Bytes received on the loopback or a link, headers included: what either side sent.
 pub(crate) fn wire() -> u64 {
     let text = fs::read_to_string("/proc/self/net/dev").unwrap_or_default();
-    let line = text
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("lo:"));
-    let first = line.and_then(|rest| rest.split_whitespace().next());
-    first.and_then(|field| field.parse().ok()).unwrap_or(0)
+    let received = |line: &str| {
+        let (device, counters) = line.split_once(':')?;
+        let counted = ["lo", link::DEVICE].contains(&device.trim());
+        let first = counters.split_whitespace().next().filter(|_| counted)?;
+        first.parse::<u64>().ok()
+    };
+    text.lines().filter_map(received).sum()
 }
 
 /// Measures from `start` to `stop`.

@@ -10,8 +10,11 @@ use syncd_tests::Sandbox;
 use syncd_tests::sandbox::MODULE;
 use syncd_tests::tree::{Aspect, Difference, Kind, Options, Tree, diff};
 
+use super::link::{FAR, Link, NEAR, Quality};
+
 const IMAGE_SIZE_BYTES: u64 = 10 << 30;
 const DIFFERENCES_SHOWN_MAX: usize = 3;
+const LOOPBACK: &str = "127.0.0.1";
 const SIDES: [&str; 2] = ["source", "mirror"];
 
 /// What source and mirror lie on.
@@ -68,14 +71,20 @@ impl FileSystem {
 pub(crate) struct Place {
     pub(crate) sandbox: Sandbox,
     mounted: Vec<PathBuf>,
+    link: Option<Link>,
 }
 
 impl Place {
-    /// Makes and mounts two file systems below `images`.
-    pub(crate) fn fresh(fs: FileSystem, images: &Path) -> Result<Self, String> {
+    /// Makes and mounts two file systems below `images`; between the sides there is the loopback, or a link.
+    pub(crate) fn fresh(
+        fs: FileSystem,
+        images: &Path,
+        link: Option<Quality>,
+    ) -> Result<Self, String> {
         let mut place = Self {
             sandbox: Sandbox::in_dir(images),
             mounted: Vec::new(),
+            link: link.map(Link::up).transpose()?,
         };
         let base = place.sandbox.path().to_owned();
         for side in SIDES {
@@ -92,9 +101,22 @@ impl Place {
             fs::create_dir(point.join("tree")).map_err(failed)?;
         }
         let mirror = place.mirror();
-        let module = place.sandbox.conf().module(MODULE);
-        module.set("path", mirror.display());
+        let (host, listens) = (place.host(), place.listens());
+        let conf = place.sandbox.conf();
+        conf.module(MODULE).set("path", mirror.display());
+        conf.module(MODULE).set("hosts allow", host);
+        conf.globals().set("address", listens);
         Ok(place)
+    }
+
+    /// The address at which receivers listen.
+    pub(crate) fn listens(&self) -> &'static str {
+        self.link.as_ref().map_or(LOOPBACK, |_| NEAR)
+    }
+
+    /// The address at which senders find them, and from which they seem to come.
+    pub(crate) fn host(&self) -> &'static str {
+        self.link.as_ref().map_or(LOOPBACK, |_| FAR)
     }
 
     /// What is mirrored; the file system's own root is one above, for what comes from outside.

@@ -95,6 +95,7 @@ impl Report {
             "memory": memory.lines().next(),
             "rsync": version("rsync"),
             "lsyncd": version("lsyncd"),
+            "tcp_congestion_control": read("/proc/sys/net/ipv4/tcp_congestion_control"),
             "fs": arguments.fs.name(),
             "images": arguments.images,
             "scale": match arguments.scale { Scale::Small => "small", Scale::Full => "full" },
@@ -106,6 +107,11 @@ impl Report {
             peers: peers.iter().map(Kind::name).collect(),
             cells: Vec::new(),
         }
+    }
+
+    /// A scenario that cannot be run here.
+    pub(crate) fn miss(&mut self, scenario: &str, reason: String) {
+        self.setting["missing"][scenario] = Value::from(reason);
     }
 
     pub(crate) fn add(&mut self, cell: Cell) {

@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::args::Scale;
 use super::data;
+use super::link::{Link, Quality};
 use super::meter::Metrics;
 use super::peer::Kind;
 use super::place::Place;
@@ -12,6 +14,9 @@ use super::steps::{Run, idle, killed, latency, log_lag, restart, short_queue};
 
 const MIB: u64 = 1 << 20;
 const PER_DIR: usize = 100;
+/// Half a percent.
+const LOSS: u64 = 500;
+const FAR_FILES: usize = 2_000;
 
 /// What a cell ends with.
 pub(crate) struct Outcome {
@@ -38,11 +43,21 @@ pub(crate) enum Scenario {
     S8,
     S9,
     S10,
+    /// Something over a long way, and frames lost there of 100 000.
+    S11(Far, u64),
     F2,
     F3,
 }
 
-const ALL: [(Scenario, &str); 17] = [
+/// What is sent over a long way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Far {
+    Change,
+    Files,
+    Large,
+}
+
+const ALL: [(Scenario, &str); 22] = [
     (Scenario::S1(1_000), "S1-1k"),
     (Scenario::S1(10_000), "S1-10k"),
     (Scenario::S1(100_000), "S1-100k"),
@@ -58,6 +73,11 @@ const ALL: [(Scenario, &str); 17] = [
     (Scenario::S8, "S8"),
     (Scenario::S9, "S9"),
     (Scenario::S10, "S10"),
+    (Scenario::S11(Far::Change, 0), "S11-change"),
+    (Scenario::S11(Far::Files, 0), "S11-files"),
+    (Scenario::S11(Far::Large, 0), "S11-large"),
+    (Scenario::S11(Far::Files, LOSS), "S11-files-loss"),
+    (Scenario::S11(Far::Large, LOSS), "S11-large-loss"),
     (Scenario::F2, "F2"),
     (Scenario::F3, "F3"),
 ];
@@ -80,6 +100,23 @@ impl Scenario {
             .filter(|(_, known)| named(known))
             .map(|(scenario, _)| *scenario)
             .collect()
+    }
+
+    /// The way between the sides, where it is not the loopback.
+    pub(crate) fn quality(&self) -> Option<Quality> {
+        let Self::S11(_, loss) = self else {
+            return None;
+        };
+        Some(Quality {
+            one_way: Duration::from_millis(20),
+            bits_per_second: 100_000_000,
+            loss: *loss,
+        })
+    }
+
+    /// Why it cannot be run on this machine.
+    pub(crate) fn missing(&self) -> Option<String> {
+        self.quality().and_then(|quality| Link::up(quality).err())
     }
 
     /// As in tables.
@@ -117,6 +154,7 @@ pub(crate) fn run(
         Scenario::S7 => restart(&mut run, 100_000, PER_DIR),
         Scenario::S9 => idle(&mut run, 100_000, 10, scale.pick(10, 30)),
         Scenario::S10 => log_lag(&mut run, scale.pick(64 * MIB, 500 * MIB), scale.pick(5, 15)),
+        Scenario::S11(far, _) => far_away(&mut run, scenario, *far),
         Scenario::F2 => killed(&mut run, scale.pick(256 * MIB, 1024 * MIB)),
         Scenario::F3 => short_queue(&mut run, 20_000),
     }
@@ -177,6 +215,37 @@ fn changed_file(run: &mut Run<'_>, scenario: &Scenario, size: u64) -> Result<Out
         }
     };
     run.step(change, &goal)
+}
+
+/// S11: what is sent appears at once, so that time counts from all of it being there, and was written a while ago: nobody
+/// waits for whoever may still be writing.
+fn far_away(run: &mut Run<'_>, scenario: &Scenario, far: Far) -> Result<Outcome, String> {
+    if far == Far::Change {
+        return latency(run, 1_000, PER_DIR, 30);
+    }
+    run.begin(|source| data::tree(source, 100, PER_DIR, 1))?;
+    let outside = run.place.source().with_file_name("new");
+    let size = match far {
+        Far::Large => 64 * MIB,
+        _ => (FAR_FILES * data::SMALL) as u64,
+    };
+    make(match far {
+        Far::Large => data::large(&outside, size, 2),
+        _ => data::tree(&outside, FAR_FILES, PER_DIR, 2),
+    })?;
+    run.place.rest()?;
+    run.place.rest()?;
+    let goal = move |mirror: &Path| match far {
+        Far::Large => length(&mirror.join("new")) == Some(size),
+        _ => data::count(&mirror.join("new")) == FAR_FILES,
+    };
+    let mut outcome = run.step(|source| fs::rename(&outside, source.join("new")), &goal)?;
+    let floor = scenario
+        .quality()
+        .map_or(1.0, |quality| quality.floor(size));
+    let seconds = outcome.metrics["s"];
+    outcome.metrics.insert("times_bandwidth", seconds / floor);
+    Ok(outcome)
 }
 
 fn directory(run: &mut Run<'_>, scenario: &Scenario) -> Result<Outcome, String> {

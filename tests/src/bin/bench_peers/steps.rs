@@ -287,9 +287,19 @@ pub(crate) fn killed(run: &mut Run<'_>, size: u64) -> Result<Outcome, String> {
     run.end(metrics)
 }
 
-/// F3: more events than the kernel keeps, because the sender's side does not run for a while.
+/// F3: more events than the kernel keeps, because the sender's side does not run for a while; beside it the same burst
+/// while it does.
 pub(crate) fn short_queue(run: &mut Run<'_>, files: usize) -> Result<Outcome, String> {
     run.begin(|source| data::tree(source, 100, 100, 1))?;
+    let there = |name: &'static str| move |mirror: &Path| data::count(&mirror.join(name)) == files;
+    let undisturbed = run.step(
+        |source| data::tree(&source.join("heard"), files, files, 3),
+        &there("heard"),
+    )?;
+    if undisturbed.differences.is_some() {
+        return Ok(undisturbed);
+    }
+    run.place.rest()?;
     let receivers = run.peer.receivers();
     let signal = |signal: Signal| {
         let pids = meter::sender_pids(&receivers).into_iter();
@@ -304,10 +314,11 @@ pub(crate) fn short_queue(run: &mut Run<'_>, files: usize) -> Result<Outcome, St
     signal(Signal::CONT);
     make(made)?;
     rested?;
-    let goal = move |mirror: &Path| data::count(&mirror.join("burst")) == files;
-    let mut outcome = run.step(|_| Ok(()), &goal)?;
-    outcome
-        .metrics
-        .insert("kernel_queue", queue.trim().parse().unwrap_or(0.0));
+    let mut outcome = run.step(|_| Ok(()), &there("burst"))?;
+    let metrics = &mut outcome.metrics;
+    metrics.insert("kernel_queue", queue.trim().parse().unwrap_or(0.0));
+    let heard = undisturbed.metrics["s_with_change"];
+    metrics.insert("s_undisturbed", heard);
+    metrics.insert("times_undisturbed", metrics["s"] / heard);
     Ok(outcome)
 }

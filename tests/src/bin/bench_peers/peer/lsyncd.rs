@@ -48,9 +48,10 @@ impl Peer for Lsyncd {
         let conf = dir.join("lsyncd.lua");
         let text = format!(
             "settings {{ nodaemon = true, insist = true, maxProcesses = 4 }}\nsync {{ default.rsync, source = '{}',\n\
-             target = 'rsync://{USER}@127.0.0.1:{}/{MODULE}/', delay = {},\n\
+             target = 'rsync://{USER}@{}:{}/{MODULE}/', delay = {},\n\
              rsync = {{ archive = true, compress = false, password_file = '{}' }} }}\n",
             place.source().display(),
+            place.host(),
             self.port,
             self.delay,
             place.sandbox.password_file().display()

@@ -20,7 +20,7 @@ const ATTEMPTS_MAX: usize = 3;
 pub(super) struct Daemon {
     conf: PathBuf,
     log: PathBuf,
-    port: u16,
+    listens: (&'static str, u16),
     process: Process,
 }
 
@@ -41,11 +41,12 @@ impl Daemon {
             place.sandbox.secrets_file().display()
         );
         std::fs::write(&conf, text).map_err(|error| error.to_string())?;
-        let process = spawn(&conf, &log, port)?;
+        let listens = (place.listens(), port);
+        let process = spawn(&conf, &log, listens)?;
         Ok(Self {
             conf,
             log,
-            port,
+            listens,
             process,
         })
     }
@@ -58,7 +59,7 @@ impl Daemon {
     pub(super) fn crash(&mut self) -> Result<(), String> {
         crash(self.pid());
         self.process.kill9();
-        self.process = spawn(&self.conf, &self.log, self.port)?;
+        self.process = spawn(&self.conf, &self.log, self.listens)?;
         Ok(())
     }
 }
@@ -73,16 +74,16 @@ pub(super) fn crash(root: u32) {
     }
 }
 
-fn spawn(conf: &Path, log: &Path, port: u16) -> Result<Process, String> {
+fn spawn(conf: &Path, log: &Path, listens: (&str, u16)) -> Result<Process, String> {
     let mut command = Command::new("rsync");
-    command.args(["--daemon", "--no-detach", "--address=127.0.0.1"]);
+    command.args(["--daemon", "--no-detach", "--address", listens.0]);
     command
-        .arg(format!("--port={port}"))
+        .arg(format!("--port={}", listens.1))
         .arg(format!("--config={}", conf.display()));
     let process =
         Process::spawn("rsync daemon", &mut command, log).map_err(|error| error.to_string())?;
     try_wait_for(PATIENCE, || {
-        std::net::TcpStream::connect(("127.0.0.1", port)).map_err(|error| error.to_string())
+        std::net::TcpStream::connect(listens).map_err(|error| error.to_string())
     })?;
     Ok(process)
 }
@@ -118,8 +119,9 @@ impl Rsync {
             place.sandbox.password_file().display()
         ));
         command.arg(from).arg(format!(
-            "rsync://{USER}@127.0.0.1:{}/{MODULE}/",
-            self.daemon.port
+            "rsync://{USER}@{}:{}/{MODULE}/",
+            place.host(),
+            self.daemon.listens.1
         ));
         command
             .stdin(Stdio::null())

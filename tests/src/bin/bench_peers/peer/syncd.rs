@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use syncd_tests::sandbox::MODULE;
+use syncd_tests::sandbox::{MODULE, USER};
 use syncd_tests::wait::try_wait_for;
 use syncd_tests::{Agent, Receiver};
 
@@ -63,11 +63,14 @@ fn receiver(place: &Place, port: u16) -> Receiver {
 impl Peer for Syncd {
     fn start(&mut self, place: &Place) -> Result<(), String> {
         let agent = place.sandbox.agent(&self.receiver).source(place.source());
+        let agent = agent.destination(&format!("{USER}@{}::{MODULE}", place.host()));
         self.agent = Some(
             agent
                 .env(LOG.0, LOG.1)
                 .arg("--max-delete")
                 .arg("unlimited")
+                .arg("--server-name")
+                .arg("localhost")
                 .start(),
         );
         Ok(())
