@@ -1,6 +1,7 @@
-//! Links in Markdown documents, as far as they point into the repository, and the tests they name.
+//! Links in Markdown documents, as far as they point into the repository, and the tests they name: those are there,
+//! and where a place is named, they are at that place.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::{read, relative};
 
@@ -40,6 +41,101 @@ pub(crate) fn unknown_tests(
         .filter(|(_, name)| !is_known(name))
         .map(|(line, name)| format!("{}:{line}: {name}: no such test", relative(root, path)))
         .collect()
+}
+
+/// Tests named with their place (`e2e: kill::during_rm_rf`) that are not in the file this leads to.
+pub(crate) fn misplaced_tests(root: &Path, path: &Path) -> Vec<String> {
+    let text = read(path);
+    let lines = text.lines().enumerate();
+    let named = lines.flat_map(|(at, line)| placed_tests(line).map(move |named| (at + 1, named)));
+    named
+        .filter_map(|(line, (place, test))| {
+            let problem = placement(root, place, test)?;
+            let document = relative(root, path);
+            Some(format!("{document}:{line}: {place}: {test}: {problem}"))
+        })
+        .collect()
+}
+
+/// Rows of a table of faults or promises that are missing, out of order, or name neither a test nor a reason.
+pub(crate) fn unproved_rows(text: &str, kind: char, width: usize, count: usize) -> Vec<String> {
+    let is_row = |line: &&str| {
+        let id = line
+            .strip_prefix("| ")
+            .and_then(|rest| rest.strip_prefix(kind));
+        id.is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    let rows: Vec<_> = text.lines().filter(is_row).collect();
+    let mut problems = Vec::new();
+    if rows.len() != count {
+        problems.push(format!("{} rows of {kind}, not {count}", rows.len()));
+    }
+    for (index, row) in rows.into_iter().enumerate() {
+        let id = format!("{kind}{:0width$}", index + 1);
+        let found = row.split([' ', '|']).find(|word| !word.is_empty());
+        if found != Some(&id) {
+            problems.push(format!("{id} is expected at: {row}"));
+        }
+        if placed_tests(row).next().is_none() && !row.contains("No test: ") {
+            problems.push(format!(
+                "{id}: neither a test nor `No test: ` and the reason"
+            ));
+        }
+    }
+    problems
+}
+
+/// Place and path of every test in a line's code that is named so.
+fn placed_tests(line: &str) -> impl Iterator<Item = (&str, &str)> {
+    let is_place = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_/-".contains(c);
+    let is_path = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_:".contains(c);
+    let spans = line.split('`').skip(1).step_by(2);
+    let named = spans.filter_map(|span| span.split_once(": "));
+    named.filter(move |(place, test)| {
+        let last = test.rsplit("::").next().unwrap_or_default();
+        last.contains('_') && place.chars().all(is_place) && test.chars().all(is_path)
+    })
+}
+
+/// What is wrong with a test that is said to be at a place: a suite of the tests, a crate, or `crate/suite`.
+fn placement(root: &Path, place: &str, test: &str) -> Option<&'static str> {
+    let bases = match place.split_once('/') {
+        Some((name, suite)) => vec![root.join(name).join("tests").join(suite)],
+        None => vec![root.join("tests").join(place), root.join(place).join("src")],
+    };
+    let is_base = |base: &&PathBuf| base.is_dir() || base.with_extension("rs").is_file();
+    let Some(base) = bases.iter().find(is_base) else {
+        return Some("no such place");
+    };
+    let (modules, name) = test.rsplit_once("::").unwrap_or(("", test));
+    let files = if modules.is_empty() {
+        let whole = base.with_extension("rs");
+        vec![base.join("main.rs"), base.join("lib.rs"), whole]
+    } else {
+        let module = base.join(modules.replace("::", "/"));
+        vec![module.with_extension("rs"), module.join("mod.rs")]
+    };
+    let mut files = files.into_iter().filter(|file| file.is_file());
+    let is_there = files.any(|file| has_test(&read(&file), name));
+    (!is_there).then_some("no such test")
+}
+
+/// Whether a function of this name has the attribute of a test.
+fn has_test(source: &str, name: &str) -> bool {
+    let mut is_test = false;
+    for line in source.lines().map(str::trim_start) {
+        if line.starts_with("#[test]") || line.starts_with("#[tokio::test") {
+            is_test = true;
+        } else if !line.starts_with("#[") && !line.starts_with("//") {
+            let function = line.trim_start_matches("async ").strip_prefix("fn ");
+            let found = function.and_then(|rest| rest.strip_prefix(name));
+            if is_test && found.is_some_and(|rest| rest.starts_with('(')) {
+                return true;
+            }
+            is_test = false;
+        }
+    }
+    false
 }
 
 fn is_test_name(span: &str) -> bool {
@@ -110,6 +206,50 @@ mod tests {
         .unwrap();
         let found = unknown_tests(root.path(), &path, |name| name == "a_test_that_is");
         assert_eq!(found, ["a.md:2: a_test_that_was: no such test"]);
+    }
+
+    #[test]
+    fn a_test_is_looked_for_where_its_name_leads() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str, text: &str| {
+            let path = root.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        at(
+            "tests/e2e/kill.rs",
+            "#[test]\nfn dies_well() {}\nfn helps_it() {}\n",
+        );
+        at("tests/power/main.rs", "/// x\n#[test]\nfn cut_off() {}\n");
+        at(
+            "agent/src/fs/read.rs",
+            "    #[tokio::test]\n    async fn reads_all() {}\n",
+        );
+        at("agent/tests/cli.rs", "#[test]\n// y\nfn says_so() {}\n");
+        let good = "`e2e: kill::dies_well` `power: cut_off` `agent: fs::read::reads_all` `agent/cli: says_so`";
+        at("good.md", &format!("{good} `see: that` `a: B_c`\n"));
+        at(
+            "bad.md",
+            "`e2e: kill::helps_it`\n`e2e: dies_well`\n`agent/cli: says_s`\n`else: a::b_c`\n",
+        );
+        let found = |name: &str| misplaced_tests(root.path(), &root.path().join(name));
+        assert_eq!(found("good.md"), Vec::<String>::new());
+        let expected = [
+            "bad.md:1: e2e: kill::helps_it: no such test",
+            "bad.md:2: e2e: dies_well: no such test",
+            "bad.md:3: agent/cli: says_s: no such test",
+            "bad.md:4: else: a::b_c: no such place",
+        ];
+        assert_eq!(found("bad.md"), expected);
+    }
+
+    #[test]
+    fn each_row_has_a_test_or_a_reason() {
+        let good = "| F01 | a | `e2e: kill::b_c` |\n| Fault |\n| F02 | d | No test: e |\n";
+        assert_eq!(unproved_rows(good, 'F', 2, 2), Vec::<String>::new());
+        assert_eq!(unproved_rows(good, 'F', 2, 3).len(), 1);
+        let bad = "| F02 | a | `e2e: kill::b_c` |\n| F02 | d | e |\n";
+        assert_eq!(unproved_rows(bad, 'F', 2, 2).len(), 2);
     }
 
     #[test]

@@ -60,6 +60,25 @@ fn every_test_named_in_a_document_is_there() {
 }
 
 #[test]
+fn every_test_named_with_its_place_is_at_that_place() {
+    let root = root();
+    report(
+        files(&root, "md")
+            .iter()
+            .flat_map(|path| documents::misplaced_tests(&root, path))
+            .collect(),
+    );
+}
+
+#[test]
+fn every_promise_and_every_fault_has_its_tests_or_a_reason() {
+    let text = read(&root().join("docs/TESTING.md"));
+    let mut problems = documents::unproved_rows(&text, 'P', 1, 9);
+    problems.extend(documents::unproved_rows(&text, 'F', 2, 71));
+    report(problems);
+}
+
+#[test]
 fn translations_are_in_step() {
     let read = |name: &str| read(&root().join(name));
     report(translations::differences(
