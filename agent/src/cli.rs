@@ -344,6 +344,9 @@ pub struct LinkArgs {
     /// Time in ms to reach the receiver and be welcome
     #[arg(long, value_name = "MS")]
     pub connect_timeout_ms: Option<u64>,
+    /// Send everything as it is, also where the link is slow
+    #[arg(long)]
+    pub no_compress: bool,
 }
 
 /// Which agent is asked.
@@ -466,6 +469,7 @@ impl LinkArgs {
             || self.server_name.is_some()
             || self.bwlimit.is_some()
             || self.connect_timeout_ms.is_some()
+            || self.no_compress
     }
 
     /// As the configuration takes it.
@@ -478,6 +482,7 @@ impl LinkArgs {
             password_file: self.password_file,
             server_name: self.server_name,
             connect_timeout_ms: self.connect_timeout_ms,
+            compress: self.no_compress.then_some(false),
         }
     }
 }

@@ -351,6 +351,7 @@ fn modules(args: ModulesArgs) -> Result<u8, Fatal> {
         tls: &tls,
         password: password.as_ref(),
         timeout: access.connect_timeout,
+        compress: access.compress,
         attributes: Attributes::NONE,
         names: &[],
     };

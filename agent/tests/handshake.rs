@@ -99,6 +99,7 @@ async fn call(tls: &TlsSettings, to: &str, port: NonZeroU16, password: Option<&[
     let target = Target::parse(to.as_bytes(), Some(port)).unwrap();
     let password = password.and_then(Password::from_file_content);
     let dial = Dial {
+        compress: true,
         tls,
         password: password.as_ref(),
         timeout: TIMEOUT,
@@ -231,6 +232,7 @@ fn welcome(seq: u64, proof: Option<Digest>) -> Frame {
         kind: message.kind(),
         body,
         payload: Vec::new(),
+        packed: false,
     }
 }
 
@@ -316,6 +318,7 @@ async fn modules_are_listed_without_naming_one() {
     let port = serve(&sandbox.ca, &sandbox.server, ALPN, Manner::List).await;
     let target = Target::parse(b"localhost::x", Some(port)).unwrap();
     let dial = Dial {
+        compress: true,
         tls: &sandbox.tls(),
         password: None,
         timeout: TIMEOUT,
@@ -426,6 +429,7 @@ async fn nobody_there_and_no_answer_are_told_apart() {
     for (port, wanted) in [(silent_port, Stage::Tls), (mute, Stage::Greeting)] {
         let target = Target::parse(b"127.0.0.1::www", Some(port)).unwrap();
         let dial = Dial {
+            compress: true,
             tls: &sandbox.tls(),
             password: None,
             timeout: SHORT,

@@ -1,12 +1,13 @@
 //! Any bytes, in any pieces: the deframer gives the same frames or the same error, never more than its
-//! limits, and frames written again are the bytes that came.
+//! limits, frames written again are the bytes that came, and a compressed payload is at most as large.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use syncd_proto::frame::{Deframer, Frame, FrameLimits};
+use syncd_proto::pack;
 
 fn frames(bytes: &[u8], piece: usize) -> (Vec<Frame>, bool) {
-    let mut deframer = Deframer::new(FrameLimits::SESSION, 0);
+    let mut deframer = Deframer::new(FrameLimits::PACKED, 0);
     let mut found = Vec::new();
     for piece in bytes.chunks(piece) {
         deframer.feed(piece);
@@ -32,4 +33,10 @@ fuzz_target!(|input: (u8, &[u8])| {
         frame.write_to(&mut wire);
     }
     assert_eq!(wire, bytes[..wire.len()]);
+    for frame in found {
+        if let Ok(whole) = pack::unpack(frame) {
+            assert!(whole.payload.len() <= FrameLimits::SESSION.payload);
+            assert_eq!(pack::unpack(pack::pack(whole.clone())), Ok(whole));
+        }
+    }
 });

@@ -11,8 +11,7 @@ fuzz_target!(|input: (u8, u8, &[u8])| {
         seq: 0,
         kind: u16::from(kind),
         body: body.to_vec(),
-        payload: vec![0; usize::from(payload_len)],
-    };
+        payload: vec![0; usize::from(payload_len)], packed: false, };
     let mut again = Vec::new();
     if let Ok(message) = AgentMessage::from_frame(&frame) {
         message.encode_body(&mut again).expect("it was decoded");

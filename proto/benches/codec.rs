@@ -103,6 +103,7 @@ fn frames(c: &mut Criterion) {
             kind,
             body,
             payload: Vec::new(),
+            packed: false,
         };
         let mut wire = Vec::new();
         frame.write_to(&mut wire);

@@ -6,7 +6,7 @@
 //!      4     4  payload length, bytes, little-endian
 //!      8     8  sequence number of this direction, from 0, little-endian
 //!     16     2  type, little-endian
-//!     18     2  zero
+//!     18     2  flags, little-endian: 1 if the payload is compressed (crate::pack), else 0
 //!     20        body, then payload
 //! ```
 
@@ -23,6 +23,8 @@ pub struct FrameLimits {
     pub body: usize,
     /// Largest payload, in bytes.
     pub payload: usize,
+    /// Whether payloads may be compressed.
+    pub packed: bool,
 }
 
 impl FrameLimits {
@@ -30,12 +32,19 @@ impl FrameLimits {
     pub const HANDSHAKE: Self = Self {
         body: HANDSHAKE_BODY_BYTES_MAX,
         payload: 0,
+        packed: false,
     };
     /// After `Welcome`. What a receiver sends before it (`Welcome`, `Modules`) may be as large: its
     /// agent has chosen whom to call.
     pub const SESSION: Self = Self {
         body: BODY_BYTES_MAX,
         payload: PAYLOAD_BYTES_MAX,
+        packed: false,
+    };
+    /// From an agent after a `Welcome` with [`FEATURE_ZSTD`](crate::message::FEATURE_ZSTD).
+    pub const PACKED: Self = Self {
+        packed: true,
+        ..Self::SESSION
     };
 }
 
@@ -50,21 +59,27 @@ pub struct Header {
     pub seq: u64,
     /// Frame type.
     pub kind: u16,
+    /// Whether the payload is compressed.
+    pub packed: bool,
 }
+
+/// The flag of a compressed payload.
+const FLAG_PACKED: u16 = 1;
 
 impl Header {
     /// Decodes a header and checks its lengths.
     ///
     /// # Errors
-    /// [`DecodeError::TooLarge`] above `limits`; [`DecodeError::Invalid`] if the reserved bytes are
-    /// set.
+    /// [`DecodeError::TooLarge`] above `limits`; [`DecodeError::Invalid`] for flags that mean nothing here.
     pub fn parse(bytes: &[u8; HEADER_BYTES], limits: FrameLimits) -> Result<Self, DecodeError> {
-        let [b0, b1, b2, b3, p0, p1, p2, p3, seq @ .., k0, k1, z0, z1] = *bytes;
+        let [b0, b1, b2, b3, p0, p1, p2, p3, seq @ .., k0, k1, f0, f1] = *bytes;
+        let flags = u16::from_le_bytes([f0, f1]);
         let header = Self {
             body_len: u32::from_le_bytes([b0, b1, b2, b3]) as usize,
             payload_len: u32::from_le_bytes([p0, p1, p2, p3]) as usize,
             seq: u64::from_le_bytes(seq),
             kind: u16::from_le_bytes([k0, k1]),
+            packed: flags == FLAG_PACKED,
         };
         for (what, size, limit) in [
             ("frame body", header.body_len, limits.body),
@@ -78,8 +93,14 @@ impl Header {
                 });
             }
         }
-        if (z0, z1) != (0, 0) {
+        let is_known = flags == 0 || (header.packed && header.payload_len > 0);
+        if !is_known {
             return Err(DecodeError::Invalid("frame header"));
+        }
+        if header.packed && !limits.packed {
+            return Err(DecodeError::Invalid(
+                "frame header: compression was not agreed on",
+            ));
         }
         Ok(header)
     }
@@ -92,6 +113,8 @@ impl Header {
         bytes[4..8].copy_from_slice(&(self.payload_len as u32).to_le_bytes());
         bytes[8..16].copy_from_slice(&self.seq.to_le_bytes());
         bytes[16..18].copy_from_slice(&self.kind.to_le_bytes());
+        let flags = if self.packed { FLAG_PACKED } else { 0 };
+        bytes[18..20].copy_from_slice(&flags.to_le_bytes());
         bytes
     }
 }
@@ -105,8 +128,10 @@ pub struct Frame {
     pub kind: u16,
     /// Encoded message.
     pub body: Vec<u8>,
-    /// Raw bytes beside it.
+    /// Bytes beside it, as on the wire.
     pub payload: Vec<u8>,
+    /// Whether they are compressed.
+    pub packed: bool,
 }
 
 impl Frame {
@@ -118,6 +143,7 @@ impl Frame {
             payload_len: self.payload.len(),
             seq: self.seq,
             kind: self.kind,
+            packed: self.packed,
         }
     }
 
@@ -202,6 +228,7 @@ impl Deframer {
             kind: header.kind,
             body: body.to_vec(),
             payload: payload.to_vec(),
+            packed: header.packed,
         };
         self.start += frame.wire_len();
         self.next_seq += 1;
@@ -225,6 +252,7 @@ mod tests {
             kind: 11,
             body: vec![1; body],
             payload: vec![2; payload],
+            packed: false,
         }
     }
 

@@ -18,6 +18,7 @@
 //! | [`delta`] | two-tier delta |
 //! | [`accounts`], [`wildmatch`] | account files and rsync's wildcards, which both programs read |
 //! | [`filter`] | rsync's include, exclude and filter rules: the agent's and those of a module |
+//! | [`pack`] | compressed payloads |
 //! | [`exchange`] | both sides of a session, one step at a time |
 //!
 //! Invariants: a decoded value is valid (no path that climbs, no nanosecond above 999,999,999, no list
@@ -41,6 +42,7 @@ pub mod merkle;
 pub mod message;
 pub mod meta;
 pub mod op;
+pub mod pack;
 pub mod path;
 pub mod reject;
 pub mod tree;

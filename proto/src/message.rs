@@ -17,6 +17,9 @@ use crate::op::{IdName, Op, TransferId};
 use crate::path::{Name, WirePath};
 use crate::reject::RejectCode;
 
+/// Feature: an agent's payloads may be compressed ([`crate::pack`]).
+pub const FEATURE_ZSTD: u64 = 1;
+
 /// What an agent comes for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub enum Purpose {
@@ -35,7 +38,7 @@ pub struct Hello {
     pub version_min: u16,
     /// Highest protocol version it speaks.
     pub version_max: u16,
-    /// Optional features it has, one bit each (none defined in version 1).
+    /// Optional features it has, one bit each ([`FEATURE_ZSTD`]).
     pub features: u64,
     /// What it comes for.
     pub purpose: Purpose,
@@ -203,15 +206,13 @@ impl PatchOp {
     }
 }
 
-/// A piece of a staged file; literals are the payload, compressed as a whole if `zstd_len` is set.
+/// A piece of a staged file; literals are the payload.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct StageChunk {
     /// Which transfer.
     pub transfer: TransferId,
     /// What to append.
     pub ops: Vec<PatchOp>,
-    /// Length of the literals after decompression, if the payload is a zstd frame.
-    pub zstd_len: Option<u32>,
 }
 
 /// A transfer is complete.

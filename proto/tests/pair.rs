@@ -514,6 +514,7 @@ fn acknowledgements_of_another_log_are_contradictions() {
             kind,
             body,
             payload,
+            packed: false,
         });
         assert!(
             matches!(found, Err(ProtocolError::Contradiction(_))),

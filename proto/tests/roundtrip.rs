@@ -9,7 +9,7 @@ use strategies::{agent_message, filler, frame_of, receiver_message};
 use syncd_proto::attributes::Attributes;
 use syncd_proto::digest::Digest;
 use syncd_proto::error::DecodeError;
-use syncd_proto::frame::{Deframer, Frame, FrameLimits};
+use syncd_proto::frame::{Deframer, Frame, FrameLimits, HEADER_BYTES, Header};
 use syncd_proto::limits;
 use syncd_proto::message::*;
 use syncd_proto::meta::{Compare, EntryMeta, Kind, Meta, Mtime, Xattr};
@@ -89,8 +89,7 @@ proptest! {
             seq: seq as u64,
             kind: 11,
             body: filler(body),
-            payload: filler(payload),
-        }).collect();
+            payload: filler(payload), packed: false, }).collect();
         sent.iter().for_each(|frame| frame.write_to(&mut wire));
         let mut deframer = Deframer::new(FrameLimits::SESSION, 0);
         let (mut rest, mut found) = (&wire[..], Vec::new());
@@ -249,13 +248,8 @@ fn put(len: usize) -> Op {
     }
 }
 
-fn chunk(ops: Vec<PatchOp>, zstd_len: Option<u32>) -> StageChunk {
-    let transfer = 1;
-    StageChunk {
-        transfer,
-        ops,
-        zstd_len,
-    }
+fn chunk(ops: Vec<PatchOp>) -> StageChunk {
+    StageChunk { transfer: 1, ops }
 }
 
 fn blocks(block_bytes: u32, ranges: Vec<(u64, u64)>) -> SignatureQuery {
@@ -493,21 +487,18 @@ fn limits_of_attributes() {
 #[test]
 fn limits_of_a_chunk() {
     at_limit("instructions", limits::CHUNK_OPS_MAX, |size| {
-        agent(chunk(vec![PatchOp::Hole { len: 1 }; size], None))
+        agent(chunk(vec![PatchOp::Hole { len: 1 }; size]))
     });
     at_limit("output", limits::CHUNK_OUTPUT_BYTES_MAX as usize, |size| {
         let len = size as u64 - 5;
-        agent(chunk(
-            vec![PatchOp::Copy { from: 0, len }, PatchOp::Hole { len: 5 }],
-            None,
-        ))
+        agent(chunk(vec![
+            PatchOp::Copy { from: 0, len },
+            PatchOp::Hole { len: 5 },
+        ]))
     });
     let literal = |size| vec![PatchOp::Literal { len: size as u32 }];
     at_limit("literals", limits::PAYLOAD_BYTES_MAX, |size| {
-        agent_with(chunk(literal(size), None), size)
-    });
-    at_limit("compressed literals", limits::PAYLOAD_BYTES_MAX, |size| {
-        agent_with(chunk(literal(size), Some(size as u32)), 9)
+        agent_with(chunk(literal(size)), size)
     });
 }
 
@@ -557,6 +548,7 @@ fn limits_of_a_frame() {
                     kind,
                     body: filler(body),
                     payload: filler(payload),
+                    packed: false,
                 };
                 let (mut deframer, mut wire) = (Deframer::new(limits, 0), Vec::new());
                 frame.write_to(&mut wire);
@@ -564,6 +556,37 @@ fn limits_of_a_frame() {
                 assert_eq!(deframer.next_frame().is_ok(), fits, "{body} {payload}");
             }
         }
+    }
+}
+
+#[test]
+fn a_compressed_payload_needs_an_agreement_and_bytes() {
+    for (limits, packed, payload, fits) in [
+        (FrameLimits::PACKED, true, 9, true),
+        (FrameLimits::PACKED, false, 9, true),
+        (FrameLimits::PACKED, true, 0, false),
+        (FrameLimits::SESSION, true, 9, false),
+        (FrameLimits::HANDSHAKE, true, 0, false),
+    ] {
+        let frame = Frame {
+            seq: 0,
+            kind: 7,
+            body: Vec::new(),
+            payload: filler(payload),
+            packed,
+        };
+        let (mut deframer, mut wire) = (Deframer::new(limits, 0), Vec::new());
+        frame.write_to(&mut wire);
+        deframer.feed(&wire);
+        let found = deframer.next_frame();
+        assert_eq!(found.is_ok(), fits, "{packed} {payload}");
+        assert!(!fits || found == Ok(Some(frame)));
+    }
+    for flags in [2, 3, 0x100, 0x101, 0xffff] {
+        let mut header = [0; HEADER_BYTES];
+        header[18..].copy_from_slice(&u16::to_le_bytes(flags));
+        let found = Header::parse(&header, FrameLimits::PACKED);
+        assert_eq!(found, Err(DecodeError::Invalid("frame header")), "{flags}");
     }
 }
 
@@ -656,17 +679,14 @@ fn what_the_types_allow_and_the_protocol_does_not() {
         agent(with_xattrs(vec![xattr(b"a", 0), xattr(b"a", 1)])),
         agent(with_xattrs(vec![xattr(b"", 0)])),
         agent(with_xattrs(vec![xattr(b"a\0", 0)])),
-        agent(chunk(vec![PatchOp::Literal { len: 0 }], None)),
-        agent(chunk(vec![PatchOp::Hole { len: 0 }], None)),
-        agent(chunk(vec![PatchOp::Copy { from: 0, len: 0 }], None)),
-        agent(chunk(
-            vec![PatchOp::Copy {
-                from: u64::MAX,
-                len: 1,
-            }],
-            None,
-        )),
-        agent(chunk(vec![PatchOp::Literal { len: 1 }], None)),
+        agent(chunk(vec![PatchOp::Literal { len: 0 }])),
+        agent(chunk(vec![PatchOp::Hole { len: 0 }])),
+        agent(chunk(vec![PatchOp::Copy { from: 0, len: 0 }])),
+        agent(chunk(vec![PatchOp::Copy {
+            from: u64::MAX,
+            len: 1,
+        }])),
+        agent(chunk(vec![PatchOp::Literal { len: 1 }])),
         agent(blocks(2_048, vec![(1, 2_048)])),
         agent(blocks(2_048, vec![(0, 4_096), (2_048, 1)])),
         agent(blocks(2_048, vec![(2_048, u64::MAX)])),

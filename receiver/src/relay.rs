@@ -82,6 +82,8 @@ pub struct ModuleSetup {
 pub struct Rules {
     /// Whether `refuse options` names the deletes.
     pub refuses_deletes: bool,
+    /// Whether it names compression.
+    pub refuses_compression: bool,
     /// `max delete`.
     pub max_delete: Option<MaxDelete>,
     /// Its filter rules.
@@ -148,6 +150,8 @@ pub struct SessionOpen {
     pub purpose: Purpose,
     /// Root of the mirror within the module.
     pub sub_path: WirePath,
+    /// Features it has.
+    pub features: u64,
     /// Extended attributes it wants to mirror.
     pub attributes: Attributes,
     /// Whether it may write.

@@ -7,6 +7,7 @@ mod attributes;
 mod careful;
 mod check;
 mod common;
+mod compress;
 mod daemon;
 mod disk;
 mod fake;

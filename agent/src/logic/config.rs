@@ -213,6 +213,8 @@ pub struct Access {
     pub server_name: Option<String>,
     /// Time to reach it and be welcome.
     pub connect_timeout: Duration,
+    /// Whether content may be compressed, where the link is slow.
+    pub compress: bool,
 }
 
 /// What is wrong with a configuration: where, why, and how to write it.
@@ -331,6 +333,8 @@ pub struct AccessOptions {
     pub server_name: Option<String>,
     /// `connect_timeout_ms`
     pub connect_timeout_ms: Option<u64>,
+    /// `compress`
+    pub compress: Option<bool>,
 }
 
 impl AccessOptions {
@@ -374,6 +378,7 @@ impl AccessOptions {
             password_file: self.password_file,
             server_name: self.server_name,
             connect_timeout: Duration::from_millis(timeout_ms),
+            compress: self.compress.unwrap_or(true),
         })
     }
 }

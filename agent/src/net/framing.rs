@@ -104,6 +104,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
                 kind: header.kind,
                 body: vec![0; header.body_len],
                 payload: vec![0; header.payload_len],
+                packed: header.packed,
             },
             filled: 0,
         });
@@ -211,6 +212,7 @@ mod tests {
             kind: 11,
             body: vec![seq as u8; body],
             payload: vec![!seq as u8; payload],
+            packed: false,
         }
     }
 

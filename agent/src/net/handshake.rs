@@ -13,7 +13,7 @@ use syncd_proto::exchange::agent::{self, AgentSession, Channel, Reply};
 use syncd_proto::frame::{Frame, FrameLimits};
 use syncd_proto::limits::ID_NAMES_MAX;
 use syncd_proto::message::{
-    AgentMessage, Hello, IdQuery, ModuleLine, Purpose, ReceiverMessage, Welcome,
+    AgentMessage, FEATURE_ZSTD, Hello, IdQuery, ModuleLine, Purpose, ReceiverMessage, Welcome,
 };
 use syncd_proto::op::IdName;
 use syncd_proto::path::WirePath;
@@ -48,6 +48,8 @@ pub struct Dial<'a> {
     pub password: Option<&'a Password>,
     /// Time for everything together.
     pub timeout: Duration,
+    /// Whether content may be compressed.
+    pub compress: bool,
     /// Extended attributes to mirror.
     pub attributes: Attributes,
     /// Names of our users and groups.
@@ -86,6 +88,7 @@ pub async fn connect(
         target.sub_path.clone(),
         target.user.clone(),
         dial.attributes,
+        dial.compress,
     )?;
     let deadline = Deadline::of(dial);
     let (mut call, reply) = greet(dial, deadline, &target.address(), hello).await?;
@@ -149,6 +152,7 @@ pub async fn modules(dial: &Dial<'_>, address: &Address) -> Result<Vec<ModuleLin
         WirePath::root(),
         user,
         Attributes::NONE,
+        false,
     )?;
     let deadline = Deadline::of(dial);
     match greet(dial, deadline, address, hello).await?.1 {
@@ -179,6 +183,7 @@ fn hello(
     sub_path: WirePath,
     user: Option<Vec<u8>>,
     attributes: Attributes,
+    compress: bool,
 ) -> Result<Hello, ConnectError> {
     let mut nonce = [0; 32];
     getrandom::fill(&mut nonce)
@@ -187,7 +192,7 @@ fn hello(
     Ok(Hello {
         version_min: VERSION,
         version_max: VERSION,
-        features: 0,
+        features: if compress { FEATURE_ZSTD } else { 0 },
         purpose,
         module,
         sub_path,

@@ -16,13 +16,16 @@ use syncd_proto::error::{DecodeError, ProtocolError};
 use syncd_proto::exchange::agent::{AgentSession, CommitError};
 use syncd_proto::frame::Frame;
 use syncd_proto::message::{
-    AgentMessage, Digests, Listing, ReceiverMessage, Reject, Rejected, Signature, Welcome,
+    AgentMessage, Digests, FEATURE_ZSTD, Listing, ReceiverMessage, Reject, Rejected, Signature,
+    Welcome,
 };
 use syncd_proto::op::{Op, TransferId};
+use syncd_proto::pack;
 use tokio::io::AsyncWrite;
 use tokio::sync::Notify;
 
 use crate::logic::bucket::Bucket;
+use crate::logic::packing::Packing;
 use crate::logic::terms::Terms;
 use crate::net::framing::FrameWriter;
 
@@ -81,6 +84,8 @@ struct Inbox {
 #[derive(Debug)]
 pub struct Link {
     welcome: Welcome,
+    /// Whether payloads may be compressed.
+    packs: bool,
     terms: Arc<Terms>,
     signer: CommitSigner,
     outgoing: Mutex<Outgoing>,
@@ -115,6 +120,7 @@ impl Link {
     ) -> Self {
         let credit = i64::try_from(welcome.window_bytes).unwrap_or(i64::MAX);
         Self {
+            packs: welcome.features & FEATURE_ZSTD != 0,
             welcome,
             terms: Arc::new(terms),
             signer,
@@ -354,22 +360,16 @@ impl Link {
         &self,
         mut writer: FrameWriter<W>,
     ) -> std::io::Result<()> {
-        let now = || self.started.elapsed().as_millis() as u64;
         let mut bucket: Option<Bucket> = None;
+        let mut packing = self.packs.then(Packing::default);
         loop {
             let next = lock(&self.outgoing).frames.pop_front();
-            if let Some(frame) = next {
-                let wait = match self.limit() {
-                    None => {
-                        bucket = None;
-                        0
-                    }
-                    Some(rate) => {
-                        let bucket = bucket.get_or_insert_with(|| Bucket::new(rate.get(), now()));
-                        bucket.set_rate(rate.get(), now());
-                        bucket.take(frame.wire_len(), now())
-                    }
-                };
+            if let Some(mut frame) = next {
+                if packing.as_ref().is_some_and(Packing::pays) {
+                    frame = tokio::task::spawn_blocking(|| pack::pack(frame)).await?;
+                }
+                let begun = Instant::now();
+                let wait = self.wait_ms(&mut bucket, frame.wire_len());
                 if wait > 0 {
                     writer.flush().await?;
                     tokio::time::sleep(Duration::from_millis(wait)).await;
@@ -377,6 +377,9 @@ impl Link {
                 self.bytes_sent
                     .fetch_add(frame.wire_len() as u64, Ordering::Relaxed);
                 writer.feed(&frame).await?;
+                if let Some(packing) = &mut packing {
+                    packing.wrote(frame.wire_len(), begun.elapsed().as_micros() as u64);
+                }
                 continue;
             }
             writer.flush().await?;
@@ -388,6 +391,18 @@ impl Link {
                 () = self.closing.notified() => {}
             }
         }
+    }
+
+    /// How long the limit asks to wait before so many bytes, in milliseconds.
+    fn wait_ms(&self, bucket: &mut Option<Bucket>, bytes: usize) -> u64 {
+        let Some(rate) = self.limit() else {
+            *bucket = None;
+            return 0;
+        };
+        let now = self.started.elapsed().as_millis() as u64;
+        let bucket = bucket.get_or_insert_with(|| Bucket::new(rate.get(), now));
+        bucket.set_rate(rate.get(), now);
+        bucket.take(bytes, now)
     }
 
     /// Bytes sent and received so far, frames without TLS.

@@ -76,7 +76,6 @@ impl Channel<'_> {
         let chunk = StageChunk {
             transfer: self.transfer,
             ops,
-            zstd_len: None,
         };
         self.link.send(&AgentMessage::StageChunk(chunk), literals)
     }

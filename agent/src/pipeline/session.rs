@@ -54,6 +54,7 @@ impl Access {
             tls: &self.tls,
             password: self.password.as_ref(),
             timeout: self.config.access.connect_timeout,
+            compress: self.config.access.compress,
             attributes: self.attributes,
             names: &names,
         };

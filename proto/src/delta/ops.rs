@@ -9,7 +9,7 @@ use crate::op::TransferId;
 /// behind it.
 pub const CHUNK_LITERAL_BYTES: usize = 1 << 20;
 
-/// A chunk and its payload, uncompressed.
+/// A chunk and its payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chunk {
     /// The message.
@@ -104,7 +104,6 @@ impl Chunker {
             message: StageChunk {
                 transfer: self.transfer,
                 ops: vec![op],
-                zstd_len: None,
             },
             payload,
         }
@@ -120,7 +119,6 @@ impl Chunker {
             message: StageChunk {
                 transfer: self.transfer,
                 ops: std::mem::take(&mut self.ops),
-                zstd_len: None,
             },
             payload: std::mem::take(&mut self.payload),
         })

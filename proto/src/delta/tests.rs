@@ -321,7 +321,7 @@ proptest! {
             let message = AgentMessage::from(chunk.message);
             let mut body = Vec::new();
             message.encode_body(&mut body).unwrap();
-            let frame = Frame { seq: 0, kind: message.kind(), body, payload: chunk.payload };
+            let frame = Frame { seq: 0, kind: message.kind(), body, payload: chunk.payload, packed: false, };
             prop_assert!(frame.payload.len() <= FrameLimits::SESSION.payload);
             prop_assert_eq!(AgentMessage::from_frame(&frame).unwrap(), message);
         }

@@ -27,6 +27,9 @@ impl Counters {
                 found: frame.seq,
             });
         }
+        if frame.packed {
+            return Err(DecodeError::Invalid("frame: its payload is still compressed").into());
+        }
         self.next_in += 1;
         Ok(())
     }
@@ -39,6 +42,7 @@ impl Counters {
             kind,
             body,
             payload,
+            packed: false,
         }
     }
 

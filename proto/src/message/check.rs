@@ -106,9 +106,8 @@ impl StageChunk {
                 limit: limits::CHUNK_OUTPUT_BYTES_MAX,
             });
         }
-        let carried = self.zstd_len.map_or(payload_len as u64, u64::from);
-        at_most("literals", carried as usize, limits::PAYLOAD_BYTES_MAX)?;
-        if literal != carried {
+        at_most("literals", payload_len, limits::PAYLOAD_BYTES_MAX)?;
+        if literal != payload_len as u64 {
             return Err(DecodeError::Invalid("chunk: literals and payload differ"));
         }
         Ok(())

@@ -25,6 +25,7 @@ pub(crate) fn frame_of(kind: u16, body: Vec<u8>, payload_len: usize) -> Frame {
         kind,
         body,
         payload,
+        packed: false,
     }
 }
 
@@ -265,18 +266,13 @@ fn stage_chunk() -> impl Strategy<Value = (StageChunk, usize)> {
         }),
         (1..1u64 << 20).prop_map(|len| PatchOp::Hole { len }),
     ];
-    (number(), vec(op, 0..40), any::<bool>()).prop_map(|(transfer, ops, zstd)| {
+    (number(), vec(op, 0..40)).prop_map(|(transfer, ops)| {
         let literals = ops.iter().map(|op| match op {
             PatchOp::Literal { len } => *len,
             _ => 0,
         });
         let carried: u32 = literals.sum();
-        let chunk = StageChunk {
-            transfer,
-            ops,
-            zstd_len: zstd.then_some(carried),
-        };
-        (chunk, if zstd { 9 } else { carried as usize })
+        (StageChunk { transfer, ops }, carried as usize)
     })
 }
 

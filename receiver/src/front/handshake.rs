@@ -379,6 +379,7 @@ impl Guest<'_> {
             label: format!("{}{user} from {}", self.identity, self.peer.ip()),
             purpose: hello.purpose,
             sub_path: hello.sub_path.clone(),
+            features: hello.features,
             attributes: hello.attributes,
             writable: grant.access == Access::ReadWrite,
             next_out: handover.counters.next_out,
@@ -533,6 +534,7 @@ fn frame(seq: u64, mut refused: Refused) -> Result<Frame, DecodeError> {
         kind: message.kind(),
         body,
         payload: Vec::new(),
+        packed: false,
     })
 }
 

@@ -303,7 +303,8 @@ fn rules(module: &Module, variables: &Variables) -> Result<Rules, Unavailable> {
         log: why,
     })?;
     Ok(Rules {
-        refuses_deletes: refused.is_some_and(|words| refusals::refuses_deletes(&words)),
+        refuses_deletes: refused.as_deref().is_some_and(refusals::refuses_deletes),
+        refuses_compression: refused.is_some_and(|words| refusals::refuses_compression(&words)),
         max_delete: module.max_delete.as_ref().map(|limit| limit.value),
         filters: filters.map(Box::new),
         fake_super: module.fake_super.value,

@@ -1,4 +1,4 @@
-//! `refuse options`, as far as it means something here: rsync's ways to delete.
+//! `refuse options`, as far as it means something here: rsync's ways to delete, and its compression.
 
 use syncd_proto::wildmatch::{self, Case};
 
@@ -23,14 +23,7 @@ const USUAL: usize = 3;
 pub fn refuses_deletes(words: &[u8]) -> bool {
     let mut taken_back = false;
     let mut refused = [false; DELETES.len()];
-    for word in words
-        .split(u8::is_ascii_whitespace)
-        .filter(|word| !word.is_empty())
-    {
-        let (name, value) = match word.strip_prefix(b"!") {
-            Some(name) => (name, false),
-            None => (word, true),
-        };
+    for (name, value) in in_order(words) {
         for (at, (slot, delete)) in refused.iter_mut().zip(DELETES).enumerate() {
             // The plain name stands for all of them.
             if name == b"delete" || wildmatch::matches(name, delete, Case::Sensitive) {
@@ -42,6 +35,28 @@ pub fn refuses_deletes(words: &[u8]) -> bool {
         }
     }
     !taken_back && refused.contains(&true)
+}
+
+/// Whether the words refuse compression: `compress`, or `z`, as for rsync.
+#[must_use]
+pub fn refuses_compression(words: &[u8]) -> bool {
+    let names: [&[u8]; 2] = [b"compress", b"z"];
+    let named = |name: &[u8]| {
+        let matches = |option: &&[u8]| wildmatch::matches(name, option, Case::Sensitive);
+        names.iter().any(matches)
+    };
+    let last = in_order(words).filter(|(name, _)| named(name)).last();
+    last.is_some_and(|(_, value)| value)
+}
+
+/// The names, each with whether it is refused from here on.
+fn in_order(words: &[u8]) -> impl Iterator<Item = (&[u8], bool)> {
+    let words = words.split(u8::is_ascii_whitespace);
+    let words = words.filter(|word| !word.is_empty());
+    words.map(|word| match word.strip_prefix(b"!") {
+        Some(name) => (name, false),
+        None => (word, true),
+    })
 }
 
 #[cfg(test)]
@@ -67,6 +82,23 @@ mod tests {
             ("remove-source-files", false),
         ] {
             assert_eq!(refuses_deletes(words.as_bytes()), refused, "{words}");
+        }
+    }
+
+    #[test]
+    fn compression_has_two_names() {
+        for (words, refused) in [
+            ("compress", true),
+            ("z", true),
+            ("delete z", true),
+            ("*", true),
+            ("* !compress", false),
+            ("compress*", true),
+            ("compress-level", false),
+            ("delete", false),
+            ("", false),
+        ] {
+            assert_eq!(refuses_compression(words.as_bytes()), refused, "{words}");
         }
     }
 }

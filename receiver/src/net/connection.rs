@@ -389,6 +389,7 @@ mod tests {
             kind: 11,
             body: vec![1; body],
             payload: Vec::new(),
+            packed: false,
         }
         .write_to(&mut wire);
         wire

@@ -60,7 +60,8 @@ impl Gate {
     }
 
     fn check(&mut self, head: &[u8; HEADER_BYTES]) -> Result<usize, ProtocolError> {
-        let header = Header::parse(head, FrameLimits::SESSION)?;
+        // What was agreed on is the worker's to judge.
+        let header = Header::parse(head, FrameLimits::PACKED)?;
         if header.seq != self.next_seq {
             return Err(ProtocolError::Sequence {
                 expected: self.next_seq,
@@ -102,6 +103,7 @@ mod tests {
             kind,
             body: vec![7; body],
             payload: vec![8; payload],
+            packed: false,
         }
         .write_to(&mut wire);
         wire

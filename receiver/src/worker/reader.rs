@@ -13,6 +13,7 @@ use syncd_proto::message::{
     AgentMessage, DigestQuery, IdQuery, ListQuery, Pong, SignatureQuery, StageAbort, StageBegin,
     StageChunk, StageEnd,
 };
+use syncd_proto::pack;
 use syncd_proto::reject::RejectCode;
 
 use super::outbox::Outbox;
@@ -83,6 +84,7 @@ pub(super) enum End {
 /// Reads until the session ends, for whatever reason.
 pub(super) fn read(
     socket: &UnixStream,
+    limits: FrameLimits,
     session: ReceiverSession,
     shared: &Shared<'_>,
     queues: Queues,
@@ -97,7 +99,7 @@ pub(super) fn read(
     };
     let mut input = BufReader::with_capacity(READ_BYTES, socket);
     loop {
-        let frame = match read_frame(&mut input) {
+        let frame = match read_frame(&mut input, limits) {
             Ok(Some(frame)) => frame,
             Ok(None) => return End::Left("the connection was closed".to_owned()),
             Err(Broken::Socket(error)) => return End::Left(socket_text(&error)),
@@ -127,6 +129,7 @@ enum Next {
 
 impl Reader<'_> {
     fn take(&mut self, frame: Frame) -> Result<Next, ProtocolError> {
+        let frame = pack::unpack(frame)?;
         let cost = frame.wire_len() as u64;
         let sent = match self.session.handle(frame)? {
             Incoming::Commit(_) | Incoming::Message(AgentMessage::StageBegin(_))
@@ -251,19 +254,19 @@ impl From<io::Error> for Broken {
 }
 
 /// The next whole frame; `None` if the stream ends between frames.
-fn read_frame(input: &mut impl BufRead) -> Result<Option<Frame>, Broken> {
+fn read_frame(input: &mut impl BufRead, limits: FrameLimits) -> Result<Option<Frame>, Broken> {
     if input.fill_buf()?.is_empty() {
         return Ok(None);
     }
     let mut header = [0; HEADER_BYTES];
     input.read_exact(&mut header)?;
-    let header = Header::parse(&header, FrameLimits::SESSION)
-        .map_err(|error| Broken::Protocol(error.into()))?;
+    let header = Header::parse(&header, limits).map_err(|error| Broken::Protocol(error.into()))?;
     Ok(Some(Frame {
         seq: header.seq,
         kind: header.kind,
         body: read_bytes(input, header.body_len)?,
         payload: read_bytes(input, header.payload_len)?,
+        packed: header.packed,
     }))
 }
 

@@ -14,9 +14,10 @@ use rustls_pki_types::CertificateDer;
 use syncd_proto::chain::{CommitVerifier, first_root};
 use syncd_proto::exchange::Counters;
 use syncd_proto::exchange::receiver::{ReceiverSession, Verified};
-use syncd_proto::frame::Frame;
+use syncd_proto::frame::{Frame, FrameLimits};
 use syncd_proto::message::{
-    Draining, Durability, Leftover, Purpose, ReceiverMessage, Refused, Reject, Rejected, Welcome,
+    Draining, Durability, FEATURE_ZSTD, Leftover, Purpose, ReceiverMessage, Refused, Reject,
+    Rejected, Welcome,
 };
 use syncd_proto::reject::RejectCode;
 
@@ -250,7 +251,11 @@ fn converse<'scope>(
         outbox: outbox.clone(),
     };
     let writable = ready.area.is_some();
-    let end = reader::read(socket, ready.session, shared, queues, writable);
+    let limits = match features(module, open) & FEATURE_ZSTD {
+        0 => FrameLimits::SESSION,
+        _ => FrameLimits::PACKED,
+    };
+    let end = reader::read(socket, limits, ready.session, shared, queues, writable);
     shared.stop.store(true, Ordering::Relaxed);
     if let Some(preparing) = preparing {
         let _ = preparing.join();
@@ -331,10 +336,19 @@ fn compare(module: &Module, open: &SessionOpen) -> syncd_proto::meta::Compare {
     powers.compare(module.chmod.is_some(), open.attributes)
 }
 
+/// Features both sides have.
+fn features(module: &Module, open: &SessionOpen) -> u64 {
+    let ours = match module.setup.rules.refuses_compression {
+        true => 0,
+        false => FEATURE_ZSTD,
+    };
+    open.features & ours
+}
+
 fn welcome(module: &Module, open: &SessionOpen, ready: &Ready) -> Welcome {
     Welcome {
         version: syncd_proto::VERSION,
-        features: 0,
+        features: features(module, open),
         receiver: concat!("syncd-recv ", env!("CARGO_PKG_VERSION")).to_owned(),
         proof: open.proof,
         writable: ready.area.is_some(),
@@ -391,6 +405,7 @@ fn refuse(open: &SessionOpen, mut socket: &UnixStream, refusal: Refusal) -> io::
         kind: message.kind(),
         body,
         payload: Vec::new(),
+        packed: false,
     };
     let mut bytes = Vec::new();
     frame.write_to(&mut bytes);

@@ -125,13 +125,7 @@ fn append(
     let Some(transfer) = open.get_mut(&chunk.transfer) else {
         return Ok(());
     };
-    let result = if chunk.zstd_len.is_some() {
-        let text = "compressed chunks were not agreed on";
-        Err(Refusal::new(RejectCode::Unsupported, text))
-    } else {
-        transfer.chunk(&chunk.ops, payload)
-    };
-    result.map_err(|refusal| {
+    transfer.chunk(&chunk.ops, payload).map_err(|refusal| {
         if let Some(transfer) = open.remove(&chunk.transfer) {
             transfer.abort();
         }

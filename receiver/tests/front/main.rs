@@ -307,6 +307,7 @@ fn frames_that_may_not_come_now_are_protocol_errors() {
         kind,
         body: vec![0; body],
         payload: Vec::new(),
+        packed: false,
     };
     for bad in [
         frame(0, 7, 3),

@@ -172,6 +172,7 @@ impl Bench {
             label: format!("session {id}"),
             purpose: Purpose::Mirror,
             sub_path: WirePath::root(),
+            features: syncd_proto::message::FEATURE_ZSTD,
             attributes: Attributes::ALL,
             writable: true,
             next_out: 0,

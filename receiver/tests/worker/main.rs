@@ -100,11 +100,7 @@ impl Agent {
     }
 
     fn chunk(&mut self, transfer: u64, ops: Vec<PatchOp>, payload: &[u8]) {
-        let chunk = StageChunk {
-            transfer,
-            ops,
-            zstd_len: None,
-        };
+        let chunk = StageChunk { transfer, ops };
         self.say_with(chunk, payload.to_vec());
     }
 

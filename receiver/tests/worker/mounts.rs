@@ -175,14 +175,7 @@ fn a_transfer_ends_there_too() {
         PatchOp::Literal { len: 10 },
     ];
     let literals = [&content[..300_000], &content[content.len() - 10..]].concat();
-    agent.say_with(
-        StageChunk {
-            transfer: 1,
-            ops,
-            zstd_len: None,
-        },
-        literals,
-    );
+    agent.say_with(StageChunk { transfer: 1, ops }, literals);
     let digest = Digest::of(&content);
     let len = content.len() as u64;
     agent.say(StageEnd {

@@ -55,6 +55,7 @@ async fn call(
         tls: &ready.0,
         password: ready.1.as_ref(),
         timeout: target.access.connect_timeout,
+        compress: target.access.compress,
         attributes: source.attributes,
         names: &[],
     };

@@ -127,6 +127,7 @@ fn target<'a>(
         password_file: path(&mut section, "password_file", base)?,
         server_name: section.text("server_name")?.map(str::to_owned),
         connect_timeout_ms: section.number("connect_timeout_ms")?,
+        compress: section.flag("compress")?,
     };
     // A misspelt key explains a missing one better than its absence does.
     section.finish()?;

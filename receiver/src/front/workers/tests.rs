@@ -100,6 +100,7 @@ fn session(id: u64) -> SessionOpen {
         label: "test".to_owned(),
         purpose: Purpose::Mirror,
         sub_path: WirePath::root(),
+        features: 0,
         attributes: syncd_proto::attributes::Attributes::NONE,
         writable: true,
         next_out: 0,

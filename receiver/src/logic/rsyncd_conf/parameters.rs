@@ -132,7 +132,7 @@ parameters! {
     Filter, "filter", Module, TEXT, Honoured, GUARD, "rules per directory (`:`) cannot be used: the module is not served";
     ExcludeFrom, "exclude from", Module, TEXT, Honoured, GUARD, "";
     IncludeFrom, "include from", Module, TEXT, Honoured, PLAIN, "";
-    RefuseOptions, "refuse options", Module, TEXT, Warned, GUARD, "`delete` and its forms refuse removals; other options of rsync do not exist here";
+    RefuseOptions, "refuse options", Module, TEXT, Warned, GUARD, "`delete` and its forms refuse removals, `compress` compression; other options of rsync do not exist here";
     TempDir, "temp dir", Module, TEXT, Warned, PLAIN, "not honoured: content is staged in `.syncd` within the module, so that renames are atomic";
     IgnoreErrors, "ignore errors", Module, NO, Warned, PLAIN, "not honoured: after errors nothing is deleted";
     IgnoreNonreadable, "ignore nonreadable", Module, NO, Accepted, PLAIN, "nothing is sent out";

@@ -165,7 +165,7 @@ const TOLD: &[(&[&str], Verdict, &str)] = &[
             "zl",
         ],
         Differs,
-        "nothing is compressed; deltas and inline content keep the line short",
+        "content that shrinks is compressed by itself where the link is slow",
     ),
     (
         &["update", "u"],
