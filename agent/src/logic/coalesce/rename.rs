@@ -290,11 +290,13 @@ impl DirtySet {
     }
 
     pub(super) fn push_rename(&mut self, from: WirePath, to: WirePath, dir: bool, now: Millis) {
-        let back = self
-            .renames
-            .back_mut()
-            .filter(|last| !last.swap && last.from == to && last.to == from);
-        match back {
+        let is_back = |last: &Rename| !last.swap && last.from == to && last.to == from;
+        if self.renames.back().is_some_and(is_back) {
+            // There may be nothing left to send: the times of the directories changed all the same.
+            self.times_of_parent(&from, now);
+            self.times_of_parent(&to, now);
+        }
+        match self.renames.back_mut().filter(|last| is_back(last)) {
             Some(last) if dir => {
                 self.respawned += 1;
                 last.swap = true;
