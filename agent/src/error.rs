@@ -97,6 +97,9 @@ impl Fatal {
             Self::Attributes(..) => {
                 Some("mount /proc, or switch xattrs, acls and capabilities off".into())
             }
+            Self::Compare(CompareError::Unread(_)) => {
+                Some("make it readable, or exclude it, then run it again".into())
+            }
             Self::Compare(_) => Some("check the receiver's log, then run it again".into()),
             Self::Config(..) | Self::System(_) => None,
         }

@@ -15,7 +15,7 @@ use syncd_tests::{Process, Receiver, ReservedPort, Sandbox, require, wait_until}
 use crate::common::{LONG, Mirror, code, noise, once, patient, scaled, wait_staging_empty};
 
 /// What fails in the process that touches the module, and how.
-const RECEIVER: [(&str, &str); 12] = [
+const RECEIVER: [(&str, &str); 14] = [
     ("pwrite64", "ENOSPC"),
     ("pwrite64", "EIO"),
     ("openat", "EMFILE"),
@@ -28,16 +28,19 @@ const RECEIVER: [(&str, &str); 12] = [
     ("fdatasync", "EIO"),
     ("syncfs", "EIO"),
     ("unlinkat", "EIO"),
+    ("openat2", "EMFILE"),
+    ("getdents64", "EIO"),
 ];
 
 /// And in the agent.
-const AGENT: [(&str, &str); 6] = [
+const AGENT: [(&str, &str); 7] = [
     ("pread64", "EIO"),
     ("openat2", "EMFILE"),
     ("statx", "EIO"),
     ("getdents64", "EIO"),
     ("openat2", "ENOMEM"),
     ("flistxattr", "EIO"),
+    ("readlinkat", "EIO"),
 ];
 
 /// A script that runs `program` with the n-th call of a kind failing in each of its threads.
@@ -106,6 +109,11 @@ fn through_a_failure(inject: &str, of_receiver: bool) {
             agent: agent.clone().program(program),
         }
     };
+    if let Failing::Agent { agent, .. } = &failing {
+        // They differ, and whatever cannot be read makes that no better.
+        let verified = once(&sandbox, agent, "verify").exit;
+        assert_ne!(verified, code::DONE, "verified what is not the same");
+    }
     failing.sync(&sandbox);
     drop(failing);
     let _receiver = receiver.start();
@@ -173,6 +181,31 @@ fn calls_of_the_agent_fail() {
         for place in places() {
             through_a_failure(&format!("{call}:error={error}:when={place}"), false);
         }
+    }
+}
+
+#[test]
+fn a_source_that_cannot_be_read_is_not_identical_and_not_empty() {
+    if !require(&[Need::Tool("strace")]) {
+        return;
+    }
+    // Its own directory, and those below it.
+    for place in ["1+", "2+"] {
+        let sandbox = Sandbox::new();
+        fill(&sandbox.src(), 0);
+        let receiver = sandbox.receiver().start();
+        let agent = patient(sandbox.agent(&receiver));
+        once(&sandbox, &agent, "sync").expect(code::DONE, &[]);
+        fs::remove_dir_all(sandbox.src().join("gone")).expect("rm -r");
+        fs::write(sandbox.dst().join("b/extra"), "not here").expect("write");
+        let inject = format!("getdents64:error=EIO:when={place}");
+        let program = failing(sandbox.path(), &Binaries::locate().agent, &inject);
+        let blind = agent.clone().program(program);
+        once(&sandbox, &blind, "sync").expect(code::DEGRADED, &["cannot be read", "not mirrored"]);
+        once(&sandbox, &blind, "verify").expect(code::FAILED, &["cannot be read"]);
+        assert!(sandbox.dst().join("b/extra").exists());
+        once(&sandbox, &agent, "sync").expect(code::DONE, &[]);
+        sandbox.assert_equal();
     }
 }
 

@@ -1,12 +1,12 @@
 //! Ports that stay ours while nobody listens on them.
 //!
 //! A program that is killed and started again on its port may find that an outgoing connection of somebody else has
-//! it meanwhile. Those ports come from the kernel's own range; these are below it, and locked among the tests.
+//! it meanwhile. Those ports come from the kernel's own range; these are below it, and locked among the tests: by an
+//! abstract socket, whose name is known as far as the port is, whatever directories a test uses.
 
-use std::fs::{self, File, OpenOptions};
 use std::net::{Ipv4Addr, TcpListener};
-
-use rustix::fs::{FlockOperation, flock};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 /// Below the range that Linux takes ports of outgoing connections from (`ip_local_port_range`, from 32,768).
 const PORTS: std::ops::Range<u16> = 20_000..30_000;
@@ -15,7 +15,7 @@ const PORTS: std::ops::Range<u16> = 20_000..30_000;
 #[derive(Debug)]
 pub struct ReservedPort {
     number: u16,
-    _lock: File,
+    _lock: UnixDatagram,
 }
 
 impl ReservedPort {
@@ -25,17 +25,14 @@ impl ReservedPort {
     /// If all are taken.
     #[must_use]
     pub fn take() -> Self {
-        let dir = std::env::temp_dir().join("syncd-tests-ports");
-        fs::create_dir_all(&dir).expect("directory of locks");
         let count = u32::from(PORTS.end - PORTS.start);
         let first = std::process::id().wrapping_mul(37) % count;
         let mut numbers = (first..first + count)
             .map(|at| PORTS.start + u16::try_from(at % count).expect("a port"));
         let found = numbers.find_map(|number| {
-            let mut options = OpenOptions::new();
-            let options = options.create(true).truncate(false).write(true);
-            let lock = options.open(dir.join(number.to_string())).ok()?;
-            flock(&lock, FlockOperation::NonBlockingLockExclusive).ok()?;
+            let name = format!("syncd-tests-port-{number}");
+            let name = SocketAddr::from_abstract_name(name).ok()?;
+            let lock = UnixDatagram::bind_addr(&name).ok()?;
             TcpListener::bind((Ipv4Addr::LOCALHOST, number)).ok()?;
             Some(Self {
                 number,

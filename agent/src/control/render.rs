@@ -159,11 +159,15 @@ fn write_check(target: &TargetStatus, text: &mut String) {
         let _ = write!(text, "{} entries, {}, ", check.entries, bytes(check.bytes));
     }
     match check.found {
+        0 if check.unread > 0 => text.push_str("no differences in what could be read"),
         0 => text.push_str("no differences"),
         found => {
             let examples = check.examples.join(", ");
             let _ = write!(text, "{found} differences, mended, such as {examples}");
         }
+    }
+    if check.unread > 0 {
+        let _ = write!(text, "; {} could not be read", check.unread);
     }
     if check.done {
         let _ = write!(text, "; it took {}", span(check.took_ms));
@@ -272,6 +276,7 @@ mod tests {
             bytes: 2048,
             found: 1,
             examples: vec!["a/b".into()],
+            unread: 2,
         });
         target.next_full_check = Some("2026-11-22T03:30:00+01:00".into());
         let text = status(&proved);
@@ -279,7 +284,7 @@ mod tests {
             "identical at 2026-11-21 12:00:03, root 9f3c9f3c9f3c9f3c...",
             "at most 1.0 MiB are sent per second",
             "full check of contents at 2026-11-15 03:31:00: 7 entries, 2.0 KiB, 1 differences, mended, such as a/b; \
-             it took 60 s; the next at 2026-11-22 03:30:00",
+             2 could not be read; it took 60 s; the next at 2026-11-22 03:30:00",
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }

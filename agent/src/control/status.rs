@@ -221,6 +221,9 @@ pub struct FullCheck {
     pub found: u64,
     /// Some of that.
     pub examples: Vec<String>,
+    /// What could not be read on either side, and is compared by itself later.
+    #[serde(default)]
+    pub unread: u64,
 }
 
 /// How far the first comparison is.

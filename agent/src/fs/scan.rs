@@ -95,8 +95,10 @@ pub struct ScanProblem {
 /// Why something could not be taken in.
 #[derive(Debug)]
 pub enum Unscanned {
-    /// The directory, or the file whose content was asked for, cannot be read.
+    /// The entries of the directory cannot be read.
     Unreadable(io::Error),
+    /// The content of the file, which was asked for, cannot be read.
+    Content(io::Error),
     /// The entry has the name that the receiver keeps for itself.
     Reserved,
     /// The directory has an entry whose name cannot be sent (longer than any name on Linux).
@@ -113,7 +115,9 @@ impl fmt::Display for ScanProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.path)?;
         match &self.what {
-            Unscanned::Unreadable(error) => write!(f, "cannot be read: {error}"),
+            Unscanned::Unreadable(error) | Unscanned::Content(error) => {
+                write!(f, "cannot be read: {error}")
+            }
             Unscanned::NotKept(kind) => {
                 write!(f, "not mirrored: the receiver keeps no {}", kind.word())
             }
@@ -231,14 +235,17 @@ impl<'a> SourceReader<'a> {
     ///
     /// # Errors
     /// It is there but cannot be read.
-    pub fn start(&self, path: &WirePath) -> io::Result<Option<(WalkDir, EntryMeta)>> {
+    pub fn start(&mut self, path: &WirePath) -> io::Result<Option<(WalkDir, EntryMeta)>> {
         match self.root.open_dir(path) {
             Ok(fd) => {
                 let Some(entry) = root::entry_of(&root::statx_of(&fd)?, None) else {
                     return Ok(None);
                 };
                 let mut entry = self.terms.entry(entry);
-                entry.xattrs = attributes::digest(&Place::Opened(fd.as_fd()), &self.terms)?;
+                match attributes::digest(&Place::Opened(fd.as_fd()), &self.terms) {
+                    Ok(digest) => entry.xattrs = digest,
+                    Err(error) => self.tell(path.clone(), Unscanned::Attributes(error.into())),
+                }
                 Ok(Some((WalkDir::Held(fd, 0), entry)))
             }
             Err(error) if is_gone(&error) => Ok(None),
@@ -357,7 +364,7 @@ impl<'a> SourceReader<'a> {
                 Some(Err(ReadError::Gone | ReadError::NotAFile)) => continue,
                 Some(Err(ReadError::Changed | ReadError::TooLarge)) => Some(Unscanned::Unstable),
                 Some(Err(ReadError::Denied(error) | ReadError::Io(error))) => {
-                    Some(Unscanned::Unreadable(error))
+                    Some(Unscanned::Content(error))
                 }
             };
             if let (Some(what), Some(path)) = (what, path.join(&name)) {

@@ -22,7 +22,7 @@ mod rename;
 #[cfg(test)]
 mod tests;
 
-pub use mark::{Failure, Leave, Look, Mark, Remote, Settle, Taken};
+pub use mark::{Failed, Failure, Leave, Look, Mark, Remote, Settle, Taken};
 pub use rename::Rename;
 
 use hear::Burst;
@@ -32,7 +32,7 @@ use rename::Move;
 pub type Millis = u64;
 
 /// A directory to be compared with the target, taken out of the set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Comparison {
     /// Its place in the order of everything seen.
     pub seq: u64,
@@ -44,6 +44,8 @@ pub struct Comparison {
     pub attempts: u32,
     /// By content: other files of the same names may be there, of the same sizes and times.
     pub content: bool,
+    /// Why it failed last.
+    pub failure: Option<Failure>,
 }
 
 /// Paths a target has not got yet, with the renames in front of them.
@@ -175,9 +177,9 @@ impl DirtySet {
         due: Millis,
     ) {
         comparison.due = due;
-        comparison.attempts += 1;
         if let Some(other) = self.comparisons.get(&path) {
             comparison.content |= other.content;
+            comparison.due = due.min(other.due);
         }
         if let Some(other) = self.comparisons.insert(path, comparison) {
             self.settle_seq(other.seq);

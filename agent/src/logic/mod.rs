@@ -16,3 +16,4 @@ pub mod plan;
 pub mod rate;
 pub mod target;
 pub mod terms;
+pub mod unread;

@@ -17,13 +17,15 @@ use syncd_proto::meta::{EntryMeta, Kind};
 use syncd_proto::path::{Name, WirePath};
 use syncd_proto::tree::TreeReader;
 
-use crate::fs::scan::{ScanProblem, SourceReader, Unscanned};
+use crate::fs::scan::{ScanProblem, SourceReader};
 use crate::logic::bucket::Bucket;
 use crate::logic::coalesce::Millis;
 use crate::logic::config::FullCheck;
+use crate::logic::unread::{ATTEMPTS_MAX, Unread, What};
 use crate::net::link::{Link, LinkError};
+use crate::pipeline::reconcile::reading::{Problems, stat, unread};
 use crate::pipeline::reconcile::{
-    self, CompareError, Difference, mark, receive, settle_commits, stat,
+    self, CompareError, Difference, mark, put_off, receive, settle_commits,
 };
 use crate::pipeline::sweep::sweep;
 use crate::pipeline::target::{State, Target};
@@ -66,6 +68,8 @@ pub struct Checked {
     pub found: u64,
     /// Some of that.
     pub examples: Vec<String>,
+    /// What could not be read, and is compared by itself later.
+    pub unread: u64,
 }
 
 /// When a target is checked.
@@ -164,9 +168,13 @@ fn log(target: &Target, checked: &Checked) {
         entries,
         bytes,
         found,
+        unread,
         ..
     } = checked;
     let took_ms = checked.took.as_millis() as u64;
+    if *unread > 0 {
+        tracing::warn!(target = %target.name, "full check: {unread} could not be read");
+    }
     if *found == 0 {
         tracing::info!(target = %target.name, entries, bytes, took_ms, "full check: no differences");
     } else {
@@ -264,6 +272,7 @@ fn found(
 
 /// One comparison of everything by digests; `None` if the target stops.
 fn digests(target: &Arc<Target>, checked: &mut Checked) -> Option<()> {
+    let mut attempts = 0;
     loop {
         let link = wait_for_link(target)?;
         let result = give_way(target, &link).and_then(|()| {
@@ -278,16 +287,43 @@ fn digests(target: &Arc<Target>, checked: &mut Checked) -> Option<()> {
             reconcile::compare(target, &link, &WirePath::root(), false, &mut report)
         });
         match result {
-            Ok(root) => {
-                if let Some(root) = root {
-                    target.update(|state, _| {
+            Ok(compared) => {
+                checked.unread += compared.unread.len() as u64;
+                target.update(|state, now| {
+                    put_off(state, compared.unread, false, now);
+                    if let Some(root) = compared.equal {
                         state.identical = Some((root, std::time::SystemTime::now()));
-                    });
-                }
+                    }
+                });
                 return Some(());
             }
-            Err(error) => put_off(target, &error)?,
+            Err(error) => {
+                attempts += 1;
+                if let Some(()) = leave(target, checked, error, attempts, false)? {
+                    return Some(());
+                }
+            }
         }
+    }
+}
+
+/// An attempt failed: waits a moment. What cannot be read is left to the comparisons after a few attempts, which show
+/// it and try it again; then there is `Some(())` inside. `None` if the target stops.
+fn leave(
+    target: &Target,
+    checked: &mut Checked,
+    error: CompareError,
+    attempts: u32,
+    content: bool,
+) -> Option<Option<()>> {
+    match error {
+        CompareError::Unread(unread) if attempts >= ATTEMPTS_MAX => {
+            tracing::warn!(target = %target.name, "full check: left out: {unread}");
+            checked.unread += 1;
+            target.update(|state, now| put_off(state, vec![unread], content, now));
+            Some(Some(()))
+        }
+        error => pause(target, &error).map(|()| None),
     }
 }
 
@@ -296,6 +332,7 @@ fn contents(target: &Arc<Target>, full: &FullCheck, checked: &mut Checked) -> Op
     let pace = Pace::new(target, full);
     let mut open = vec![WirePath::root()];
     while let Some(path) = open.pop() {
+        let mut attempts = 0;
         loop {
             let link = wait_for_link(target)?;
             let result = give_way(target, &link)
@@ -305,7 +342,12 @@ fn contents(target: &Arc<Target>, full: &FullCheck, checked: &mut Checked) -> Op
                     open.extend(below);
                     break;
                 }
-                Err(error) => put_off(target, &error)?,
+                Err(error) => {
+                    attempts += 1;
+                    if let Some(()) = leave(target, checked, error, attempts, true)? {
+                        break;
+                    }
+                }
             }
         }
         checked.bytes = pace.bytes();
@@ -314,8 +356,8 @@ fn contents(target: &Arc<Target>, full: &FullCheck, checked: &mut Checked) -> Op
     Some(())
 }
 
-/// An attempt failed: waits a moment. `None` if the target stops.
-fn put_off(target: &Target, error: &CompareError) -> Option<()> {
+/// Waits a moment after an attempt that failed. `None` if the target stops.
+fn pause(target: &Target, error: &CompareError) -> Option<()> {
     if !matches!(
         error,
         CompareError::Stopped | CompareError::Link(LinkError::Closed)
@@ -336,6 +378,8 @@ type Entries = BTreeMap<Name, EntryMeta>;
 struct Both {
     here: Entries,
     there: Entries,
+    /// What could not be read here.
+    problems: Problems,
 }
 
 /// Compares one directory; the directories in it come next.
@@ -359,7 +403,8 @@ fn directory(
         (is_dir && both_have).then(|| path.join(name)).flatten()
     };
     let open = both.here.iter().filter_map(below).collect();
-    let first = differing(target, link, &both);
+    checked.unread += leave_entries(target, path, &both);
+    let first = differing(target, link, path, &both);
     if first.is_empty() {
         return Ok(open);
     }
@@ -368,7 +413,7 @@ fn directory(
     let Some(again) = look(target, link, path, pace)? else {
         return Ok(open);
     };
-    for name in differing(target, link, &again) {
+    for name in differing(target, link, path, &again) {
         if !first.contains(&name) {
             continue;
         }
@@ -379,8 +424,20 @@ fn directory(
     Ok(open)
 }
 
-/// Names whose entries are not the same, without those that are on their way.
-fn differing(target: &Target, link: &Link, both: &Both) -> HashSet<Name> {
+/// Has what could not be read of single entries looked at by itself; returns how many they are.
+fn leave_entries(target: &Target, path: &WirePath, both: &Both) -> u64 {
+    let names = both.here.keys();
+    let unread = names.filter_map(|name| both.problems.of(&path.join(name)?).cloned());
+    let unread: Vec<Unread> = unread.collect();
+    let count = unread.len() as u64;
+    if count > 0 {
+        target.update(|state, now| put_off(state, unread, true, now));
+    }
+    count
+}
+
+/// Names whose entries are not the same, without those that could not be read.
+fn differing(target: &Target, link: &Link, path: &WirePath, both: &Both) -> HashSet<Name> {
     let policy = link.welcome().compare;
     let same = |name: &Name| match (both.here.get(name), both.there.get(name)) {
         (Some(here), Some(there)) => {
@@ -392,7 +449,12 @@ fn differing(target: &Target, link: &Link, both: &Both) -> HashSet<Name> {
         (None, None) => true,
     };
     let names = both.here.keys().chain(both.there.keys());
-    names.filter(|name| !same(name)).cloned().collect()
+    let is_read = |name: &Name| {
+        path.join(name)
+            .is_none_or(|at| both.problems.of(&at).is_none())
+    };
+    let names = names.filter(|name| !same(name) && is_read(name));
+    names.cloned().collect()
 }
 
 fn mend(
@@ -442,17 +504,20 @@ fn look(
     };
     link.ask(id, &AgentMessage::ListQuery(query))?;
     let here = list(target, link, path, pace);
-    let (dir, there) = receive(link, id)?;
-    let (Some(here), Some(_)) = (here?, dir) else {
+    let received = receive(link, id, path);
+    let (here, (dir, there)) = (here?, received?);
+    let (Some((here, problems)), Some(_)) = (here, dir) else {
         return Ok(None);
     };
-    if stat(target, link, path)?.is_none_or(|entry| entry.kind != Kind::Dir) {
+    let entry = stat(target, link, path, What::Entries)?;
+    if entry.is_none_or(|entry| entry.kind != Kind::Dir) {
         return Ok(None);
     }
     let there = there.into_iter();
     Ok(Some(Both {
         here,
         there: there.map(|entry| (entry.name, entry.meta)).collect(),
+        problems,
     }))
 }
 
@@ -461,12 +526,11 @@ fn list(
     link: &Link,
     path: &WirePath,
     pace: &Pace<'_>,
-) -> Result<Option<Entries>, CompareError> {
+) -> Result<Option<(Entries, Problems)>, CompareError> {
     let keep = |path: &WirePath, is_dir: bool| target.selection.keeps(path, is_dir);
-    let mut unreadable = false;
+    let mut problems = Problems::default();
     let mut problem = |problem: ScanProblem| {
-        let left_out = matches!(problem.what, Unscanned::NotKept(_) | Unscanned::Reserved);
-        unreadable |= !left_out;
+        problems.take_in(&problem);
         tracing::warn!(target = %target.name, "full check: {problem}");
     };
     let take = |bytes: u64| pace.take(bytes);
@@ -474,15 +538,15 @@ fn list(
         .hash_contents(true)
         .paced(&take)
         .terms(link.terms().clone());
-    let Some((dir, _)) = reader.start(path).map_err(CompareError::Source)? else {
+    let failed = |error| CompareError::Unread(unread(path, What::Entries, &error));
+    let Some((dir, _)) = reader.start(path).map_err(failed)? else {
         return Ok(None);
     };
     let entries = reader.entries(&dir, path);
     drop(reader);
     let entries = entries.map_err(|_| CompareError::Stopped)?;
-    // What could not be read is not known to be gone.
-    let entries = entries.filter(|_| !unreadable);
-    Ok(entries.map(|entries| entries.into_iter().collect()))
+    let problems = problems.within(path).map_err(CompareError::Unread)?;
+    Ok(entries.map(|entries| (entries.into_iter().collect(), problems)))
 }
 
 /// Makes reading as slow as it was asked for.

@@ -4,9 +4,11 @@
 use std::sync::Arc;
 
 use syncd_proto::message::Purpose;
-use syncd_proto::path::WirePath;
+use syncd_proto::path::{WirePath, escaped};
 
 use crate::error::Fatal;
+use crate::logic::coalesce::Failed;
+use crate::logic::unread::ATTEMPTS_MAX;
 use crate::net::link::{Link, LinkError};
 use crate::pipeline::reconcile::{self, CompareError, Difference};
 use crate::pipeline::stop::{Stop, Stopper};
@@ -27,9 +29,6 @@ pub enum Outcome {
     /// It was stopped.
     Stopped,
 }
-
-/// Attempts of a path after which `sync` gives up on it.
-const ATTEMPTS_MAX: u32 = 3;
 
 /// Mirrors until every target has everything.
 ///
@@ -96,17 +95,16 @@ fn outcome(target: &Target) -> Option<Outcome> {
     let tired = state
         .dirty
         .failed()
-        .filter(|(_, mark)| mark.attempts >= ATTEMPTS_MAX);
+        .filter(|failed| failed.attempts >= ATTEMPTS_MAX);
     let failed: Vec<_> = tired
-        .filter_map(|(path, mark)| {
-            let failure = mark.failure.as_ref()?;
-            Some(format!("{path}: {}: {}", failure.code, failure.text))
+        .map(|Failed { path, failure, .. }| {
+            let text = escaped(failure.text.as_bytes());
+            format!("{path}: {}: {text}", failure.code)
         })
         .collect();
-    let only_failed = state.counts.comparisons > 0
-        && !state.comparing
-        && !failed.is_empty()
-        && failed.len() == state.dirty.outstanding();
+    // What waits to be compared is outstanding too, also at the very beginning.
+    let only_failed =
+        !state.comparing && !failed.is_empty() && failed.len() == state.dirty.outstanding();
     only_failed.then_some(Outcome::Incomplete(failed))
 }
 
@@ -180,8 +178,12 @@ fn compare_when_connected(
         print(&path, &difference);
         Ok(())
     };
-    reconcile::compare(target, &link, &WirePath::root(), content, &mut report)?;
-    Ok(count)
+    let compared = reconcile::compare(target, &link, &WirePath::root(), content, &mut report)?;
+    match compared.unread.into_iter().next() {
+        // Whatever was found: nobody knows whether that is all.
+        Some(unread) => Err(CompareError::Unread(unread)),
+        None => Ok(count),
+    }
 }
 
 fn wait_for_link(target: &Target) -> Result<Arc<Link>, CompareError> {

@@ -10,25 +10,25 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use syncd_proto::links::{LinkGroups, LinkNames};
-use syncd_proto::message::{AgentMessage, DigestQuery};
+use syncd_proto::message::{AgentMessage, DigestQuery, ListQuery};
 use syncd_proto::meta::{Compare, EntryMeta, Kind, Mtime};
 use syncd_proto::path::WirePath;
-use syncd_proto::tree::DigestTree;
 
-use crate::fs::scan::{ScanProblem, SourceReader};
 use crate::logic::coalesce::{Comparison, Look, Millis, Remote};
 use crate::logic::links::Inode;
 use crate::logic::terms::Terms;
+use crate::logic::unread::{ATTEMPTS_MAX, Unread, Unreads, What};
 use crate::net::link::{Answer, Link, LinkError};
 use crate::pipeline::source::is_recent;
 use crate::pipeline::sweep::sweep;
-use crate::pipeline::target::Target;
+use crate::pipeline::target::{State, Target, path_delay_ms};
+use reading::{Built, build};
 use walk::Walk;
 pub use walk::{Report, receive};
 
+pub mod reading;
 mod walk;
 
 /// Marks above which a comparison waits, and below which it goes on.
@@ -45,8 +45,8 @@ const SEEK_MS: Millis = 250;
 pub enum CompareError {
     /// The connection, or the receiver's answer.
     Link(LinkError),
-    /// The source.
-    Source(std::io::Error),
+    /// A directory could not be read, here or there.
+    Unread(Unread),
     /// The receiver answered something else.
     Answer,
     /// The target stops.
@@ -57,7 +57,7 @@ impl std::fmt::Display for CompareError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Link(error) => write!(f, "comparison with the receiver: {error}"),
-            Self::Source(error) => write!(f, "comparison: cannot read the source: {error}"),
+            Self::Unread(unread) => write!(f, "comparison: {unread}"),
             Self::Answer => f.write_str("the receiver's answer does not fit the question"),
             Self::Stopped => f.write_str("stopped"),
         }
@@ -70,6 +70,15 @@ impl From<LinkError> for CompareError {
     fn from(error: LinkError) -> Self {
         Self::Link(error)
     }
+}
+
+/// What a comparison that went through came to.
+#[derive(Debug)]
+pub struct Compared {
+    /// The digest of both, if there is no difference.
+    pub equal: Option<String>,
+    /// What was left out because it could not be read; of all else every difference was reported.
+    pub unread: Vec<Unread>,
 }
 
 /// One way in which source and target differ.
@@ -95,6 +104,7 @@ pub enum Difference {
 /// Runs until the target stops.
 pub fn run(target: &Arc<Target>) {
     let mut seek_at = 0;
+    let mut seeks = 0;
     loop {
         let (path, comparison, link) = {
             let mut state = target.lock();
@@ -105,7 +115,7 @@ pub fn run(target: &Arc<Target>) {
                 let now = target.now();
                 if state.links.is_seeking() && seek_at <= now {
                     drop(state);
-                    seek(target);
+                    seeks = if seek(target, seeks) { 0 } else { seeks + 1 };
                     seek_at = target.now() + SEEK_MS;
                     state = target.lock();
                     continue;
@@ -130,8 +140,9 @@ pub fn run(target: &Arc<Target>) {
 }
 
 /// Looks through the source for the other names of files with several: what is not pending there, the
-/// target has.
-fn seek(target: &Target) {
+/// target has. What could not be read may hold some: then whoever waits for them asks again, but not for ever.
+/// Returns whether they were looked for.
+fn seek(target: &Target, before: u32) -> bool {
     let sought = {
         let mut state = target.lock();
         state.seeking = true;
@@ -139,7 +150,14 @@ fn seek(target: &Target) {
     };
     let terms = plain_terms(target);
     let found = build(target, &terms, &WirePath::root(), Compare::ALL, false);
-    let groups = found.map(|(_, groups)| groups).unwrap_or_default();
+    let whole = found
+        .as_ref()
+        .is_ok_and(|built| built.problems.is_sure(&WirePath::root()));
+    if !whole && before + 1 < ATTEMPTS_MAX {
+        target.update(|state, _| state.seeking = false);
+        return false;
+    }
+    let Built { groups, .. } = found.unwrap_or_default();
     for (inode, group) in groups
         .iter()
         .filter(|(inode, _)| sought.contains_key(inode))
@@ -166,6 +184,7 @@ fn seek(target: &Target) {
         state.links.sought(sought);
         state.seeking = false;
     });
+    true
 }
 
 fn finish(target: &Arc<Target>, path: Arc<WirePath>, comparison: Comparison, link: &Arc<Link>) {
@@ -174,8 +193,9 @@ fn finish(target: &Arc<Target>, path: Arc<WirePath>, comparison: Comparison, lin
     target.update(|state, now| {
         state.comparing = false;
         match result {
-            Ok(equal) => {
+            Ok(Compared { equal, unread }) => {
                 state.counts.comparisons += 1;
+                put_off(state, unread, comparison.content, now);
                 state.dirty.settle_seq(comparison.seq);
                 if path.is_root() {
                     state.links.ready();
@@ -185,19 +205,53 @@ fn finish(target: &Arc<Target>, path: Arc<WirePath>, comparison: Comparison, lin
                     state.identical = Some((root, std::time::SystemTime::now()));
                 }
             }
-            Err(error) => {
-                if !matches!(
-                    error,
-                    CompareError::Stopped | CompareError::Link(LinkError::Closed)
-                ) {
-                    tracing::warn!(target = %target.name, path = %path, "{error}");
-                }
-                state
-                    .dirty
-                    .give_back_comparison(path, comparison, now + RETRY_MS);
-            }
+            Err(error) => give_back(target, state, path, comparison, error, now),
         }
     });
+}
+
+/// A comparison failed: it is done again, and if something could not be read, less and less often.
+fn give_back(
+    target: &Target,
+    state: &mut State,
+    path: Arc<WirePath>,
+    mut comparison: Comparison,
+    error: CompareError,
+    now: Millis,
+) {
+    let is_over = matches!(
+        error,
+        CompareError::Stopped | CompareError::Link(LinkError::Closed)
+    );
+    if !is_over {
+        tracing::warn!(target = %target.name, path = %path, "{error}");
+    }
+    let mut due = now + RETRY_MS;
+    if let CompareError::Unread(unread) = error {
+        comparison.attempts += 1;
+        comparison.failure = Some(unread.failure);
+        due = now + path_delay_ms(comparison.attempts);
+    }
+    state.dirty.give_back_comparison(path, comparison, due);
+}
+
+/// What a comparison left out is looked at by itself: directories are compared later, for the rest the planner reads.
+pub(super) fn put_off(state: &mut State, unread: Vec<Unread>, content: bool, now: Millis) {
+    for Unread {
+        path,
+        what,
+        failure,
+    } in unread
+    {
+        match what {
+            What::Entries => {
+                let due = now + path_delay_ms(1);
+                state.dirty.compare_later(path, content, failure, due);
+            }
+            What::Content => state.dirty.unclear(path, now),
+            What::Attributes => state.dirty.attrib(path, now),
+        }
+    }
 }
 
 pub(super) fn mark(
@@ -276,7 +330,7 @@ fn wait_until_less_dirty(target: &Target) -> Result<(), CompareError> {
         if state.links.is_seeking() {
             // What makes it dirty may be waiting for this.
             drop(state);
-            seek(target);
+            seek(target, ATTEMPTS_MAX);
             state = target.lock();
         } else {
             state = target.wait(state, None);
@@ -285,20 +339,24 @@ fn wait_until_less_dirty(target: &Target) -> Result<(), CompareError> {
     Ok(())
 }
 
-/// Compares the trees below `path` and reports every difference, parents first. Returns the digest if
-/// there is none and both trees could be read whole.
+/// Compares the trees below `path` and reports every difference, parents first. They are equal only if both could be
+/// read whole.
 ///
 /// # Errors
-/// [`CompareError`]; what was reported until then stands.
+/// [`CompareError`], also when `path` itself cannot be read; what was reported until then stands.
 pub fn compare(
     target: &Target,
     link: &Arc<Link>,
     path: &WirePath,
     content: bool,
     report: &mut dyn FnMut(WirePath, Difference) -> Result<(), CompareError>,
-) -> Result<Option<String>, CompareError> {
+) -> Result<Compared, CompareError> {
+    let differ = Compared {
+        equal: None,
+        unread: Vec::new(),
+    };
     if !target.selection.includes(path, true) {
-        return Ok(None);
+        return Ok(differ);
     }
     settle_commits(target, link)?;
     let policy = link.welcome().compare;
@@ -310,7 +368,12 @@ pub fn compare(
     };
     // Both sides walk at the same time.
     link.ask(id, &AgentMessage::DigestQuery(question))?;
-    let (here, groups) = build(target, link.terms(), path, policy, content)?;
+    let built = build(target, link.terms(), path, policy, content)?;
+    let Built {
+        tree: here,
+        groups,
+        problems,
+    } = built;
     let policy = Compare {
         links: policy.links && !groups.is_full(),
         ..policy
@@ -330,16 +393,12 @@ pub fn compare(
     let there = answer.digests.first().copied().flatten();
     let Some(here) = here else {
         // No such directory: whatever stands there is looked at by itself.
-        if let Some(entry) = stat(target, link, path)? {
+        if let Some(entry) = reading::stat(target, link, path, What::Entries)? {
             report(path.clone(), Difference::Missing(entry))?;
-        } else if there.is_some() && !path.is_root() {
-            let gone = EntryMeta {
-                kind: Kind::Dir,
-                ..unknown()
-            };
-            sweep(target, link, path, gone, report)?;
+        } else if !path.is_root() {
+            sweep_dir(target, link, path, there.is_some(), report)?;
         }
-        return Ok(None);
+        return Ok(differ);
     };
     if path.is_root() {
         let entries = here.entries();
@@ -351,32 +410,65 @@ pub fn compare(
         LinkNames::default()
     };
     let here = here.with_links(&names);
-    let complete = here.is_complete(&WirePath::root());
+    let complete = here.is_complete(&WirePath::root()) && problems.is_sure(path);
     if there == Some(here.root_digest()) && complete {
         learn(target, policy, &groups, &differing);
-        return Ok(Some(here.root_digest().to_string()));
+        return Ok(Compared {
+            equal: Some(here.root_digest().to_string()),
+            ..differ
+        });
     }
     let mut walk = Walk {
         target,
         link,
         base: path.clone(),
         here,
+        problems,
         names,
         inodes: &inodes,
         policy,
         content,
         plain: Arc::new(link.terms().without_attributes()),
+        unread: Unreads::default(),
     };
-    if there.is_none() {
-        if let Some(entry) = stat(target, link, path)? {
-            report(path.clone(), Difference::Missing(entry))?;
-        }
-        walk.report_all(path.clone(), report)?;
-    } else {
-        walk.descend(report)?;
-    }
+    walk.descend(report)?;
+    let unread = walk.unread.conclude(path).map_err(CompareError::Unread)?;
+    // Nothing is known of these names at the target: no other name may be linked to one of them.
+    let is_unread = |name: &&WirePath| unread.iter().any(|unread| name.starts_with(&unread.path));
+    differing.extend(inodes.keys().filter(is_unread).cloned());
     learn(target, policy, &groups, &differing);
-    Ok(None)
+    Ok(Compared { unread, ..differ })
+}
+
+/// Removes what the target has of a directory that is gone here. `known` to be there, or else it may be one that could
+/// not be read whole.
+fn sweep_dir(
+    target: &Target,
+    link: &Arc<Link>,
+    path: &WirePath,
+    known: bool,
+    report: Report<'_>,
+) -> Result<(), CompareError> {
+    let gone = EntryMeta {
+        kind: Kind::Dir,
+        ..unknown()
+    };
+    let gone = if known {
+        Some(gone)
+    } else {
+        let id = link.issue_id();
+        let query = ListQuery {
+            id,
+            path: path.clone(),
+            content: false,
+        };
+        link.ask(id, &AgentMessage::ListQuery(query))?;
+        receive(link, id, path)?.0
+    };
+    match gone {
+        Some(gone) => sweep(target, link, path, gone, report).map(drop),
+        None => Ok(()),
+    }
 }
 
 /// The names of linked files, with the file.
@@ -440,20 +532,11 @@ fn unknown() -> EntryMeta {
     }
 }
 
-pub(super) fn stat(
-    target: &Target,
-    link: &Link,
-    path: &WirePath,
-) -> Result<Option<EntryMeta>, CompareError> {
-    let found = target.root.stat_for(path, link.terms());
-    found.map_err(CompareError::Source)
-}
-
 /// How many entries the source has now, as far as it can be read: what goes while it is counted is not.
 pub fn count_entries(target: &Target) -> Option<u64> {
     let root = WirePath::root();
-    let (tree, _) = build(target, &plain_terms(target), &root, Compare::ALL, false).ok()?;
-    tree.map(|tree| tree.entries())
+    let built = build(target, &plain_terms(target), &root, Compare::ALL, false).ok()?;
+    built.tree.map(|tree| tree.entries())
 }
 
 /// The terms of the open session, if there is one, without attributes.
@@ -461,40 +544,4 @@ fn plain_terms(target: &Target) -> Arc<Terms> {
     let state = target.lock();
     let terms = state.link.as_ref().map(|link| link.terms());
     Arc::new(terms.map_or_else(Terms::default, |terms| terms.without_attributes()))
-}
-
-fn build(
-    target: &Target,
-    terms: &Arc<Terms>,
-    path: &WirePath,
-    policy: Compare,
-    content: bool,
-) -> Result<(Option<DigestTree>, LinkGroups), CompareError> {
-    with_reader(target, terms, content, |reader| {
-        let started = reader.start(path).map_err(CompareError::Source)?;
-        let Some((dir, meta)) = started.filter(|(_, meta)| meta.kind == Kind::Dir) else {
-            return Ok((None, LinkGroups::default()));
-        };
-        let tree = DigestTree::build(reader, dir, path, &meta, policy)
-            .map_err(|_| CompareError::Stopped)?;
-        Ok((Some(tree), reader.take_links()))
-    })
-}
-
-fn with_reader<T>(
-    target: &Target,
-    terms: &Arc<Terms>,
-    content: bool,
-    work: impl FnOnce(&mut SourceReader<'_>) -> T,
-) -> T {
-    let keep = |path: &WirePath, is_dir: bool| target.selection.keeps(path, is_dir);
-    let mut problem = |problem: ScanProblem| {
-        tracing::warn!(target = %target.name, "{problem}");
-    };
-    let cancel = AtomicBool::new(false);
-    let mut reader = SourceReader::new(&target.root, &keep, &mut problem, &cancel)
-        .hash_contents(content)
-        .remembering(&target.hashes)
-        .terms(terms.clone());
-    work(&mut reader)
 }

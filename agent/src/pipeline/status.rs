@@ -153,15 +153,12 @@ fn state_of(state: &State, now: Millis) -> TargetState {
 }
 
 fn failed(state: &State, now: Millis) -> Vec<FailedPath> {
-    let failed = state.dirty.failed().filter_map(|(path, mark)| {
-        let failure = mark.failure.as_ref()?;
-        Some(FailedPath {
-            path: path.to_string(),
-            code: failure.code.clone(),
-            text: escaped(failure.text.as_bytes()),
-            attempts: mark.attempts,
-            next_try_ms: mark.due.saturating_sub(now),
-        })
+    let failed = state.dirty.failed().map(|failed| FailedPath {
+        path: failed.path.to_string(),
+        code: failed.failure.code.clone(),
+        text: escaped(failed.failure.text.as_bytes()),
+        attempts: failed.attempts,
+        next_try_ms: failed.due.saturating_sub(now),
     });
     failed.take(FAILED_LISTED_MAX).collect()
 }
@@ -199,6 +196,7 @@ fn full_check(checked: &Checked) -> FullCheck {
         bytes: checked.bytes,
         found: checked.found,
         examples: checked.examples.clone(),
+        unread: checked.unread,
     }
 }
 

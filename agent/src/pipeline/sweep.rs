@@ -104,7 +104,7 @@ impl Level {
             content: false,
         };
         link.ask(id, &AgentMessage::ListQuery(query))?;
-        let (_, entries) = receive(link, id)?;
+        let (_, entries) = receive(link, id, &path)?;
         Ok(Self {
             path,
             meta,

@@ -26,6 +26,7 @@ use crate::pipeline::selection::Selection;
 mod refusals;
 mod state;
 
+pub use refusals::path_delay_ms;
 use state::IN_FLIGHT_BYTES_MAX;
 pub use state::{Counts, Pause, Phase, State};
 

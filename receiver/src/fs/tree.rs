@@ -25,6 +25,7 @@ use super::known::Known;
 use super::meta::{Identity, entry_of, identity_of, kind_of, link_target, statx_at, statx_fd};
 use super::parallel;
 use super::recover::names;
+use super::refusal::Refusal;
 use super::root::{LISTABLE, READABLE, Root};
 use super::signature::version_of;
 use crate::logic::fake_super::Said;
@@ -33,6 +34,21 @@ use crate::logic::munge;
 /// The session ends: nobody wants the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stopped;
+
+/// Why there is no listing.
+#[derive(Debug)]
+pub enum ListError {
+    /// Nobody wants it.
+    Stopped,
+    /// The directory is there and cannot be read.
+    Unread(Refusal),
+}
+
+impl From<Stopped> for ListError {
+    fn from(_: Stopped) -> Self {
+        Self::Stopped
+    }
+}
 
 /// Digest trees of one session.
 #[derive(Debug)]
@@ -116,7 +132,8 @@ impl Trees {
     /// whole before, only what is in the directory itself is read: nothing is said of what is below then.
     ///
     /// # Errors
-    /// [`Stopped`], also when `send` returns `false`.
+    /// [`ListError::Stopped`], also when `send` returns `false`; and [`ListError::Unread`], since a directory that
+    /// cannot be read is neither absent nor empty.
     pub fn list(
         &mut self,
         root: &Root,
@@ -124,7 +141,7 @@ impl Trees {
         applied: u64,
         stop: &AtomicBool,
         mut send: impl FnMut(Listing) -> bool,
-    ) -> Result<(), Stopped> {
+    ) -> Result<(), ListError> {
         let covered = |built: &Built| built.covers(&query.path, query.content);
         if !query.content && !self.built.as_ref().is_some_and(covered) {
             self.build(root, &query.path, query.content, applied, stop)?;
@@ -136,14 +153,18 @@ impl Trees {
             .as_ref()
             .filter(|built| covered(built))
             .map(|_| &self.hashes);
-        let opened = self.open_with_meta(root, &query.path);
+        let unread = |errno| ListError::Unread(Refusal::system("read", &query.path, errno));
+        let opened = self.open_with_meta(root, &query.path).map_err(unread)?;
         let found = match &opened {
             Some((dir, _)) => reader.entries(dir, &query.path)?,
             None => None,
         };
+        if let Some(errno) = reader.unread.filter(|_| found.is_none()) {
+            return Err(unread(errno));
+        }
+        let dir = opened.map(|(_, meta)| meta).filter(|_| found.is_some());
         let mut entries = found.unwrap_or_default();
         entries.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        let dir = opened.map(|(_, meta)| meta);
         let mut pages = entries.chunks(ENTRIES_PER_FRAME).peekable();
         loop {
             let page = pages.next().unwrap_or_default();
@@ -156,7 +177,7 @@ impl Trees {
                 last,
             };
             if !send(listing) {
-                return Err(Stopped);
+                return Err(ListError::Stopped);
             }
             if last {
                 return Ok(());
@@ -192,21 +213,31 @@ impl Trees {
         digest.filter(|_| built.tree.is_complete(&below))
     }
 
-    fn open_with_meta(&self, root: &Root, path: &WirePath) -> Option<(OwnedFd, EntryMeta)> {
+    /// `None` if there is no such directory.
+    fn open_with_meta(
+        &self,
+        root: &Root,
+        path: &WirePath,
+    ) -> rustix::io::Result<Option<(OwnedFd, EntryMeta)>> {
         if path.is_reserved() || root.hides(path, true) {
-            return None;
+            return Ok(None);
         }
-        let dir = root.open_listable(path).ok()?;
+        let dir = match root.open_listable(path) {
+            Err(error) if is_absent(error) => return Ok(None),
+            dir => dir?,
+        };
         let place = Place::Opened(dir.as_fd());
-        let mut meta = entry_of(&statx_fd(&dir).ok()?, None)?;
+        let Some(mut meta) = entry_of(&statx_fd(&dir)?, None) else {
+            return Ok(None);
+        };
         if self.faked {
-            meta = fake::applied(meta, fake::read(&place).ok()?);
+            meta = fake::applied(meta, fake::read(&place)?);
         }
         let which = self.compare.xattrs;
         if which.any() {
-            meta.xattrs = attributes::digest(&place, which).ok()?;
+            meta.xattrs = attributes::digest(&place, which)?;
         }
-        Some((dir, meta))
+        Ok(Some((dir, meta)))
     }
 
     fn reader<'a>(&'a self, root: &'a Root, content: bool, stop: &'a AtomicBool) -> Reader<'a> {
@@ -220,6 +251,7 @@ impl Trees {
             attributes: self.compare.xattrs,
             stop,
             links: LinkGroups::default(),
+            unread: None,
         }
     }
 
@@ -232,7 +264,8 @@ impl Trees {
         stop: &AtomicBool,
     ) -> Result<(), Stopped> {
         self.built = None;
-        let Some((dir, meta)) = self.open_with_meta(root, path) else {
+        // What cannot be read is unknown here; whoever asks for its entries is told why.
+        let Ok(Some((dir, meta))) = self.open_with_meta(root, path) else {
             return Ok(());
         };
         self.hashes = Hashes::default();
@@ -273,6 +306,8 @@ struct Reader<'a> {
     attributes: Attributes,
     stop: &'a AtomicBool,
     links: LinkGroups,
+    /// Why the last directory that could not be read could not.
+    unread: Option<Errno>,
 }
 
 impl TreeReader for Reader<'_> {
@@ -284,8 +319,13 @@ impl TreeReader for Reader<'_> {
         dir: &OwnedFd,
         path: &WirePath,
     ) -> Result<Option<Vec<(Name, EntryMeta)>>, Stopped> {
-        let Ok(names) = names(dir) else {
-            return Ok(None);
+        let names = match names(dir) {
+            Ok(names) => names,
+            Err(error) => {
+                // Removed while it was open: it is not there.
+                self.unread = Some(error).filter(|error| !is_absent(*error));
+                return Ok(None);
+            }
         };
         let mut entries = Vec::with_capacity(names.len());
         for name in names {
@@ -298,7 +338,10 @@ impl TreeReader for Reader<'_> {
             match self.entry(dir, path, &name) {
                 Ok(Some(meta)) => entries.push((name, meta)),
                 Ok(None) => {}
-                Err(_) => return Ok(None),
+                Err(error) => {
+                    self.unread = Some(error);
+                    return Ok(None);
+                }
             }
         }
         if self.content {
@@ -475,6 +518,10 @@ impl Contents<'_> {
             };
         }
     }
+}
+
+fn is_absent(error: Errno) -> bool {
+    matches!(error, Errno::NOENT | Errno::NOTDIR | Errno::LOOP)
 }
 
 fn lock(hashes: &Hashes) -> MutexGuard<'_, HashMap<[u8; 16], Digest>> {

@@ -16,7 +16,7 @@ use crate::fs::ids::Accounts;
 use crate::fs::known::Known;
 use crate::fs::root::Root;
 use crate::fs::signature::{self, Frames};
-use crate::fs::tree::{Stopped, Trees};
+use crate::fs::tree::{ListError, Stopped, Trees};
 
 /// Answers questions until there are no more.
 #[derive(Debug)]
@@ -61,7 +61,14 @@ impl Answerer<'_> {
                 self.settle()?;
                 let send = |listing| self.outbox.send(listing);
                 let stop = &self.shared.stop;
-                self.trees.list(&self.root, query, applied, stop, send)
+                match self.trees.list(&self.root, query, applied, stop, send) {
+                    Err(ListError::Stopped) => Err(Stopped),
+                    Err(ListError::Unread(refusal)) => {
+                        self.outbox.reject(Rejected::Query(query.id), refusal);
+                        Ok(())
+                    }
+                    Ok(()) => Ok(()),
+                }
             }
             Question::Ids(query) => {
                 let accounts = self.accounts.as_deref();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use syncd_proto::path::WirePath;
 
-use super::mark::{Look, Remote};
+use super::mark::{Failure, Look, Remote};
 use super::{Comparison, DirtySet, Millis, range_below};
 
 /// Removals from one directory in quick succession: the directory itself often follows.
@@ -262,7 +262,16 @@ impl DirtySet {
     }
 
     pub(super) fn compare_by(&mut self, path: WirePath, content: bool, now: Millis) {
-        let covers = |other: &Comparison| other.content || !content;
+        if let Some(other) = self.comparisons.get_mut(&path)
+            && other.failure.is_some()
+        {
+            // Whatever was in its way may be gone.
+            other.due = other.due.min(now);
+            other.content |= content;
+            return;
+        }
+        // One that failed may wait for long.
+        let covers = |other: &Comparison| (other.content || !content) && other.failure.is_none();
         let covered = self
             .comparisons
             .iter()
@@ -285,8 +294,19 @@ impl DirtySet {
             due: now,
             attempts: 0,
             content,
+            failure: None,
         };
         self.comparisons.insert(Arc::new(path), comparison);
+    }
+
+    /// A directory could not be compared, as a part of what is above it: it is by itself, later.
+    pub fn compare_later(&mut self, path: WirePath, content: bool, failure: Failure, due: Millis) {
+        self.compare_by(path.clone(), content, due);
+        if let Some(comparison) = self.comparisons.get_mut(&path) {
+            comparison.attempts = comparison.attempts.max(1);
+            comparison.failure = Some(failure);
+            comparison.due = due;
+        }
     }
 
     /// A name came and went without the target ever hearing of it: only its directory's times tell.

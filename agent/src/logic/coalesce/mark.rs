@@ -46,6 +46,19 @@ pub struct Failure {
     pub text: String,
 }
 
+/// A path that failed, or a directory that could not be compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Failed<'a> {
+    /// The path.
+    pub path: &'a WirePath,
+    /// Why it failed last.
+    pub failure: &'a Failure,
+    /// How often it failed in a row.
+    pub attempts: u32,
+    /// When it is tried again.
+    pub due: Millis,
+}
+
 /// What is pending for a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mark {

@@ -2,8 +2,8 @@
 
 use syncd_proto::path::WirePath;
 
-use super::mark::{Leave, Mark};
-use super::{DirtySet, Look, Millis, range_below};
+use super::mark::{Failed, Leave, Mark};
+use super::{Comparison, DirtySet, Look, Millis, range_below};
 
 impl DirtySet {
     /// Number that the next thing seen will get; everything below it has been seen.
@@ -71,12 +71,29 @@ impl DirtySet {
         gone.map(|mark| mark.weight).sum()
     }
 
-    /// Paths that failed, with what is pending for them.
-    pub fn failed(&self) -> impl Iterator<Item = (&WirePath, &Mark)> {
-        self.marks
-            .iter()
-            .filter(|(_, mark)| mark.failure.is_some())
-            .map(|(path, mark)| (&**path, mark))
+    /// Directories that could not be compared, and paths that failed.
+    pub fn failed(&self) -> impl Iterator<Item = Failed<'_>> {
+        let comparisons = self.comparisons.iter().map(|(path, comparison)| {
+            let Comparison {
+                attempts,
+                failure,
+                due,
+                ..
+            } = comparison;
+            (path, failure, *attempts, *due)
+        });
+        let marks = self.marks.iter();
+        let marks = marks.map(|(path, mark)| (path, &mark.failure, mark.attempts, mark.due));
+        comparisons
+            .chain(marks)
+            .filter_map(|(path, failure, attempts, due)| {
+                Some(Failed {
+                    path,
+                    failure: failure.as_ref()?,
+                    attempts,
+                    due,
+                })
+            })
     }
 
     /// Removals that are held, with what is pending for them.
@@ -115,6 +132,10 @@ impl DirtySet {
                 queue.insert((now, mark.seq));
             }
             mark.due = now;
+        }
+        let comparisons = self.comparisons.values_mut();
+        for comparison in comparisons.filter(|comparison| comparison.failure.is_some()) {
+            comparison.due = now;
         }
     }
 

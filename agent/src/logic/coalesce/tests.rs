@@ -436,6 +436,7 @@ fn what_a_refused_rename_left_is_compared_by_content() {
 }
 
 #[test]
+
 fn names_that_went_can_be_taken_alone() {
     let mut set = DirtySet::new(SETTLE);
     set.written(path("full"), 0);
@@ -449,4 +450,38 @@ fn names_that_went_can_be_taken_alone() {
     // What is due already is not waited for.
     assert_eq!(set.next_due_after(now), Some(50_100));
     assert_eq!(taken(&mut set, now), ["full"]);
+}
+
+#[test]
+fn a_comparison_that_failed_is_shown_waits_and_is_hastened_by_who_asks_again() {
+    let mut set = DirtySet::new(SETTLE);
+    let failure = || Failure {
+        code: "unreadable".to_owned(),
+        text: "no luck".to_owned(),
+    };
+    set.compare(path("."), 1);
+    let (at, comparison) = set.take_comparison(1).unwrap();
+    set.compare_later(path("a/b"), true, failure(), 500);
+    set.settle_seq(comparison.seq);
+    assert_eq!((at.is_root(), set.outstanding()), (true, 1));
+    let failed: Vec<_> = set.failed().collect();
+    assert_eq!(failed.len(), 1);
+    assert_eq!((failed[0].attempts, failed[0].due), (1, 500));
+    assert_eq!(failed[0].path.to_string(), "a/b");
+    assert!(!set.is_clean(&path("a/b/c")) && !set.is_settled(&path("a/b/c")));
+    assert!(set.take_comparison(499).is_none());
+    // What is asked for below does not wait for it, and what is asked for there does not either.
+    set.compare(path("a/b/c"), 10);
+    assert_eq!(set.take_comparison(10).unwrap().0.to_string(), "a/b/c");
+    set.compare(path("a/b"), 20);
+    let (at, mut again) = set.take_comparison(20).unwrap();
+    assert_eq!((again.attempts, again.content), (1, true));
+    again.attempts += 1;
+    set.give_back_comparison(at, again, 900);
+    set.retry_all(30);
+    assert_eq!(set.take_comparison(30).unwrap().1.attempts, 2);
+    // All of it covers it.
+    set.compare_later(path("a/b"), true, failure(), 500);
+    set.compare_content(path("."), 40);
+    assert_eq!((set.comparisons(), set.failed().count()), (1, 0));
 }

@@ -81,7 +81,8 @@ pub(super) fn look(
                 meta: meta(),
                 target: link,
             }),
-            Ok(None) | Err(_) => Outcome::Later(target.now() + ABSENCE_MS),
+            Ok(None) => Outcome::Later(target.now() + ABSENCE_MS),
+            Err(error) => Outcome::Failed("unreadable", describe(taken, "read the link", &error)),
         },
         Kind::File => linked
             .and_then(|linked| look_at_links(target, taken, &entry, linked))

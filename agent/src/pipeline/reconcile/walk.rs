@@ -1,19 +1,22 @@
 //! [`Walk`]: two trees that differ, compared by their listings where their digests are not equal.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use syncd_proto::links::LinkNames;
 use syncd_proto::merkle;
 use syncd_proto::message::{AgentMessage, ListEntry, ListQuery};
 use syncd_proto::meta::{Compare, EntryMeta, Kind};
-use syncd_proto::path::{Name, WirePath};
-use syncd_proto::tree::{DigestTree, TreeReader};
+use syncd_proto::path::{WirePath, escaped};
+use syncd_proto::tree::DigestTree;
 
-use super::{CompareError, Difference, stat, with_reader};
+use super::reading::{self, Problems, stat};
+use super::{CompareError, Difference};
+use crate::logic::coalesce::Failure;
 use crate::logic::links::Inode;
 use crate::logic::terms::Terms;
-use crate::net::link::{Answer, Link};
+use crate::logic::unread::{Unread, Unreads, What};
+use crate::net::link::{Answer, Link, LinkError};
 use crate::pipeline::sweep::{is_clear, sweep};
 use crate::pipeline::target::Target;
 
@@ -26,6 +29,8 @@ pub(super) struct Walk<'a> {
     pub(super) link: &'a Arc<Link>,
     pub(super) base: WirePath,
     pub(super) here: DigestTree,
+    /// What could not be read for it.
+    pub(super) problems: Problems,
     /// Names here that share a file with others, as paths from `base`.
     pub(super) names: LinkNames,
     pub(super) inodes: &'a HashMap<WirePath, Inode>,
@@ -33,10 +38,9 @@ pub(super) struct Walk<'a> {
     pub(super) content: bool,
     /// The terms of the session without attributes.
     pub(super) plain: Arc<Terms>,
+    /// What is left out because it cannot be read.
+    pub(super) unread: Unreads,
 }
-
-/// What a directory of the source holds; `None` if it is gone.
-type Entries = Option<BTreeMap<Name, EntryMeta>>;
 
 /// Takes each difference that is found.
 pub type Report<'a> = &'a mut dyn FnMut(WirePath, Difference) -> Result<(), CompareError>;
@@ -73,32 +77,49 @@ impl Walk<'_> {
         open: &mut VecDeque<WirePath>,
         report: Report<'_>,
     ) -> Result<(), CompareError> {
-        let (dir, there) = receive(self.link, id)?;
+        let received = receive(self.link, id, &path);
+        let Some((dir, there)) = self.or_later(received)? else {
+            return Ok(());
+        };
         let Some(dir) = dir else {
-            if let Some(entry) = stat(self.target, self.link, &path)? {
+            let entry = stat(self.target, self.link, &path, What::Entries);
+            let Some(entry) = self.or_later(entry)? else {
+                return Ok(());
+            };
+            if let Some(entry) = entry {
                 report(path.clone(), Difference::Missing(entry))?;
             }
             return self.report_all(path, report);
         };
-        if let Some(entry) = stat(self.target, self.link, &path)?
+        let entry = stat(self.target, self.link, &path, What::Attributes);
+        if let Some(entry) = self.or_later(entry)?.flatten()
             && !merkle::same_entry(self.policy, &entry, &dir)
         {
             report(path.clone(), Difference::Changed(entry, dir))?;
         }
-        let Some(mut here) = self.list(&path)? else {
+        let listed = reading::list(self.target, self.link.terms(), &path, self.content);
+        let Some(listed) = self.or_later(listed)? else {
             return Ok(());
         };
-        let readable = self.is_readable(&path);
+        let Some((mut here, problems)) = listed else {
+            self.look_again(path);
+            return Ok(());
+        };
         for entry in there {
             let Some(below) = path.join(&entry.name) else {
                 continue;
             };
             match here.remove(&entry.name) {
-                None if readable => {
-                    sweep(self.target, self.link, &below, entry.meta, report)?;
-                }
-                None => {}
-                Some(meta) => self.compare_entry(below, meta, &entry, open, report)?,
+                None => self.sweep(&below, entry.meta, report)?,
+                Some(meta) => match problems.of(&below) {
+                    Some(unread) if meta.kind == entry.meta.kind => {
+                        self.unread.add(unread.clone());
+                        if meta.kind == Kind::Dir {
+                            open.push_back(below);
+                        }
+                    }
+                    _ => self.compare_entry(below, meta, &entry, open, report)?,
+                },
             }
         }
         for (name, meta) in here {
@@ -121,7 +142,8 @@ impl Walk<'_> {
             let tail = path.strip_prefix(&self.base).unwrap_or_default();
             let equal = self.here.digest(&tail).is_some()
                 && self.here.digest(&tail) == there.subtree
-                && self.here.is_complete(&tail);
+                && self.here.is_complete(&tail)
+                && self.problems.is_sure(&path);
             if !equal {
                 open.push_back(path);
             }
@@ -144,8 +166,11 @@ impl Walk<'_> {
         }
         let is_dir = here.kind == Kind::Dir;
         let replaces_dir = !is_dir && there.meta.kind == Kind::Dir;
-        if replaces_dir && !is_clear(self.target, self.link, &path, &there.meta, report)? {
-            return Ok(());
+        if replaces_dir {
+            let clear = is_clear(self.target, self.link, &path, &there.meta, report);
+            if !self.or_later_whole(&path, clear)?.unwrap_or(false) {
+                return Ok(());
+            }
         }
         report(path.clone(), Difference::Changed(here, there.meta.clone()))?;
         if is_dir {
@@ -187,7 +212,10 @@ impl Walk<'_> {
     ) -> Result<(), CompareError> {
         let mut open = vec![path];
         while let Some(dir) = open.pop() {
-            for (name, meta) in self.list_plain(&dir)?.unwrap_or_default() {
+            // Without attributes and contents: for what the target does not have, nothing is compared.
+            let listed = reading::list(self.target, &self.plain, &dir, false);
+            let (entries, _) = self.or_later(listed)?.flatten().unwrap_or_default();
+            for (name, meta) in entries {
                 let Some(below) = dir.join(&name) else {
                     continue;
                 };
@@ -203,48 +231,79 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn list(&self, path: &WirePath) -> Result<Entries, CompareError> {
-        self.list_as(path, self.link.terms(), self.content)
-    }
-
-    /// Without attributes and contents: for what the target does not have, nothing is compared.
-    fn list_plain(&self, path: &WirePath) -> Result<Entries, CompareError> {
-        self.list_as(path, &self.plain, false)
-    }
-
-    fn list_as(
-        &self,
+    fn sweep(
+        &mut self,
         path: &WirePath,
-        terms: &Arc<Terms>,
-        content: bool,
-    ) -> Result<Entries, CompareError> {
-        with_reader(self.target, terms, content, |reader| {
-            let Some((dir, _)) = reader.start(path).map_err(CompareError::Source)? else {
-                return Ok(None);
-            };
-            let entries = reader
-                .entries(&dir, path)
-                .map_err(|_| CompareError::Stopped)?;
-            Ok(entries.map(|entries| entries.into_iter().collect()))
-        })
+        meta: EntryMeta,
+        report: Report<'_>,
+    ) -> Result<(), CompareError> {
+        let swept = sweep(self.target, self.link, path, meta, report);
+        self.or_later_whole(path, swept).map(drop)
     }
 
-    /// Whether absence here means absence: the directory itself could be read.
-    fn is_readable(&self, path: &WirePath) -> bool {
-        self.target.root.open_dir(path).is_ok()
+    /// What could not be read is left out, and noted.
+    fn or_later<T>(&mut self, result: Result<T, CompareError>) -> Result<Option<T>, CompareError> {
+        match result {
+            Err(CompareError::Unread(unread)) => {
+                self.unread.add(unread);
+                Ok(None)
+            }
+            other => other.map(Some),
+        }
+    }
+
+    /// The same where something below could not be read, and nothing is known of the whole then.
+    fn or_later_whole<T>(
+        &mut self,
+        path: &WirePath,
+        result: Result<T, CompareError>,
+    ) -> Result<Option<T>, CompareError> {
+        self.or_later(result.map_err(|error| match error {
+            CompareError::Unread(unread) => CompareError::Unread(Unread {
+                path: path.clone(),
+                ..unread
+            }),
+            other => other,
+        }))
+    }
+
+    /// A directory that was here a moment ago is not any more.
+    fn look_again(&self, path: WirePath) {
+        self.target.mark(|dirty, now| {
+            if !dirty.is_pending(&path) {
+                dirty.unclear(path, now);
+            }
+        });
     }
 }
 
 /// The whole answer to a question for a listing: the directory, if it is one, and its entries.
 ///
 /// # Errors
-/// [`CompareError::Link`] and [`CompareError::Answer`].
-pub fn receive(link: &Link, id: u64) -> Result<(Option<EntryMeta>, Vec<ListEntry>), CompareError> {
+/// [`CompareError::Link`], [`CompareError::Answer`], and [`CompareError::Unread`] if the receiver cannot read it.
+pub fn receive(
+    link: &Link,
+    id: u64,
+    path: &WirePath,
+) -> Result<(Option<EntryMeta>, Vec<ListEntry>), CompareError> {
     let mut dir = None;
     let mut entries = Vec::new();
     loop {
-        let Answer::Listing(part) = link.answer(id)? else {
-            return Err(CompareError::Answer);
+        let part = match link.answer(id) {
+            Ok(Answer::Listing(part)) => part,
+            Ok(_) => return Err(CompareError::Answer),
+            Err(LinkError::Rejected(reject)) => {
+                let text = escaped(reject.text.as_bytes());
+                return Err(CompareError::Unread(Unread {
+                    path: path.clone(),
+                    what: What::Entries,
+                    failure: Failure {
+                        code: reject.code.to_string(),
+                        text: format!("cannot be read at the target: {text}"),
+                    },
+                }));
+            }
+            Err(error) => return Err(error.into()),
         };
         dir = dir.or(part.dir);
         entries.extend(part.entries);

@@ -184,6 +184,6 @@ impl State {
 }
 
 /// Delay before a path that failed so often is tried again: doubles to a minute.
-fn path_delay_ms(attempts: u32) -> Millis {
+pub fn path_delay_ms(attempts: u32) -> Millis {
     Backoff::PATH.ceiling(attempts).as_millis() as Millis
 }

@@ -1,0 +1,249 @@
+//! How a comparison reads the source: what it could not read is handed back, never left out in silence.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use syncd_proto::links::LinkGroups;
+use syncd_proto::meta::{Compare, EntryMeta, Kind};
+use syncd_proto::path::{Name, WirePath};
+use syncd_proto::tree::{DigestTree, TreeReader};
+
+use super::CompareError;
+use crate::fs::scan::{ScanProblem, SourceReader, Unscanned};
+use crate::logic::coalesce::Failure;
+use crate::logic::terms::Terms;
+use crate::logic::unread::{Unread, What};
+use crate::net::link::Link;
+use crate::pipeline::target::Target;
+
+/// Most that is remembered of one reading; above, nothing of it counts as read.
+const PROBLEMS_MAX: usize = 4_096;
+
+/// What could not be read, by path.
+#[derive(Debug, Default)]
+pub struct Problems {
+    found: BTreeMap<WirePath, Unread>,
+    more: bool,
+}
+
+impl Problems {
+    /// Takes in what a reader told. What is left out on purpose is no problem, and what changes all the time is told
+    /// by events.
+    pub fn take_in(&mut self, problem: &ScanProblem) {
+        let (what, error) = match &problem.what {
+            Unscanned::Unreadable(error) => (What::Entries, error),
+            Unscanned::Content(error) => (What::Content, error),
+            Unscanned::Attributes(error) => (What::Attributes, error),
+            Unscanned::Reserved
+            | Unscanned::BadName(_)
+            | Unscanned::NotKept(_)
+            | Unscanned::Unstable => return,
+        };
+        if self.found.len() >= PROBLEMS_MAX {
+            self.more = true;
+            return;
+        }
+        let unread = unread(&problem.path, what, error);
+        self.found.entry(problem.path.clone()).or_insert(unread);
+    }
+
+    /// What of exactly this path could not be read.
+    #[must_use]
+    pub fn of(&self, path: &WirePath) -> Option<&Unread> {
+        self.found.get(path)
+    }
+
+    /// Everything, as a failure of the directory at `path` if it was too much to be remembered.
+    ///
+    /// # Errors
+    /// It was too much, or the entries of that directory are among it.
+    pub fn within(self, path: &WirePath) -> Result<Self, Unread> {
+        let own = self.found.get(path);
+        if let Some(own) = own.filter(|own| own.what == What::Entries) {
+            return Err(own.clone());
+        }
+        match self.found.values().next() {
+            Some(first) if self.more => Err(Unread {
+                path: path.clone(),
+                what: What::Entries,
+                failure: first.failure.clone(),
+            }),
+            _ => Ok(self),
+        }
+    }
+
+    /// Whether everything at and below a path was read.
+    pub(super) fn is_sure(&self, path: &WirePath) -> bool {
+        let below = (Bound::Included(path), Bound::Unbounded);
+        let next = self.found.range::<WirePath, _>(below).next();
+        !self.more && !next.is_some_and(|(other, _)| other.starts_with(path))
+    }
+}
+
+/// What could not be read, for an error of the system.
+pub fn unread(path: &WirePath, what: What, error: &std::io::Error) -> Unread {
+    let code = match error.kind() {
+        std::io::ErrorKind::PermissionDenied => "permission denied",
+        _ => "unreadable",
+    };
+    Unread {
+        path: path.clone(),
+        what,
+        failure: Failure {
+            code: code.to_owned(),
+            text: format!("cannot be read at the source: {error}"),
+        },
+    }
+}
+
+/// An entry as the receiver is to have it; `None` if there is none.
+pub fn stat(
+    target: &Target,
+    link: &Link,
+    path: &WirePath,
+    what: What,
+) -> Result<Option<EntryMeta>, CompareError> {
+    let found = target.root.stat_for(path, link.terms());
+    found.map_err(|error| CompareError::Unread(unread(path, what, &error)))
+}
+
+/// The trees of a comparison at the source: the digests, if there is such a directory, and which files have several
+/// names.
+#[derive(Debug, Default)]
+pub(super) struct Built {
+    pub(super) tree: Option<DigestTree>,
+    pub(super) groups: LinkGroups,
+    pub(super) problems: Problems,
+}
+
+/// Reads everything at and below a path.
+pub(super) fn build(
+    target: &Target,
+    terms: &Arc<Terms>,
+    path: &WirePath,
+    policy: Compare,
+    content: bool,
+) -> Result<Built, CompareError> {
+    let failed = |error| CompareError::Unread(unread(path, What::Entries, &error));
+    let work = |reader: &mut SourceReader<'_>| -> Result<_, CompareError> {
+        let started = reader.start(path).map_err(failed)?;
+        let Some((dir, meta)) = started.filter(|(_, meta)| meta.kind == Kind::Dir) else {
+            return Ok((None, LinkGroups::default()));
+        };
+        let tree = DigestTree::build(reader, dir, path, &meta, policy)
+            .map_err(|_| CompareError::Stopped)?;
+        Ok((Some(tree), reader.take_links()))
+    };
+    let (built, problems) = with_reader(target, terms, content, work);
+    let (tree, groups) = built?;
+    Ok(Built {
+        tree,
+        groups,
+        problems,
+    })
+}
+
+/// What a directory of the source holds.
+pub(super) type Entries = BTreeMap<Name, EntryMeta>;
+
+/// Reads one directory; `None` if there is none. What could not be read of single entries is beside them.
+pub(super) fn list(
+    target: &Target,
+    terms: &Arc<Terms>,
+    path: &WirePath,
+    content: bool,
+) -> Result<Option<(Entries, Problems)>, CompareError> {
+    let failed = |error| CompareError::Unread(unread(path, What::Entries, &error));
+    let work = |reader: &mut SourceReader<'_>| {
+        let Some((dir, _)) = reader.start(path).map_err(failed)? else {
+            return Ok(None);
+        };
+        let entries = reader.entries(&dir, path);
+        entries.map_err(|_| CompareError::Stopped)
+    };
+    let (entries, problems) = with_reader(target, terms, content, work);
+    let entries = entries?;
+    let problems = problems.within(path).map_err(CompareError::Unread)?;
+    Ok(entries.map(|entries| (entries.into_iter().collect(), problems)))
+}
+
+fn with_reader<T>(
+    target: &Target,
+    terms: &Arc<Terms>,
+    content: bool,
+    work: impl FnOnce(&mut SourceReader<'_>) -> T,
+) -> (T, Problems) {
+    let keep = |path: &WirePath, is_dir: bool| target.selection.keeps(path, is_dir);
+    let mut problems = Problems::default();
+    let mut tell = |problem: ScanProblem| {
+        problems.take_in(&problem);
+        tracing::warn!(target = %target.name, "{problem}");
+    };
+    let cancel = AtomicBool::new(false);
+    let mut reader = SourceReader::new(&target.root, &keep, &mut tell, &cancel)
+        .hash_contents(content)
+        .remembering(&target.hashes)
+        .terms(terms.clone());
+    let result = work(&mut reader);
+    drop(reader);
+    (result, problems)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    fn path(text: &str) -> WirePath {
+        WirePath::from_relative(text.as_ref()).unwrap()
+    }
+
+    fn problem(at: &str, what: Unscanned) -> ScanProblem {
+        ScanProblem {
+            path: path(at),
+            what,
+        }
+    }
+
+    fn too_many() -> io::Error {
+        io::Error::from_raw_os_error(24)
+    }
+
+    #[test]
+    fn only_what_could_not_be_read_makes_unsure() {
+        let mut problems = Problems::default();
+        problems.take_in(&problem("a/b", Unscanned::Reserved));
+        problems.take_in(&problem("a/c", Unscanned::Unstable));
+        assert!(problems.is_sure(&path(".")));
+        problems.take_in(&problem("a/b/c", Unscanned::Attributes(too_many())));
+        problems.take_in(&problem("d", Unscanned::Unreadable(too_many())));
+        let sure = ["a/bb", "a/b/a", "a/b/c/d", "c", "dd"];
+        assert!(sure.iter().all(|at| problems.is_sure(&path(at))));
+        let unsure = [".", "a", "a/b", "a/b/c", "d"];
+        assert!(unsure.iter().all(|at| !problems.is_sure(&path(at))));
+        assert_eq!(problems.of(&path("d")).unwrap().failure.code, "unreadable");
+        let denied = io::Error::from(io::ErrorKind::PermissionDenied);
+        let denied = unread(&path("d"), What::Entries, &denied);
+        assert_eq!(denied.failure.code, "permission denied");
+    }
+
+    #[test]
+    fn entries_and_too_many_problems_are_those_of_the_directory() {
+        let mut problems = Problems::default();
+        problems.take_in(&problem("d", Unscanned::Attributes(too_many())));
+        let problems = problems.within(&path("d")).unwrap();
+        let mut own = problems;
+        own.take_in(&problem("d/e", Unscanned::Unreadable(too_many())));
+        assert!(own.within(&path("d/e")).is_err());
+        let mut many = Problems::default();
+        for number in 0..=PROBLEMS_MAX {
+            let at = format!("d/{number}");
+            many.take_in(&problem(&at, Unscanned::Content(too_many())));
+        }
+        assert!(!many.is_sure(&path("elsewhere")));
+        assert_eq!(many.within(&path("d")).unwrap_err().what, What::Entries);
+    }
+}
