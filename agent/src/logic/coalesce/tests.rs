@@ -436,7 +436,6 @@ fn what_a_refused_rename_left_is_compared_by_content() {
 }
 
 #[test]
-
 fn names_that_went_can_be_taken_alone() {
     let mut set = DirtySet::new(SETTLE);
     set.written(path("full"), 0);
