@@ -59,6 +59,7 @@ pub enum Job {
 /// Runs the program with these arguments.
 #[must_use]
 pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    end_with_main_thread();
     // A log that may not grow is no reason to end.
     let _ = SigSet::from(Signal::SIGXFSZ).thread_block();
     let cli = match Cli::try_parse_from(arguments) {
@@ -73,6 +74,21 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         }
     }
 }
+
+/// A panic of the main thread, as where no thread can be started, ends the process: what is left of it would only look
+/// alive.
+fn end_with_main_thread() {
+    let default = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        default(panic);
+        if std::thread::current().name() == Some("main") {
+            std::process::exit(SOFTWARE);
+        }
+    }));
+}
+
+/// As in `sysexits.h`: what nobody expected.
+const SOFTWARE: i32 = 70;
 
 /// Help and version are no errors; everything else is a wrong command line.
 fn usage(error: &clap::Error) -> ExitCode {

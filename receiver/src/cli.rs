@@ -183,10 +183,26 @@ impl Logging {
 /// The whole program.
 #[must_use]
 pub fn main() -> ExitCode {
+    end_with_main_thread();
     // A file that may not grow is then an error of one write, and not the end.
     let _ = SigSet::from(Signal::SIGXFSZ).thread_block();
     dispatch(std::env::args_os())
 }
+
+/// A panic of the main thread, as where no thread can be started, ends the process: what is left of it would only look
+/// alive.
+fn end_with_main_thread() {
+    let default = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        default(panic);
+        if std::thread::current().name() == Some("main") {
+            std::process::exit(OS_ERROR);
+        }
+    }));
+}
+
+/// As in `sysexits.h`: the system refuses the ordinary.
+const OS_ERROR: i32 = 71;
 
 fn dispatch(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(arguments) {
