@@ -70,6 +70,8 @@ impl Report {
                     }
                     diagnostics.extend(remarks);
                 }
+                // As they stand in the files; what has no place comes first.
+                diagnostics.sort_by_cached_key(|remark| remark.position.clone());
                 Self {
                     diagnostics,
                     written: loaded.written,

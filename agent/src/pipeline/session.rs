@@ -195,7 +195,7 @@ async fn read_frames(
             None | Some(ReceiverMessage::Pong(_)) => {}
             Some(ReceiverMessage::Ack(ack)) => target.acked(&ack),
             Some(ReceiverMessage::Draining(notice)) => {
-                return format!("the receiver goes down: {}", safe(&notice.text));
+                return format!("the receiver ends it: {}", safe(&notice.text));
             }
             Some(ReceiverMessage::Reject(reject)) if reject.what == Rejected::Session => {
                 return format!("{}: {}", reject.code, safe(&reject.text));

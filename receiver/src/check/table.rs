@@ -25,6 +25,7 @@ impl<'a> Became<'a> {
 
     fn standing(&self) -> &'static str {
         match self.parameter.standing {
+            Standing::Honoured if !self.written.is_read => "not read",
             Standing::Honoured => "honoured",
             Standing::Accepted => "ignored",
             Standing::Warned => "differs",
@@ -152,10 +153,21 @@ fn flag_rows(module: &Module) -> Vec<Row> {
         .map(|(name, flag)| row(name, flag, |value| yes_no(*value)));
     let choices = choices.into_iter().map(|(name, choice)| {
         row(name, choice, |value| {
-            value.map_or_else(|| "unset".to_owned(), yes_no)
+            value.map_or_else(|| format!("not set: {}", unset(module, name)), yes_no)
         })
     });
     flags.chain(choices).collect()
+}
+
+/// What a choice that nobody made comes to.
+fn unset(module: &Module, name: &str) -> &'static str {
+    let has_chroot = module.use_chroot.value != Some(false);
+    match name {
+        "use chroot" => "yes where the receiver may",
+        "munge symlinks" if has_chroot => "yes, but for a module that is the whole chroot",
+        "numeric ids" if !has_chroot => "no",
+        _ => "yes",
+    }
 }
 
 fn number_rows(module: &Module) -> Vec<Row> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use syncd_proto::path::escaped;
 
 /// A place in a file. Line and column count from 1; the column counts bytes.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
     /// The file, as it was named.
     pub file: Arc<[u8]>,

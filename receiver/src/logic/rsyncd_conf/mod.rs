@@ -75,6 +75,8 @@ pub struct Written {
     pub module: Option<Vec<u8>>,
     /// Where its name starts.
     pub position: Position,
+    /// Its value is one it can have: a line where this is not so does nothing.
+    pub is_read: bool,
 }
 
 /// A configuration that can be used, and what there is to say about it.

@@ -203,12 +203,14 @@ impl Parser<'_> {
         let module = self
             .open
             .map(|open| self.sections.modules[open].name.value.clone());
+        let value = self.value(parameter, value, &value_at);
         self.sections.written.push(Written {
             key: parameter.key,
             module,
             position: at.clone(),
+            is_read: value.is_some(),
         });
-        if let Some(value) = self.value(parameter, value, &value_at) {
+        if let Some(value) = value {
             self.store(parameter.key, Located::at(value, value_at));
         }
     }

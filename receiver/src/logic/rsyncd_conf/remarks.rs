@@ -102,7 +102,7 @@ impl Parser<'_> {
 
     pub(super) fn bad_flag(&mut self, parameter: &Parameter, text: &[u8], at: &Position) {
         let message = format!(
-            "`{}`: \"{}\" is neither yes nor no: the value before it stays",
+            "`{}`: \"{}\" is neither yes nor no: the line does nothing, as in rsync",
             parameter.name,
             shown(text)
         );

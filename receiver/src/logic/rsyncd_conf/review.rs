@@ -13,6 +13,9 @@ use super::remarks::{add, before_comment, severity_of};
 use super::values::{Value, Values};
 use crate::logic::{chmod, hosts, trash, users};
 
+/// More agents than one module has.
+const CONNECTIONS_MANY: i32 = 1_000;
+
 /// Adds to the diagnostics, and to each module the reasons for which it is not served.
 pub(super) fn review(
     sections: &Sections,
@@ -48,6 +51,7 @@ pub(super) fn review(
         remarks.extend(too_much_power(module));
         remarks.extend(any_certificate(module));
         remarks.extend(plain_links(module));
+        remarks.extend(no_limit(module));
         module.refusals = remarks
             .iter()
             .filter(|remark| remark.severity == Severity::Refused)
@@ -262,6 +266,19 @@ fn any_certificate(module: &Module) -> Option<Diagnostic> {
         let message =
             format!("[{name}] is writable by everybody who has a certificate of the authority");
         Diagnostic::new(Severity::Danger, at, message).fix("add `auth users` or `client certs`")
+    })
+}
+
+/// A number that nobody ever reaches.
+fn no_limit(module: &Module) -> Option<Diagnostic> {
+    let number = module.max_connections.value;
+    (number > CONNECTIONS_MANY).then(|| {
+        let message = format!(
+            "`max connections = {number}` limits nothing: an agent has one connection for each of its targets"
+        );
+        let at = module.max_connections.position.as_ref();
+        Diagnostic::new(Severity::Warning, at, message)
+            .fix("write how many agents there are, and some more")
     })
 }
 
