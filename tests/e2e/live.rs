@@ -25,6 +25,26 @@ fn cp_r() {
     mirror.settle();
 }
 
+/// A page refers to what was put into a new directory before it: it never appears before that.
+#[test]
+fn a_page_does_not_come_before_its_pictures() {
+    let mirror = Mirror::start();
+    for release in 0..scaled(20, 200) {
+        let dir = format!("release-{release}");
+        let at = |index: usize| format!("{dir}/part/picture-{index}");
+        let content = noise(3_000, release as u64);
+        fs::create_dir_all(mirror.src(&dir).join("part")).expect("mkdir");
+        (0..20).for_each(|index| fs::write(mirror.src(at(index)), &content).expect("picture"));
+        fs::write(mirror.src("page"), &dir).expect("page");
+        wait_content(&mirror.dst("page"), dir.as_bytes());
+        for index in 0..20 {
+            let there = fs::read(mirror.dst(at(index))).ok();
+            assert!(there.as_ref() == Some(&content), "{} is missing", at(index));
+        }
+    }
+    mirror.settle();
+}
+
 #[test]
 fn tar_x() {
     let mirror = Mirror::start();

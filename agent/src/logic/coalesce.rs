@@ -15,6 +15,7 @@ use std::sync::Arc;
 use syncd_proto::path::WirePath;
 
 mod aside;
+mod fence;
 mod hear;
 mod mark;
 mod progress;
@@ -25,6 +26,7 @@ mod tests;
 pub use mark::{Failed, Failure, Leave, Look, Mark, Remote, Settle, Taken};
 pub use rename::Rename;
 
+use fence::Fence;
 use hear::Burst;
 use rename::Move;
 
@@ -70,6 +72,8 @@ pub struct DirtySet {
     moves_forgotten: u64,
     /// Everything not yet durable: seq -> when it was seen.
     outstanding: BTreeMap<u64, Millis>,
+    /// Directories that appeared, and hold back what came after them; oldest first.
+    fences: Vec<Fence>,
     /// Directories from which several names went just now.
     bursts: HashMap<WirePath, Burst>,
     /// How often a listing told of a name. Events about the same names may still be on their way, and a
@@ -99,6 +103,7 @@ impl DirtySet {
             moves: VecDeque::new(),
             moves_forgotten: 0,
             outstanding: BTreeMap::new(),
+            fences: Vec::new(),
             bursts: HashMap::new(),
             listings: 0,
             listings_heard: 0,
@@ -266,12 +271,16 @@ impl DirtySet {
         later.map(|(due, _)| *due).next()
     }
 
-    /// Puts a removal off while its neighbours go, and whatever a rename that waits concerns.
+    /// Puts a removal off while its neighbours go, whatever a rename that waits concerns, and what came after a directory
+    /// that nobody has looked into yet.
     fn put_off(&mut self, path: &Arc<WirePath>, now: Millis) -> bool {
-        let gone = self.marks.get(path).is_some_and(|mark| mark.gone);
-        let burst = self.burst_until(path, now).filter(|_| gone);
+        let Some(mark) = self.marks.get(path) else {
+            return false;
+        };
+        let fence = self.fenced_until(path, mark.last, now);
+        let burst = self.burst_until(path, now).filter(|_| mark.gone);
         let rename = self.rename_due(path).map(|due| due.max(now + 1));
-        let Some(until) = burst.max(rename) else {
+        let Some(until) = burst.max(rename).max(fence) else {
             return false;
         };
         if let Some(mark) = self.marks.get_mut(path) {

@@ -289,7 +289,10 @@ impl Source {
             return;
         }
         self.mark(|dirty, now| match touch {
-            Touch::Created if dir => dirty.created_dir(path.clone(), now),
+            Touch::Created if dir => {
+                dirty.created_dir(path.clone(), now);
+                dirty.entered(path.clone(), now);
+            }
             Touch::Created => dirty.created(path.clone(), now),
             Touch::Modified => dirty.modified(path.clone(), now),
             Touch::Written => dirty.closed(path.clone(), now),
@@ -298,6 +301,9 @@ impl Source {
                     dirty.is_there_again(&path, now);
                 }
                 dirty.written(path.clone(), now);
+                if dir {
+                    dirty.entered(path.clone(), now);
+                }
             }
             Touch::Attrib => dirty.attrib(path.clone(), now),
             Touch::Removed => dirty.removed(path.clone(), now),
@@ -328,7 +334,11 @@ impl Source {
                     // The comparison may still be about to find things under the old name.
                     state.dirty.compare(to.clone(), now);
                 }
-                state.dirty.renamed(from.clone(), to.clone(), dir, now)
+                let rescan = state.dirty.renamed(from.clone(), to.clone(), dir, now);
+                if dir && rescan {
+                    state.dirty.entered(to.clone(), now);
+                }
+                rescan
             });
         }
         if !dir {

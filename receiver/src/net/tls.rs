@@ -238,7 +238,9 @@ fn verifier(material: &Material<'_>) -> Result<Arc<dyn ClientCertVerifier>, Mate
             .map_err(|error| wrong(Part::Authorities, error.to_string()))?;
     }
     let provider = Arc::new(ring::default_provider());
-    let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    // An agent has one certificate and needs no hint which; nobody else needs to know our authorities.
+    let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+        .clear_root_hint_subjects();
     let listed = material.revocations.is_some();
     if let Some(text) = material.revocations {
         let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(text).collect();

@@ -16,7 +16,7 @@ pub(super) struct Burst {
 }
 
 /// Removals from one directory that make a burst.
-pub(super) const BURST_COUNT: u32 = 8;
+pub(super) const BURST_COUNT: u32 = 2;
 
 /// Quiet time that ends a burst, in milliseconds.
 pub(super) const BURST_QUIET_MS: Millis = 30;
@@ -32,6 +32,14 @@ pub(super) const BIRTH_MS: Millis = 5;
 
 /// How long a file waits that a listing found and that was written just now, in milliseconds.
 pub(super) const RECENT_MS: Millis = 100;
+
+impl Burst {
+    /// Until when it holds removals back, if it does.
+    fn until(&self, now: Millis) -> Option<Millis> {
+        let until = (self.last + BURST_QUIET_MS).min(self.first + BURST_MAX_MS);
+        (self.count >= BURST_COUNT && now < until).then_some(until)
+    }
+}
 
 impl DirtySet {
     /// A name appeared. A regular file waits for its close.
@@ -167,6 +175,7 @@ impl DirtySet {
 
     /// A name is gone, with everything below it. One that was never sent is forgotten.
     pub fn gone(&mut self, path: WirePath, now: Millis) {
+        self.leave_below(&path);
         let below = self.absorb_below(&path);
         if self.was_never_sent(&path) {
             self.forget(&path);
@@ -196,8 +205,12 @@ impl DirtySet {
             if now - burst.last > BURST_QUIET_MS {
                 (burst.first, burst.count) = (now, 0);
             }
+            if now - burst.first > BURST_MAX_MS {
+                burst.first = now;
+            }
             burst.last = now;
             burst.count += 1;
+            self.bursts_go_on(&path, now);
         }
         self.bursts.remove(&path);
         self.gone(path.clone(), now);
@@ -206,11 +219,29 @@ impl DirtySet {
         }
     }
 
-    /// Until when a removal waits because its neighbours are being removed as well.
+    /// Whoever removes directories one after the other is at work in one of them.
+    fn bursts_go_on(&mut self, path: &WirePath, now: Millis) {
+        let mut above = path.parent();
+        while let Some(dir) = above {
+            if let Some(burst) = self.bursts.get_mut(&dir)
+                && burst.until(now).is_some()
+            {
+                burst.last = now;
+            }
+            above = dir.parent();
+        }
+    }
+
+    /// Until when a removal waits because its neighbours are being removed as well, or those of a directory it is in.
     pub(super) fn burst_until(&self, path: &WirePath, now: Millis) -> Option<Millis> {
-        let burst = self.bursts.get(&path.parent()?)?;
-        let until = (burst.last + BURST_QUIET_MS).min(burst.first + BURST_MAX_MS);
-        (burst.count >= BURST_COUNT && now < until).then_some(until)
+        let mut until = None;
+        let mut above = path.parent();
+        while let Some(dir) = above {
+            let burst = self.bursts.get(&dir);
+            until = until.max(burst.and_then(|burst| burst.until(now)));
+            above = dir.parent();
+        }
+        until
     }
 
     /// A comparison found a name that is gone, and nothing at the target that would have to stay. `sure`:

@@ -91,6 +91,7 @@ impl DirtySet {
             }
         }
         if dir {
+            self.fences_move(&from, &to);
             self.comparisons_move(&from, &to, now);
         }
         if replay {

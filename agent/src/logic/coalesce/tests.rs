@@ -258,6 +258,25 @@ fn removals_that_are_not_followed_by_their_directory_go_when_they_end() {
 }
 
 #[test]
+fn a_tree_that_is_removed_name_by_name_goes_in_few_operations() {
+    let mut set = DirtySet::new(SETTLE);
+    let (mut now, mut sent) = (0, 0);
+    for dir in 0..100 {
+        for file in 0..100 {
+            set.removed(path(&format!("old/{dir}/{file}")), now);
+            sent += taken(&mut set, now).len();
+        }
+        set.removed(path(&format!("old/{dir}")), now);
+        sent += taken(&mut set, now).len();
+        now += 4;
+    }
+    set.removed(path("old"), now);
+    assert!(sent <= 4, "{sent} removals before the last");
+    assert_eq!(taken(&mut set, now), ["old"]);
+    assert_eq!(set.removals_pending(), 0);
+}
+
+#[test]
 fn removals_that_wait_are_counted_with_what_went_along() {
     let mut set = DirtySet::new(SETTLE);
     set.removed(path("d/a"), 0);

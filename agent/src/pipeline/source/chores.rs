@@ -85,7 +85,8 @@ impl Source {
                 self.lock().scan_barrier = number;
             }
             Work::Watch(path, chore) => {
-                self.watch_below(watcher, &path, chore);
+                let recent = self.watch_below(watcher, &path, chore);
+                self.mark(|dirty, now| dirty.surveyed(&path, recent, now));
                 // What this went into may be mounted since a moment ago: noted before any of it is sent.
                 self.root.mounts().is_whole();
                 let compares = matches!(chore, Chore::WatchThenCompare | Chore::MarkAndCompare);
@@ -156,14 +157,16 @@ impl Source {
     }
 
     /// Watches a directory and those below: watch, list, mark.
-    fn watch_below(&self, watcher: &mut dyn Watcher, path: &WirePath, chore: Chore) {
-        if self.selection.includes(path, true) {
-            self.walk(watcher, path, chore);
-        }
+    /// Returns whether files were marked that may still be open.
+    fn watch_below(&self, watcher: &mut dyn Watcher, path: &WirePath, chore: Chore) -> bool {
+        let included = self.selection.includes(path, true);
+        let recent = included && self.walk(watcher, path, chore);
         self.lock().walked(path);
+        recent
     }
 
-    fn walk(&self, watcher: &mut dyn Watcher, path: &WirePath, chore: Chore) {
+    fn walk(&self, watcher: &mut dyn Watcher, path: &WirePath, chore: Chore) -> bool {
+        let mut recent = false;
         let mut open = vec![path.clone()];
         while let Some(dir) = open.pop() {
             match watcher.watch(&dir) {
@@ -174,16 +177,20 @@ impl Source {
             let listed = if chore >= Chore::WatchAndMark {
                 self.mark_listed(&dir, &mut open)
             } else {
-                self.list_dirs(&dir, &mut open)
+                self.list_dirs(&dir, &mut open).map(|()| false)
             };
-            if let Err(error) = listed {
-                self.unlisted(&dir, &error);
+            match listed {
+                Ok(found) => recent |= found,
+                Err(error) => self.unlisted(&dir, &error),
             }
         }
+        recent
     }
 
-    /// Marks what is in a directory; adds the directories in it to `open`.
-    fn mark_listed(&self, dir: &WirePath, open: &mut Vec<WirePath>) -> std::io::Result<()> {
+    /// Marks what is in a directory; adds the directories in it to `open`. Returns whether there are files that may
+    /// still be open.
+    fn mark_listed(&self, dir: &WirePath, open: &mut Vec<WirePath>) -> std::io::Result<bool> {
+        let mut any_recent = false;
         for (name, meta) in scan::list(&self.root, dir)?.unwrap_or_default() {
             let Some(below) = dir.join(&name) else {
                 continue;
@@ -193,6 +200,7 @@ impl Source {
                 continue;
             }
             let recent = meta.kind == Kind::File && is_recent(meta.mtime);
+            any_recent |= recent;
             self.mark(|dirty, now| {
                 if is_dir {
                     dirty.is_there_again(&below, now);
@@ -203,7 +211,7 @@ impl Source {
                 open.push(below);
             }
         }
-        Ok(())
+        Ok(any_recent)
     }
 
     fn list_dirs(&self, dir: &WirePath, open: &mut Vec<WirePath>) -> std::io::Result<()> {

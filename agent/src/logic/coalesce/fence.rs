@@ -1,0 +1,164 @@
+//! Fences: what happened after a new directory waits until it is known what is in that one.
+//!
+//! A directory's contents are heard of only once it is watched. What was put into it before is found by a listing,
+//! and would follow a change made later that was heard of at once: a page before its pictures.
+
+use syncd_proto::path::WirePath;
+
+use super::hear::RECENT_MS;
+use super::{DirtySet, Millis};
+
+/// Fences kept; directories that appear beyond them hold nothing back.
+const FENCES_MAX: usize = 1_024;
+
+/// After this time a directory that has not been listed yet holds nothing back any more.
+const FENCE_MAX_MS: Millis = 10_000;
+
+/// A directory that appeared.
+#[derive(Debug, Clone)]
+pub(super) struct Fence {
+    path: WirePath,
+    /// When it was heard of.
+    at: Millis,
+    /// Since it was listed: until when what is in it may wait to be closed.
+    until: Option<Millis>,
+}
+
+impl Fence {
+    fn is_over(&self, now: Millis) -> bool {
+        self.until.unwrap_or(self.at + FENCE_MAX_MS) <= now
+    }
+}
+
+impl DirtySet {
+    /// A directory appeared, and is about to be listed: what happens from now on elsewhere waits.
+    pub fn entered(&mut self, path: WirePath, now: Millis) {
+        self.fences.retain(|fence| !fence.is_over(now));
+        self.leave_below(&path);
+        if self.fences.len() < FENCES_MAX {
+            let (at, until) = (now, None);
+            self.fences.push(Fence { path, at, until });
+        }
+    }
+
+    /// It was listed, with all below it. `recent`: with files that may still be open.
+    pub fn surveyed(&mut self, path: &WirePath, recent: bool, now: Millis) {
+        let wait = if recent { RECENT_MS } else { 0 };
+        let fences = self.fences.iter_mut();
+        let listed = fences.filter(|fence| fence.until.is_none() && fence.path.starts_with(path));
+        listed.for_each(|fence| fence.until = Some(now + wait + 1));
+    }
+
+    /// It is gone, with everything below it.
+    pub(super) fn leave_below(&mut self, path: &WirePath) {
+        self.fences.retain(|fence| !fence.path.starts_with(path));
+    }
+
+    /// It has another name.
+    pub(super) fn fences_move(&mut self, from: &WirePath, to: &WirePath) {
+        self.leave_below(to);
+        for fence in &mut self.fences {
+            let tail = fence.path.strip_prefix(from);
+            if let Some(path) = tail.and_then(|tail| to.join_path(&tail)) {
+                fence.path = path;
+            }
+        }
+    }
+
+    /// Until when a path waits that changed last at `last`. While a directory is not listed the next look is as far
+    /// away as it has taken already, so that many paths do not ask all the time.
+    pub(super) fn fenced_until(
+        &self,
+        path: &WirePath,
+        last: Millis,
+        now: Millis,
+    ) -> Option<Millis> {
+        let older = self.fences.partition_point(|fence| fence.at <= last);
+        let mut fences = self.fences.get(..older)?.iter().rev();
+        let concerns =
+            |fence: &Fence| path.starts_with(&fence.path) || fence.path.starts_with(path);
+        let holds = |fence: &&Fence| !fence.is_over(now) && !concerns(fence);
+        let fence = fences.find(holds)?;
+        let again = (now + (now - fence.at).max(1)).min(fence.at + FENCE_MAX_MS);
+        Some(fence.until.unwrap_or(again))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Settle;
+    use super::*;
+
+    fn path(text: &str) -> WirePath {
+        WirePath::from_relative(text.as_ref()).unwrap()
+    }
+
+    fn set() -> DirtySet {
+        DirtySet::new(Settle {
+            settle_ms: 100,
+            hold_max_ms: 1_000,
+            marks_max: 1_000,
+            delete: true,
+        })
+    }
+
+    fn taken(set: &mut DirtySet, now: Millis) -> Vec<String> {
+        let taken = set.take(now, 100).into_iter();
+        taken.map(|taken| taken.path.to_string()).collect()
+    }
+
+    #[test]
+    fn what_comes_after_a_new_directory_waits_for_what_is_in_it() {
+        let mut set = set();
+        set.closed(path("before"), 9);
+        set.created_dir(path("dir"), 10);
+        set.entered(path("dir"), 10);
+        set.closed(path("index"), 10);
+        set.closed(path("dir/heard"), 11);
+        assert_eq!(taken(&mut set, 11), ["before", "dir", "dir/heard"]);
+        set.listed(path("dir/picture"), true, 14);
+        set.surveyed(&path("dir"), true, 14);
+        assert!(taken(&mut set, 60).is_empty());
+        // In the order in which they are due, and not before.
+        assert_eq!(set.take(200, 1).remove(0).path.to_string(), "dir/picture");
+        assert_eq!(taken(&mut set, 200), ["index"]);
+    }
+
+    #[test]
+    fn nothing_waits_longer_than_it_must() {
+        let mut set = set();
+        set.entered(path("old"), 0);
+        set.closed(path("index"), 1);
+        set.surveyed(&WirePath::root(), false, 2);
+        assert_eq!(taken(&mut set, 3), ["index"]);
+        set.entered(path("gone"), 10);
+        set.closed(path("index"), 11);
+        set.gone(path("gone"), 12);
+        assert_eq!(taken(&mut set, 12), ["gone", "index"]);
+        set.entered(path("never listed"), 20);
+        set.closed(path("index"), 21);
+        assert!(taken(&mut set, 9_000).is_empty());
+        assert_eq!(taken(&mut set, 20 + FENCE_MAX_MS), ["index"]);
+    }
+
+    #[test]
+    fn a_renamed_directory_holds_back_under_its_new_name() {
+        let mut set = set();
+        set.created_dir(path("tmp"), 0);
+        set.entered(path("tmp/sub"), 0);
+        set.renamed(path("tmp"), path("final"), true, 1);
+        set.closed(path("index"), 2);
+        assert_eq!(taken(&mut set, 2), ["final"]);
+        set.surveyed(&path("final"), false, 3);
+        assert_eq!(taken(&mut set, 10), ["index"]);
+    }
+
+    #[test]
+    fn fences_are_bounded() {
+        let mut set = set();
+        for index in 0..2 * FENCES_MAX {
+            set.entered(path(&index.to_string()), 0);
+        }
+        assert_eq!(set.fences.len(), FENCES_MAX);
+    }
+}
