@@ -13,7 +13,7 @@ use syncd_tests::tree::{Options, set_mtime};
 use syncd_tests::{Sandbox, require, wait_until};
 
 use crate::attributes::{ACCESS, acl, holds, set, value};
-use crate::common::{Mirror, code, noise, once, patient};
+use crate::common::{Mirror, code, noise, once, patient, scaled};
 
 /// Bytes of a file that travels by itself, not inside a commit.
 const LARGE: usize = 700_000;
@@ -681,4 +681,46 @@ fn fake_super_keeps_what_only_root_could_make() {
     once(&sandbox, &agent, "verify").expect(code::DIFFERENT, &[]);
     once(&sandbox, &agent, "sync").expect(code::DONE, &[]);
     once(&sandbox, &agent, "verify").expect(code::DONE, &[]);
+}
+
+#[test]
+fn thousands_of_names_of_one_file() {
+    let sandbox = Sandbox::new();
+    let src = sandbox.src();
+    fs::write(src.join("first"), noise(LARGE, 11)).expect("write");
+    let count = scaled(3_000, 60_000);
+    for number in 0..count {
+        let dir = src.join(format!("d{}", number % 50));
+        if number < 50 {
+            fs::create_dir(&dir).expect("mkdir");
+        }
+        let name = format!("name-{number}");
+        fs::hard_link(src.join("first"), dir.join(name)).expect("ln");
+    }
+    let mirror = Mirror::of(sandbox);
+    assert_links(&mirror.dst("first"), count as u64 + 1);
+    let cost = mirror.bytes_sent();
+    let most = LARGE as u64 * 5 / 4 + count as u64 * 200;
+    assert!(cost < most, "{cost} bytes");
+    // All of them are the file that is written to through one of them.
+    append(&mirror.src("d7/name-7"), "more");
+    mirror.settle();
+    assert_links(&mirror.dst("d7/name-7"), count as u64 + 1);
+}
+
+#[test]
+fn owners_that_nobody_has() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mirror = Mirror::start();
+    for (name, id) in [("a", 4_294_967_294), ("b", 2_147_483_648), ("c", 65_534)] {
+        fs::write(mirror.src(name), name).expect("write");
+        chown(mirror.src(name), Some(id), Some(id - 1)).expect("chown");
+        fs::create_dir(mirror.src(format!("{name}-d"))).expect("mkdir");
+        chown(mirror.src(format!("{name}-d")), Some(id - 2), Some(id)).expect("chown");
+    }
+    mirror.settle();
+    let found = fs::metadata(mirror.dst("a")).expect("stat");
+    assert_eq!((found.uid(), found.gid()), (4_294_967_294, 4_294_967_293));
 }

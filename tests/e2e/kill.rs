@@ -327,3 +327,56 @@ fn changes_while_the_agent_starts_are_not_missed() {
     }
     scene.finish();
 }
+
+/// What the receiver had is found there, and not sent again.
+#[test]
+fn an_agent_killed_in_its_first_sync_sends_little_twice() {
+    let sandbox = Sandbox::new();
+    let (dirs, files, size) = (scaled(40, 500), 20, 15_000);
+    many_small(&sandbox.src(), dirs, files, size).expect("files");
+    let whole = (dirs * files * size) as u64;
+    let mut scene = Scene::new(sandbox);
+    let sent = |scene: &Scene| {
+        let target = target_of(scene.agent.as_ref().expect("an agent"));
+        target["bytes_sent"].as_u64().expect("a number")
+    };
+    let mut before = 0;
+    for part in 1..=3 {
+        scene.wait_sent(whole / 5);
+        // What is on its way arrives before the connection ends, or does not.
+        before += sent(&scene);
+        scene.kill(Victim::Agent);
+        assert!(before < whole * 3 / 2, "{before} of {whole} in part {part}");
+    }
+    scene.settle();
+    let all = before + sent(&scene);
+    assert!(all < whole * 3 / 2, "{all} bytes for {whole}");
+    scene.finish();
+}
+
+/// SIGTERM to either while everything changes: an end with 0, and nothing is lost.
+#[test]
+fn an_orderly_end_in_the_middle_of_things() {
+    for (index, of_agent) in [true, false, true, false].into_iter().enumerate() {
+        let sandbox = Sandbox::new();
+        let mut scene = Scene::new(sandbox);
+        let src = scene.sandbox.src();
+        for round in 0..3 {
+            let dir = src.join(format!("part-{round}"));
+            many_small(&dir, scaled(10, 200), 20, 4_000).expect("files");
+            fs::write(src.join("large"), noise(5 << 20, round)).expect("write");
+            scene.wait_sent(1 + index as u64 * 400_000);
+            if of_agent {
+                let agent = scene.agent.take().expect("an agent");
+                assert_eq!(agent.terminate(LONG), syncd_tests::Exit::Code(0));
+                scene.agent = Some(scene.agent_builder.start());
+            } else {
+                let receiver = scene.receiver.take().expect("a receiver");
+                assert_eq!(receiver.terminate(LONG), syncd_tests::Exit::Code(0));
+                drop(receiver);
+                scene.receiver = Some(scene.receiver_builder.start());
+            }
+        }
+        scene.finish();
+    }
+}

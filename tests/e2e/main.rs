@@ -8,6 +8,7 @@ mod careful;
 mod check;
 mod common;
 mod compress;
+mod crowd;
 mod daemon;
 mod disk;
 mod fake;

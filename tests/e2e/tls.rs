@@ -213,3 +213,69 @@ fn assert_refusal_logged(agent: &Process, receiver: &Receiver) {
     agent.wait_line(LONG, "not connected: the receiver refused our certificate");
     receiver.wait_line(LONG, "closed: ");
 }
+
+/// As the operations guide has it: first both authorities are trusted, then the certificates are replaced one after the
+/// other, then the old authority is not trusted any more. Nobody is ever shut out but who has an old certificate.
+#[test]
+fn certificates_and_their_authority_are_replaced() {
+    use rustix::process::Signal;
+    let sandbox = Sandbox::new();
+    let certs = sandbox.certs();
+    let receiver = sandbox.receiver().start();
+    let builder = sandbox.agent(&receiver);
+    let old = sandbox.authority().issue_agent("old").expect("certificate");
+    let other = other_authority(&sandbox);
+    let write = |name: &str, text: &str| std::fs::write(certs.join(name), text).expect("write");
+    let take = |issued: &Issued, name: &str| {
+        for (from, end) in [(&issued.cert_path, "pem"), (&issued.key_path, "key")] {
+            std::fs::copy(from, certs.join(format!("{name}.{end}"))).expect("copy");
+        }
+    };
+    let mut reloads = 0;
+    let mut reload = || {
+        receiver.signal(Signal::HUP);
+        reloads += 1;
+        syncd_tests::wait_until(LONG, "it is reloaded", || {
+            receiver.log().matches("configuration reloaded").count() == reloads
+        });
+    };
+    let mut agent = builder.start();
+    let mut number = 0;
+    let mut goes_on = |agent: &syncd_tests::Agent| {
+        number += 1;
+        let path = sandbox.src().join(format!("file-{number}"));
+        std::fs::write(path, "content").expect("write");
+        agent.wait_synced(LONG);
+        sandbox.assert_equal();
+    };
+    goes_on(&agent);
+    let both = [sandbox.authority().cert_pem(), other.cert_pem()].concat();
+    write("ca.pem", &both);
+    reload();
+    goes_on(&agent);
+    drop(agent);
+    agent = builder.start();
+    goes_on(&agent);
+    take(
+        &other.issue_server(&[""; 0]).expect("certificate"),
+        "server",
+    );
+    reload();
+    // The session that is there goes on, and a new one is made with the new certificate.
+    goes_on(&agent);
+    receiver.kill_workers();
+    goes_on(&agent);
+    take(&other.issue_agent("agent").expect("certificate"), "agent");
+    drop(agent);
+    agent = builder.start();
+    goes_on(&agent);
+    write("ca.pem", other.cert_pem());
+    reload();
+    goes_on(&agent);
+    drop(agent);
+    agent = builder.start();
+    goes_on(&agent);
+    // Who still has an old one is refused.
+    let late = once(&sandbox, &builder.clone().identity(&old), "verify");
+    late.expect(code::FAILED, &["the receiver refused our certificate"]);
+}

@@ -134,6 +134,8 @@ impl DirtySet {
 
     /// A name is to be linked to another name of its file, which the target has.
     pub fn relink(&mut self, path: WirePath, now: Millis) {
+        // Whoever waits for the name that was written waits for the others too.
+        self.respawned += 1;
         self.mark(path, now, |mark, _, fresh| {
             mark.look = Look::Content;
             if fresh {
