@@ -6,6 +6,7 @@
 //! to check the records themselves. What differs stands in [`known`], each with its reason; a vector that is
 //! not listed there and differs fails, and so does one that is listed and does not.
 
+mod chance;
 mod known;
 mod lab;
 mod names;
