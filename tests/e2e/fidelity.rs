@@ -724,3 +724,30 @@ fn owners_that_nobody_has() {
     let found = fs::metadata(mirror.dst("a")).expect("stat");
     assert_eq!((found.uid(), found.gid()), (4_294_967_294, 4_294_967_293));
 }
+
+/// A chain of directories, each with a file, without a path that would be too long for the kernel.
+fn chain(root: &Path, name: &str, depth: usize) {
+    let mut dir = rustix::fs::open(root, OFlags::DIRECTORY, Mode::empty()).expect("open");
+    for _ in 0..depth {
+        rustix::fs::mkdirat(&dir, name, Mode::RWXU).expect("mkdir");
+        dir = rustix::fs::openat(&dir, name, OFlags::DIRECTORY, Mode::empty()).expect("open");
+        let flags = OFlags::CREATE | OFlags::WRONLY;
+        let file = rustix::fs::openat(&dir, "f", flags, Mode::RUSR).expect("create");
+        File::from(file).write_all(b"x").expect("write");
+    }
+}
+
+#[test]
+fn many_directories_in_one_another() {
+    let mirror = Mirror::start();
+    let name = "n".repeat(255);
+    chain(&mirror.src(""), &name, 64);
+    mirror.settle();
+    let sent = mirror.bytes_sent();
+    fs::rename(mirror.src(&name), mirror.src("another")).expect("mv");
+    mirror.settle();
+    let cost = mirror.bytes_sent() - sent;
+    assert!(cost < 50_000, "{cost} bytes for a rename");
+    fs::write(mirror.src("another/f"), "heard under the new name").expect("write");
+    mirror.settle();
+}
