@@ -4,12 +4,14 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 use syncd_tests::programs::AgentBuilder;
+use syncd_tests::require::Need;
 use syncd_tests::workload::many_small;
-use syncd_tests::{Sandbox, wait_until};
+use syncd_tests::{Sandbox, require, wait_until};
 
 use crate::common::{LONG, Mirror, noise, target_of, wait_content};
 
@@ -92,6 +94,36 @@ fn a_check_of_contents_finds_and_mends_what_nobody_told_of() {
         checked["done"] == true && checked["found"] == 0 && checked["entries"].as_u64() > Some(30)
     });
     assert!(mirror.target()["next_full_check"].is_string());
+}
+
+#[test]
+fn what_a_mapping_writes_that_is_never_closed_is_found_by_contents() {
+    if !require(&[Need::Tool("python3")]) {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let mut content = noise(200_000, 5);
+    fs::write(sandbox.src().join("mapped"), &content).expect("write");
+    let mirror = mirror(
+        sandbox,
+        format!("full_check = {{ at = \"{OFTEN}\", content = true }}"),
+    );
+    // Nobody is told of that, and on some file systems not even the time changes.
+    let script = "import mmap, sys
+with open('mapped', 'r+b') as file:
+    mapped = mmap.mmap(file.fileno(), 0)
+mapped[100:107] = b'written'
+sys.stdin.read()";
+    let mut writer = Command::new("python3")
+        .args(["-c", script])
+        .current_dir(mirror.sandbox.src())
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("python");
+    content[100..107].copy_from_slice(b"written");
+    wait_content(&mirror.dst("mapped"), &content);
+    drop(writer.stdin.take());
+    assert!(writer.wait().expect("python").success());
 }
 
 #[test]

@@ -30,3 +30,4 @@ mod targets;
 mod tls;
 mod trash;
 mod watch;
+mod writers;

@@ -10,7 +10,10 @@ use std::fmt::Write;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use habits::{many_small, rewrite_random_blocks, sed_i, vim_save};
+pub use habits::{
+    atomic_save, emacs_save, libreoffice_save, many_small, nano_save, rewrite_random_blocks, sed_i,
+    vim_save,
+};
 pub use op::Op;
 pub use rng::Rng;
 

@@ -223,6 +223,12 @@ impl DirtySet {
         self.marks.get(path)?.waits_until(size, self.settle)
     }
 
+    /// Whether something was written to it since it was taken; the writer may have closed it again.
+    #[must_use]
+    pub fn is_rewritten(&self, path: &WirePath) -> bool {
+        self.marks.get(path).is_some_and(|mark| mark.rewritten)
+    }
+
     /// Notes that it is in the commit log now, or given up.
     pub fn logged(&mut self, path: &Arc<WirePath>) {
         self.in_work.remove(path);
@@ -347,6 +353,7 @@ impl DirtySet {
                 open: newer.open,
                 heard_open: newer.heard_open,
                 wrote: mark.wrote || newer.wrote,
+                rewritten: mark.rewritten || newer.rewritten,
                 born: mark.born && newer.born,
                 gone: newer.gone,
                 cleared: newer.cleared,

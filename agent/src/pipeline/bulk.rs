@@ -224,6 +224,14 @@ fn transfer(target: &Target, link: &Link, taken: &Taken) -> Result<Found, Transf
     if let Some(reject) = refused {
         return Err(LinkError::Rejected(reject).into());
     }
+    if channel.stability == Stability::Required {
+        // It stood still while it was read, perhaps in the middle of being written.
+        target.hear();
+        if target.lock().dirty.is_rewritten(&taken.path) {
+            abort(&channel);
+            return Err(ReadError::Changed.into());
+        }
+    }
     channel.end(read.len, read.digest)?;
     let found = Found::Staged {
         meta: read.meta,

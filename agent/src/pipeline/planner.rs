@@ -301,7 +301,8 @@ fn add_looks(
     }
 }
 
-/// Until when a file waits that somebody was heard to write to meanwhile.
+/// Until when a file waits that somebody was heard to write to meanwhile, also if it is closed again by now: what was
+/// read may be half of it.
 fn is_written_to(target: &Target, taken: &Taken, outcome: &Outcome) -> Option<Millis> {
     let size = match outcome {
         Outcome::Found(Found::Small { bytes, .. }) => bytes.len() as u64,
@@ -309,9 +310,12 @@ fn is_written_to(target: &Target, taken: &Taken, outcome: &Outcome) -> Option<Mi
         _ => return None,
     };
     let now = target.now();
-    let until = target.lock().dirty.waits_until(&taken.path, size);
     let held_until = taken.mark.first + target.settle().hold_max_ms;
-    until.filter(|until| now < *until && now < held_until)
+    let dirty = &target.lock().dirty;
+    let until = dirty.waits_until(&taken.path, size);
+    let until = until.filter(|until| now < *until);
+    let again = dirty.is_rewritten(&taken.path).then_some(now + 1);
+    until.or(again).filter(|_| now < held_until)
 }
 
 fn add_outcome(

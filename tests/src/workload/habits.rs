@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use super::rng::Rng;
@@ -48,6 +48,57 @@ pub fn vim_save(path: &Path, content: &[u8]) -> io::Result<()> {
         fs::remove_file(&backup)?;
     }
     fs::remove_file(&swap)
+}
+
+/// Saves as nano does: a lock file, and the file cut and written as it lies.
+pub fn nano_save(path: &Path, content: &[u8]) -> io::Result<()> {
+    let lock = sibling(path, ".", ".swp");
+    fs::write(&lock, b"b0nano 8.0")?;
+    fs::write(path, content)?;
+    fs::remove_file(&lock)
+}
+
+/// Saves as emacs does: a lock that is a link to nowhere, the old file renamed to its backup, the new one written in
+/// its place.
+pub fn emacs_save(path: &Path, content: &[u8]) -> io::Result<()> {
+    let lock = sibling(path, ".#", "");
+    symlink("user@host.4711:1700000000", &lock)?;
+    let permissions = fs::metadata(path)?.permissions();
+    fs::rename(path, sibling(path, "", "~"))?;
+    let mut file = File::create_new(path)?;
+    file.write_all(content)?;
+    file.set_permissions(permissions)?;
+    file.sync_all()?;
+    drop(file);
+    fs::remove_file(&lock)
+}
+
+/// Saves as LibreOffice does: a lock file beside it while it is open, the new version in pieces under a name of its
+/// own, renamed over the old one.
+pub fn libreoffice_save(path: &Path, content: &[u8]) -> io::Result<()> {
+    let lock = sibling(path, ".~lock.", "#");
+    fs::write(&lock, b",user,host,21.11.2026 12:00,file:///home;")?;
+    let beside = path.with_file_name("lu4711abc.tmp");
+    let mut file = File::create_new(&beside)?;
+    for piece in content.chunks(32 << 10) {
+        file.write_all(piece)?;
+    }
+    file.set_permissions(fs::metadata(path)?.permissions())?;
+    file.sync_all()?;
+    drop(file);
+    fs::rename(&beside, path)?;
+    fs::remove_file(&lock)
+}
+
+/// Saves as careful programs do: beside it, synced, renamed over it, and the directory synced.
+pub fn atomic_save(path: &Path, content: &[u8]) -> io::Result<()> {
+    let beside = sibling(path, ".", ".new");
+    let mut file = File::create_new(&beside)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    drop(file);
+    fs::rename(&beside, path)?;
+    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
 
 /// Edits as `sed -i` does: a temporary file in the same directory, made private at first, given the old one's mode and

@@ -132,8 +132,10 @@ impl Tracker {
         let Some(id) = self.tree.by_wd(wd) else {
             return;
         };
-        let again = mask == EventMask::MODIFY && self.is_modified_again(wd, name);
-        if again {
+        if mask != EventMask::MODIFY {
+            // After a close another write says that it is open again.
+            self.last_modified = None;
+        } else if self.is_modified_again(wd, name) {
             return;
         }
         match name.and_then(Name::new) {
@@ -384,5 +386,31 @@ impl Tracker {
 
     fn tell(&mut self, path: WirePath, touch: Touch, dir: bool) {
         self.push(RawEvent::Touched { path, touch, dir });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_after_a_close_is_told_and_those_before_it_only_once() {
+        let mut tracker = Tracker::new(1);
+        let events = [
+            EventMask::MODIFY,
+            EventMask::MODIFY,
+            EventMask::CLOSE_WRITE,
+            EventMask::MODIFY,
+            EventMask::MODIFY,
+        ];
+        for mask in events {
+            tracker.event(1, mask, 0, Some(b"f"));
+        }
+        let touches = tracker.take_ready().into_iter().map(|event| match event {
+            RawEvent::Touched { touch, .. } => touch,
+            other => panic!("{other:?}"),
+        });
+        let expected = [Touch::Modified, Touch::Written, Touch::Modified];
+        assert_eq!(touches.collect::<Vec<_>>(), expected);
     }
 }

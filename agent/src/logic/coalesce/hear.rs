@@ -116,7 +116,7 @@ impl DirtySet {
         self.mark(path, now, |mark, settle, _| {
             mark.look = Look::Content;
             (mark.open, mark.heard_open) = (true, true);
-            mark.wrote = true;
+            (mark.wrote, mark.rewritten) = (true, true);
             mark.due_if_open(settle, now)
         });
     }

@@ -78,6 +78,8 @@ pub struct Mark {
     pub heard_open: bool,
     /// An event told of new content or metadata, not only of a name.
     pub wrote: bool,
+    /// An event told of new content: what was read before that event may be half of it.
+    pub rewritten: bool,
     /// It came into being here and was never sent.
     pub born: bool,
     /// It was seen to be gone; absence without that is looked at twice, since a rename may be on its
@@ -137,6 +139,7 @@ impl Mark {
             open: false,
             heard_open: false,
             wrote: false,
+            rewritten: false,
             born: false,
             gone: false,
             cleared: false,

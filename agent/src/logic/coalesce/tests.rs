@@ -503,3 +503,25 @@ fn a_comparison_that_failed_is_shown_waits_and_is_hastened_by_who_asks_again() {
     set.compare_content(path("."), 40);
     assert_eq!((set.comparisons(), set.failed().count()), (1, 0));
 }
+
+#[test]
+fn what_was_written_since_it_was_taken_is_known_after_the_close_too() {
+    let mut set = DirtySet::new(SETTLE);
+    set.modified(path("f"), 0);
+    set.closed(path("f"), 1);
+    let mut all = set.take(1, 9);
+    set.begun(&all[0].path);
+    // The close alone changes nothing.
+    set.closed(path("f"), 2);
+    assert!(!set.is_rewritten(&path("f")));
+    set.modified(path("f"), 3);
+    set.closed(path("f"), 4);
+    assert!(set.waits_until(&path("f"), 1).is_none(), "it is closed");
+    assert!(set.is_rewritten(&path("f")));
+    let given_back = all.remove(0);
+    set.logged(&given_back.path);
+    set.arrived(&given_back.path);
+    set.give_back(given_back, 5);
+    assert_eq!(taken(&mut set, 5), ["f"]);
+    assert!(!set.is_rewritten(&path("f")));
+}
