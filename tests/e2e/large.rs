@@ -269,3 +269,37 @@ fn a_large_file_that_is_being_written_is_not_sent_over_and_over() {
     let cost = mirror.wire() - before;
     assert!(cost < written * 11 / 10, "{cost} bytes for {written}");
 }
+
+/// Most memory that a process ever had, in KiB.
+fn peak_kib(pid: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
+    let line = text.lines().find(|line| line.starts_with("VmHWM:"));
+    let number = line.and_then(|line| line.split_whitespace().nth(1));
+    number
+        .and_then(|number| number.parse().ok())
+        .expect("VmHWM")
+}
+
+/// A file that is four times as large, new and then changed in places, takes no more memory at either side.
+#[test]
+fn memory_does_not_grow_with_the_file() {
+    let peaks = |size: usize| {
+        let mirror = mirror_of(&noise(size, 1));
+        rewrite_random_blocks(&mirror.src("file"), 200, 4096, 7).expect("rewrite");
+        mirror.settle();
+        let workers = mirror.receiver.workers();
+        assert!(!workers.is_empty(), "the worker has gone");
+        let worker = workers.into_iter().map(peak_kib).max();
+        let front = peak_kib(mirror.receiver.pid());
+        [peak_kib(mirror.agent.pid()), front, worker.unwrap_or(0)]
+    };
+    let size = scaled(64 << 20, 1 << 30);
+    let (small, large) = (peaks(size), peaks(4 * size));
+    eprintln!("KiB: {small:?}, {large:?}");
+    for (small, large) in small.into_iter().zip(large) {
+        // What is kept of a version grows with it: 32 bytes for each 64 KiB. The rest is chance.
+        let grows = 3 * size as u64 / 1024 / 500;
+        let most = small * 5 / 4 + (16 << 10) + grows;
+        assert!(large < most, "{small} KiB, then {large}");
+    }
+}
