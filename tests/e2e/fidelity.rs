@@ -457,7 +457,7 @@ fn the_name_the_receiver_keeps_for_itself_is_left_out_and_nothing_else_is() {
     equal(&[]);
 }
 
-/// Files that are immutable as long as this lives.
+/// Files that are immutable, or append-only, as long as this lives.
 struct Immutable<'a>(&'a [std::path::PathBuf]);
 
 impl<'a> Immutable<'a> {
@@ -475,7 +475,7 @@ impl<'a> Immutable<'a> {
 
 impl Drop for Immutable<'_> {
     fn drop(&mut self) {
-        self.chattr("-i");
+        self.chattr("-ia");
     }
 }
 
@@ -526,6 +526,40 @@ fn what_is_immutable_at_the_mirror_fails_with_its_reason_and_all_else_flows() {
     fs::write(mirror.src("other"), "still flows").expect("write");
     crate::common::wait_content(&mirror.dst("other"), b"still flows");
     drop(immutable);
+    mirror.agent.control().rescan(".").expect("rescan");
+    mirror.settle();
+}
+
+#[test]
+fn what_may_only_grow_at_the_mirror_is_told() {
+    let probe = tempfile::NamedTempFile::new().expect("a file");
+    let there = Immutable(&[probe.path().to_owned()]).chattr("+a");
+    if !require(&[Need::Root, Need::Other("chattr +a", there)]) {
+        return;
+    }
+    let mirror = Mirror::start();
+    for name in ["log", "gone"] {
+        fs::write(mirror.src(name), name).expect("write");
+    }
+    mirror.settle();
+    let paths = ["log", "gone"].map(|name| mirror.dst(name));
+    let append_only = Immutable(&paths);
+    assert!(append_only.chattr("+a"), "chattr");
+    append(&mirror.src("log"), " and more");
+    fs::remove_file(mirror.src("gone")).expect("rm");
+    fs::write(mirror.src("other"), "flows").expect("write");
+    crate::common::wait_content(&mirror.dst("other"), b"flows");
+    for name in ["log", "gone"] {
+        wait_until(crate::common::LONG, &format!("{name} is told"), || {
+            let failed = mirror.target()["failed"].as_array().cloned();
+            let mut failed = failed.unwrap_or_default().into_iter();
+            failed.any(|path| {
+                path["path"] == name && path["code"] == "file is immutable or append-only"
+            })
+        });
+    }
+    assert_eq!(fs::read(mirror.dst("log")).expect("read"), b"log");
+    drop(append_only);
     mirror.agent.control().rescan(".").expect("rescan");
     mirror.settle();
 }
