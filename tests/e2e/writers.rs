@@ -72,9 +72,9 @@ fn what_an_editor_saves_arrives_as_one_change() {
                 mirror.settle();
             });
             let cost = mirror.bytes_sent() - before;
-            // emacs keeps the old version under another name, and the name it had is never missing at the mirror.
-            let most = if name == "emacs" { 360_000 } else { 210_000 };
-            assert!(cost < most, "{name}: {cost} bytes for a file of 150 000");
+            // A file that is renamed on its way goes under both names, and emacs keeps the old version under another
+            // one; nothing goes three times.
+            assert!(cost < 400_000, "{name}: {cost} bytes for a file of 150 000");
             last = fs::read(&path).expect("read");
         }
     }
@@ -85,7 +85,7 @@ fn a_file_that_is_rewritten_all_the_time_is_never_torn() {
     let mirror = Mirror::with(Sandbox::new(), |agent| {
         // Nothing goes because it has waited for long.
         let agent = agent.arg("--hold-max-ms").arg("600000");
-        agent.arg("--settle-ms").arg("60000")
+        agent.arg("--settle-ms").arg("2000")
     });
     // One that goes at once with its commit, and one that is transferred.
     for (name, len) in [("small", 60_000), ("large", 900_000)] {
@@ -159,6 +159,8 @@ fn half_of_very_many_directories_goes_at_once() {
     }
     mirror.settle();
     wait_until(LONG, "their watches are gone", || {
+        // The number is looked up whenever there is something to do for the watcher.
+        mirror.agent.wait_synced(LONG);
         watched() == Some(dirs / 2 + 1)
     });
     let cost = cpu_ms(mirror.agent.pid()) - before;
