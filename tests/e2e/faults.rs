@@ -205,24 +205,6 @@ fn the_worker_dies_at_a_call() {
 }
 
 #[test]
-fn no_thread_and_no_process_can_be_started() {
-    if !require(&[Need::Tool("strace")]) {
-        return;
-    }
-    // Once at each place, and then again and again.
-    let places = places()
-        .iter()
-        .map(u32::to_string)
-        .chain(["2+3".to_owned()]);
-    for place in places {
-        let inject = format!("clone3,clone,vfork,fork:error=EAGAIN:when={place}");
-        for of_receiver in [true, false] {
-            through_a_failure(&inject, of_receiver);
-        }
-    }
-}
-
-#[test]
 fn a_source_that_cannot_be_read_is_not_identical_and_not_empty() {
     if !require(&[Need::Tool("strace")]) {
         return;
