@@ -296,6 +296,10 @@ pub(super) fn mark(
                 (look, Remote::Present, Some(here))
             }
         };
+        if look == Look::Content {
+            // Whatever it was taken for: no other name may be linked to what is there.
+            state.links.forget(&path);
+        }
         if let Some(here) = size
             .as_ref()
             .filter(|here| here.kind == Kind::File && look == Look::Content)
