@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use jiff::Zoned;
 use syncd_proto::merkle;
-use syncd_proto::message::{AgentMessage, ListQuery};
 use syncd_proto::meta::{EntryMeta, Kind};
 use syncd_proto::path::{Name, WirePath};
 use syncd_proto::tree::TreeReader;
@@ -25,7 +24,7 @@ use crate::logic::unread::{ATTEMPTS_MAX, Unread, What};
 use crate::net::link::{Link, LinkError};
 use crate::pipeline::reconcile::reading::{Problems, stat, unread};
 use crate::pipeline::reconcile::{
-    self, CompareError, Difference, mark, put_off, receive, settle_commits,
+    self, CompareError, Difference, ask, check_open, mark, put_off, receive, settle_commits,
 };
 use crate::pipeline::sweep::sweep;
 use crate::pipeline::target::{State, Target};
@@ -236,12 +235,7 @@ fn give_way(target: &Target, link: &Link) -> Result<(), CompareError> {
     let until = target.now() + YIELD_MS;
     let mut state = target.lock();
     loop {
-        if state.stopping {
-            return Err(CompareError::Stopped);
-        }
-        if link.is_closed() {
-            return Err(CompareError::Link(LinkError::Closed));
-        }
+        check_open(&state, link)?;
         let is_busy = state.comparing || state.dirty.outstanding() > 0;
         if !is_busy || target.now() >= until {
             return Ok(());
@@ -496,13 +490,7 @@ fn look(
     pace: &Pace<'_>,
 ) -> Result<Option<Both>, CompareError> {
     settle_commits(target, link)?;
-    let id = link.issue_id();
-    let query = ListQuery {
-        id,
-        path: path.clone(),
-        content: true,
-    };
-    link.ask(id, &AgentMessage::ListQuery(query))?;
+    let id = ask(link, path, true)?;
     let here = list(target, link, path, pace);
     let received = receive(link, id, path);
     let (here, (dir, there)) = (here?, received?);

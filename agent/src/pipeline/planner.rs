@@ -123,6 +123,11 @@ fn take_removals(state: &mut State, link: Arc<Link>, now: Millis) -> Work {
     } else {
         state.dirty.take_gone(now, TAKE_MAX)
     };
+    begin(state, link, taken, horizon)
+}
+
+/// Work on these paths, and nothing else yet.
+fn begin(state: &mut State, link: Arc<Link>, taken: Vec<Taken>, horizon: u64) -> Work {
     for taken in &taken {
         state.dirty.begun(&taken.path);
     }
@@ -157,15 +162,10 @@ fn take_work(state: &mut State, link: Arc<Link>, now: Millis, most: usize) -> Wo
     } else {
         state.dirty.take(now, most)
     };
-    for taken in &taken {
-        state.dirty.begun(&taken.path);
-    }
     Work {
-        link,
         renames,
         ready,
-        taken,
-        horizon,
+        ..begin(state, link, taken, horizon)
     }
 }
 

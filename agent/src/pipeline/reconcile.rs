@@ -12,7 +12,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use syncd_proto::links::{LinkGroups, LinkNames};
-use syncd_proto::message::{AgentMessage, DigestQuery, ListQuery};
+use syncd_proto::message::{AgentMessage, DigestQuery};
 use syncd_proto::meta::{Compare, EntryMeta, Kind, Mtime};
 use syncd_proto::path::WirePath;
 
@@ -26,7 +26,7 @@ use crate::pipeline::sweep::sweep;
 use crate::pipeline::target::{State, Target, path_delay_ms};
 use reading::{Built, build};
 use walk::Walk;
-pub use walk::{Report, receive};
+pub use walk::{Report, ask, receive};
 
 pub mod reading;
 mod walk;
@@ -460,14 +460,7 @@ fn sweep_dir(
     let gone = if known {
         Some(gone)
     } else {
-        let id = link.issue_id();
-        let query = ListQuery {
-            id,
-            path: path.clone(),
-            content: false,
-        };
-        link.ask(id, &AgentMessage::ListQuery(query))?;
-        receive(link, id, path)?.0
+        receive(link, ask(link, path, false)?, path)?.0
     };
     match gone {
         Some(gone) => sweep(target, link, path, gone, report).map(drop),
@@ -496,6 +489,15 @@ fn learn(target: &Target, policy: Compare, groups: &LinkGroups, differing: &Hash
     target.wake_all();
 }
 
+/// Whether a comparison can go on.
+pub(super) fn check_open(state: &State, link: &Link) -> Result<(), CompareError> {
+    match (state.stopping, link.is_closed()) {
+        (true, _) => Err(CompareError::Stopped),
+        (_, true) => Err(CompareError::Link(LinkError::Closed)),
+        _ => Ok(()),
+    }
+}
+
 /// Waits until the receiver has applied what was sent, and every rename that was heard of: its answer
 /// must not be about an older state. Below the new name of a directory that it does not know yet there
 /// would be nothing to be removed.
@@ -504,12 +506,7 @@ pub(super) fn settle_commits(target: &Target, link: &Link) -> Result<(), Compare
     let mut sent = None;
     let mut state = target.lock();
     loop {
-        if state.stopping {
-            return Err(CompareError::Stopped);
-        }
-        if link.is_closed() {
-            return Err(CompareError::Link(LinkError::Closed));
-        }
+        check_open(&state, link)?;
         if state.dirty.has_renames() {
             sent = None;
         } else if link.progress().1 >= *sent.get_or_insert_with(|| link.progress().0) {

@@ -4,12 +4,12 @@
 use std::sync::Arc;
 use std::vec;
 
-use syncd_proto::message::{AgentMessage, ListEntry, ListQuery};
+use syncd_proto::message::ListEntry;
 use syncd_proto::meta::{EntryMeta, Kind};
 use syncd_proto::path::WirePath;
 
 use crate::net::link::Link;
-use crate::pipeline::reconcile::{CompareError, Difference, Report, receive};
+use crate::pipeline::reconcile::{CompareError, Difference, Report, ask, receive};
 use crate::pipeline::target::Target;
 
 /// A directory being gone through.
@@ -97,14 +97,7 @@ pub(super) fn is_clear(
 
 impl Level {
     fn open(link: &Arc<Link>, path: WirePath, meta: EntryMeta) -> Result<Self, CompareError> {
-        let id = link.issue_id();
-        let query = ListQuery {
-            id,
-            path: path.clone(),
-            content: false,
-        };
-        link.ask(id, &AgentMessage::ListQuery(query))?;
-        let (_, entries) = receive(link, id, &path)?;
+        let (_, entries) = receive(link, ask(link, &path, false)?, &path)?;
         Ok(Self {
             path,
             meta,

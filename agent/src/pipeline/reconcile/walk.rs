@@ -54,14 +54,7 @@ impl Walk<'_> {
             while asked.len() < QUERIES_MAX
                 && let Some(path) = open.pop_front()
             {
-                let id = self.link.issue_id();
-                let query = ListQuery {
-                    id,
-                    path: path.clone(),
-                    content: self.content,
-                };
-                self.link.ask(id, &AgentMessage::ListQuery(query))?;
-                asked.push_back((id, path));
+                asked.push_back((ask(self.link, &path, self.content)?, path));
             }
             let Some((id, path)) = asked.pop_front() else {
                 return Ok(());
@@ -275,6 +268,21 @@ impl Walk<'_> {
             }
         });
     }
+}
+
+/// Asks for a listing, and returns the number of the question: [`receive`] waits for the answer.
+///
+/// # Errors
+/// Those of [`Link::ask`].
+pub fn ask(link: &Link, path: &WirePath, content: bool) -> Result<u64, LinkError> {
+    let id = link.issue_id();
+    let query = ListQuery {
+        id,
+        path: path.clone(),
+        content,
+    };
+    link.ask(id, &AgentMessage::ListQuery(query))?;
+    Ok(id)
 }
 
 /// The whole answer to a question for a listing: the directory, if it is one, and its entries.
