@@ -284,7 +284,7 @@ impl DirtySet {
             return false;
         };
         let fence = self.fenced_until(path, mark.last, now);
-        let burst = self.burst_until(path, now).filter(|_| mark.gone);
+        let burst = mark.gone.then(|| self.burst_until(path, now)).flatten();
         let rename = self.rename_due(path).map(|due| due.max(now + 1));
         let Some(until) = burst.max(rename).max(fence) else {
             return false;
