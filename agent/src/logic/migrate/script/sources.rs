@@ -196,14 +196,12 @@ impl Reader {
         let dir = dir.filter(|dir| dir.starts_with('/') && !is_open(dir));
         let Some(dir) = dir else {
             let text = "which directory that is cannot be read from the script; write the [[source]] yourself";
-            self.remarks
-                .push(Remark::new(at, Danger, format!("rsync {written}"), text));
+            self.remark(at, Danger, written, text);
             return None;
         };
         if is_open(written) {
             let text = "the script sends what an event names; without -R or `cd` such files land flat in the module: look there for them. The whole watched directory is mirrored here";
-            self.remarks
-                .push(Remark::new(at, Danger, format!("rsync {written}"), text));
+            self.remark(at, Danger, written, text);
         }
         Some((trimmed(&dir), String::new()))
     }
@@ -220,16 +218,14 @@ impl Reader {
             (false, Some(dir)) if dir.starts_with('/') => format!("{}/{written}", trimmed(dir)),
             _ => {
                 let text = "a relative path, and where the script runs is not in it; write the [[source]] yourself";
-                self.remarks
-                    .push(Remark::new(at, Danger, format!("rsync {written}"), text));
+                self.remark(at, Danger, written, text);
                 return None;
             }
         };
         let whole = full.strip_suffix("/*").unwrap_or(&full);
         if full.ends_with("/*") {
             let text = "the shell leaves hidden names out there, and rsync deletes nothing with it; the whole directory is mirrored here";
-            self.remarks
-                .push(Remark::new(at, Danger, format!("rsync {written}"), text));
+            self.remark(at, Danger, written, text);
         }
         let dir = trimmed(whole);
         // rsync makes the directory itself at the target, unless a slash ends it.
@@ -241,10 +237,15 @@ impl Reader {
         };
         if !below.is_empty() {
             let text = format!("what is in it goes to {below} in the module, as rsync has it");
-            self.remarks
-                .push(Remark::new(at, Kept, format!("rsync {written}"), text));
+            self.remark(at, Kept, written, text);
         }
         Some((dir, below))
+    }
+
+    /// Says what becomes of a source as `rsync` was given it.
+    fn remark(&mut self, at: &At, verdict: Verdict, written: &str, text: impl Into<String>) {
+        let subject = format!("rsync {written}");
+        self.remarks.push(Remark::new(at, verdict, subject, text));
     }
 }
 
