@@ -568,6 +568,22 @@ mod tests {
         trees.digests(root, &query, 0, &GO).unwrap().digests[0]
     }
 
+    /// The frames that a question for a listing is answered with.
+    fn listed(trees: &mut Trees, root: &Root, at: &str, content: bool) -> Vec<Listing> {
+        let query = ListQuery {
+            id: 9,
+            path: path(at),
+            content,
+        };
+        let mut found = Vec::new();
+        let sent = trees.list(root, &query, 0, &GO, |listing| {
+            found.push(listing);
+            true
+        });
+        sent.unwrap();
+        found
+    }
+
     #[test]
     fn the_staging_area_takes_no_part() {
         let dir = tempfile::tempdir().unwrap();
@@ -592,19 +608,10 @@ mod tests {
         std::os::unix::fs::symlink("/rsyncd-munged/../t", dir.path().join("l")).unwrap();
         let root = root(dir.path());
         let content = |munges: bool| {
-            let query = ListQuery {
-                id: 1,
-                path: WirePath::root(),
-                content: false,
-            };
-            let mut found = None;
             let mut trees = Trees::new(Compare::ALL, munges);
-            let sent = trees.list(&root, &query, 0, &GO, |listing| {
-                found = listing.entries[0].meta.content;
-                true
-            });
-            sent.unwrap();
-            found
+            listed(&mut trees, &root, ".", false)[0].entries[0]
+                .meta
+                .content
         };
         assert_eq!(content(true), Some(Digest::of(b"../t")));
         assert_eq!(content(false), Some(Digest::of(b"/rsyncd-munged/../t")));
@@ -620,17 +627,7 @@ mod tests {
         let mut trees = Trees::new(Compare::ALL, false);
         let below = digest(&mut trees, &root, "d", true).unwrap();
         digest(&mut trees, &root, ".", true).unwrap();
-        let query = ListQuery {
-            id: 9,
-            path: WirePath::root(),
-            content: true,
-        };
-        let mut found = Vec::new();
-        let sent = trees.list(&root, &query, 0, &GO, |listing| {
-            found.push(listing);
-            true
-        });
-        sent.unwrap();
+        let found = listed(&mut trees, &root, ".", true);
         let [listing] = &found[..] else {
             panic!("{found:?}")
         };
@@ -654,18 +651,9 @@ mod tests {
         let mut trees = Trees::new(Compare::ALL, false);
         digest(&mut trees, &root, ".", true).unwrap();
         fs::write(dir.path().join("f07"), text(8)).unwrap();
-        let query = ListQuery {
-            id: 9,
-            path: WirePath::root(),
-            content: true,
-        };
-        let mut found = Vec::new();
-        let sent = trees.list(&root, &query, 0, &GO, |listing| {
-            found.extend(listing.entries);
-            true
-        });
-        sent.unwrap();
-        let files = found.iter().filter(|entry| entry.meta.kind == Kind::File);
+        let found = listed(&mut trees, &root, ".", true);
+        let entries = found.iter().flat_map(|listing| &listing.entries);
+        let files = entries.filter(|entry| entry.meta.kind == Kind::File);
         let contents: Vec<_> = files.map(|entry| entry.meta.content).collect();
         let mut expected: Vec<_> = (0..20).map(text).collect();
         expected[7] = text(8);
@@ -690,16 +678,9 @@ mod tests {
         let linked = digest(&mut trees, &root, ".", false);
         let mut found = Vec::new();
         for at in ["a", "b"] {
-            let query = ListQuery {
-                id: 9,
-                path: path(at),
-                content: false,
-            };
-            let sent = trees.list(&root, &query, 0, &GO, |listing| {
-                found.extend(listing.entries.into_iter().map(|entry| entry.links));
-                true
-            });
-            sent.unwrap();
+            let entries = listed(&mut trees, &root, at, false).into_iter();
+            let entries = entries.flat_map(|listing| listing.entries);
+            found.extend(entries.map(|entry| entry.links));
         }
         assert!(found[0].is_some() && found[0] == found[1], "{found:?}");
         assert_eq!(found[2], None, "b/g has no other name");
@@ -717,18 +698,12 @@ mod tests {
         for index in 0..ENTRIES_PER_FRAME + 1 {
             fs::write(dir.path().join(index.to_string()), "").unwrap();
         }
-        let query = ListQuery {
-            id: 9,
-            path: WirePath::root(),
-            content: false,
-        };
-        let mut sizes = Vec::new();
         let mut trees = Trees::new(Compare::ALL, false);
-        let sent = trees.list(&root(dir.path()), &query, 0, &GO, |listing| {
-            sizes.push((listing.entries.len(), listing.last));
-            true
-        });
-        sent.unwrap();
+        let found = listed(&mut trees, &root(dir.path()), ".", false);
+        let sizes: Vec<_> = found
+            .iter()
+            .map(|listing| (listing.entries.len(), listing.last))
+            .collect();
         assert_eq!(sizes, [(ENTRIES_PER_FRAME, false), (1, true)]);
     }
 
