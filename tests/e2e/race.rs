@@ -121,15 +121,28 @@ impl Swap {
         }
     }
 
-    /// Whether the race is to go on: on a busy machine until there was one.
+    /// Changes something again and again beside the exchanges, then ends them. On a busy machine it goes on until
+    /// there was a race.
+    fn race(mut self, mut change: impl FnMut(usize)) {
+        let begun = Instant::now();
+        let mut turn = 0;
+        while self.goes_on(begun, turn) {
+            change(turn);
+            turn += 1;
+            // Changes at a pace, so that each has exchanges around it; nothing is waited for.
+            thread::sleep(Duration::from_millis(5));
+        }
+        self.stop();
+        let swaps = self.count.load(Ordering::Relaxed);
+        assert!(
+            swaps > SWAPS_MIN && turn > TURNS_MIN,
+            "{swaps} swaps in {turn} turns"
+        );
+    }
+
     fn goes_on(&self, begun: Instant, turn: usize) -> bool {
         let few = self.count.load(Ordering::Relaxed) <= SWAPS_MIN || turn <= TURNS_MIN;
         begun.elapsed() < budget() || few && begun.elapsed() < LONG
-    }
-
-    fn end(mut self) -> usize {
-        self.stop();
-        self.count.load(Ordering::Relaxed)
     }
 
     fn stop(&mut self) {
@@ -224,19 +237,8 @@ fn race_at_the_receiver(inside: &str, target: &str) {
     outside.expect_untouched();
     let trap = trap(&mirror.sandbox, &outside.dir.join(target));
     let swap = Swap::between(mirror.dst(inside), trap);
-    let begun = Instant::now();
-    let mut turn = 0;
-    while swap.goes_on(begun, turn) {
-        change(&mirror.src("d"), turn);
-        turn += 1;
-        thread::sleep(Duration::from_millis(5));
-    }
-    let swaps = swap.end();
+    swap.race(|turn| change(&mirror.src("d"), turn));
     outside.expect_untouched();
-    assert!(
-        swaps > SWAPS_MIN && turn > TURNS_MIN,
-        "{swaps} swaps in {turn} turns"
-    );
     // Left alone, it becomes equal; what the race left behind at the receiver is told by a comparison.
     let _ = fs::remove_file(mirror.sandbox.path().join("trap"));
     rescan(&mirror.agent);
@@ -276,24 +278,15 @@ fn race_at_the_agent(inside: &str, target: &str) {
     let swap = Swap::between(sandbox.src().join(inside), trap.clone());
     // From the very first comparison on.
     let agent = patient(sandbox.agent(&receiver)).start();
-    let begun = Instant::now();
-    let mut turn = 0;
-    while swap.goes_on(begun, turn) {
+    swap.race(|turn| {
         // Beside what is exchanged, so that the test itself is not led outside.
         change(&sandbox.src(), turn);
         if turn % 20 == 0 {
             rescan(&agent);
         }
-        turn += 1;
         expect_no_secret(&sandbox.dst());
-        thread::sleep(Duration::from_millis(5));
-    }
-    let swaps = swap.end();
+    });
     outside.expect_untouched();
-    assert!(
-        swaps > SWAPS_MIN && turn > TURNS_MIN,
-        "{swaps} swaps in {turn} turns"
-    );
     let _ = fs::remove_file(trap);
     rescan(&agent);
     agent.wait_synced(LONG);
