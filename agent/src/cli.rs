@@ -42,6 +42,8 @@ pub enum Command {
     Verify(OneLine),
     /// What a running agent is doing: exit 0 in sync, 1 behind, 2 degraded, 3 failed
     Status(StatusArgs),
+    /// The same in numbers, for Prometheus: exit 0 if an agent answered, 69 if none did
+    Metrics(MetricsArgs),
     /// Wait until a path, or everything, is durable at every target
     Wait(WaitArgs),
     /// Have a running agent look at a path, or everything, again
@@ -363,6 +365,14 @@ pub struct StatusArgs {
     /// As JSON
     #[arg(long)]
     pub json: bool,
+    /// Which agent.
+    #[command(flatten)]
+    pub agent: ControlArgs,
+}
+
+/// Arguments of `metrics`.
+#[derive(Debug, Args)]
+pub struct MetricsArgs {
     /// Which agent.
     #[command(flatten)]
     pub agent: ControlArgs,

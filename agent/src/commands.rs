@@ -26,7 +26,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, Command, ControlArgs, FilterCommand, ModulesArgs, RunArgs};
 use crate::control::protocol::{self, Reply};
-use crate::control::{self, ControlServer, client, render};
+use crate::control::{self, ControlServer, client, metrics as numbers, render};
 use crate::error::{EXIT_FAILED, EXIT_USAGE, Fatal};
 use crate::fs::{credentials, password};
 use crate::logic::config::{Access, Config, Log, LogFormat, LogLevel};
@@ -124,6 +124,7 @@ fn execute(cli: Cli) -> Result<u8, Fatal> {
         }
         Command::Verify(line) => start(Job::Verify, log(line.config()?)),
         Command::Status(args) => status(&args.agent, args.json),
+        Command::Metrics(args) => metrics(&args.agent),
         Command::Wait(args) => wait(&args.agent, args.path.as_deref(), args.timeout),
         Command::Rescan(args) => {
             let path = args.path.as_deref().map(absolute).transpose()?;
@@ -305,12 +306,15 @@ fn read_config(file: &Path) -> Result<Config, Fatal> {
     Config::parse(&text, base).map_err(|error| Fatal::Config(Some(file.clone()), error))
 }
 
+fn socket_of(agent: &ControlArgs) -> Result<PathBuf, Fatal> {
+    match &agent.control {
+        Some(socket) => Ok(socket.clone()),
+        None => Ok(control::default_path()?),
+    }
+}
+
 fn ask(agent: &ControlArgs, command: &protocol::Command) -> Result<Reply, Fatal> {
-    let socket = match &agent.control {
-        Some(socket) => socket.clone(),
-        None => control::default_path()?,
-    };
-    match client::ask(&socket, command)? {
+    match client::ask(&socket_of(agent)?, command)? {
         Reply::Error { text, hint } => Err(Fatal::Answered(text, hint)),
         reply => Ok(reply),
     }
@@ -327,6 +331,21 @@ fn status(agent: &ControlArgs, json: bool) -> Result<u8, Fatal> {
     };
     print(&text)?;
     Ok(verdict.exit_code())
+}
+
+/// Nobody to answer is a number as well: whoever collects them must not go on with those of yesterday.
+fn metrics(agent: &ControlArgs) -> Result<u8, Fatal> {
+    let socket = protocol::path_text(&socket_of(agent)?);
+    match ask(agent, &protocol::Command::Status {}) {
+        Ok(Reply::Status { status, .. }) => {
+            print(&numbers::of_status(&status, &socket)).map(|()| 0)
+        }
+        Ok(_) => Err(surprise()),
+        Err(error) => {
+            print(&numbers::of_nobody(&socket))?;
+            Err(error)
+        }
+    }
 }
 
 fn wait(agent: &ControlArgs, path: Option<&Path>, timeout_s: u32) -> Result<u8, Fatal> {

@@ -2,6 +2,7 @@
 //! request. What a request means is the pipeline's business, behind a bounded channel.
 
 pub mod client;
+pub mod metrics;
 pub mod protocol;
 pub mod render;
 pub mod status;

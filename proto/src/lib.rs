@@ -19,6 +19,7 @@
 //! | [`accounts`], [`wildmatch`] | account files and rsync's wildcards, which both programs read |
 //! | [`filter`] | rsync's include, exclude and filter rules: the agent's and those of a module |
 //! | [`pack`] | compressed payloads |
+//! | [`exposition`] | the text of metrics, which both programs print |
 //! | [`exchange`] | both sides of a session, one step at a time |
 //!
 //! Invariants: a decoded value is valid (no path that climbs, no nanosecond above 999,999,999, no list
@@ -34,6 +35,7 @@ pub mod delta;
 pub mod digest;
 pub mod error;
 pub mod exchange;
+pub mod exposition;
 pub mod filter;
 pub mod frame;
 pub mod limits;

@@ -350,3 +350,28 @@ pub(crate) fn may_mount() -> bool {
             .status()
             .is_ok_and(|status| status.success())
 }
+
+/// Files that are immutable, or append-only, as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Immutable<'a>(pub(crate) &'a [PathBuf]);
+
+impl<'a> Immutable<'a> {
+    /// If the file system knows that.
+    pub(crate) fn make(paths: &'a [PathBuf]) -> Option<Self> {
+        let made = Self(paths);
+        made.chattr("+i").then_some(made)
+    }
+
+    /// Whether this change of attributes could be made.
+    pub(crate) fn chattr(&self, change: &str) -> bool {
+        let mut command = Command::new("chattr");
+        let done = command.arg(change).args(self.0).output();
+        done.is_ok_and(|done| done.status.success())
+    }
+}
+
+impl Drop for Immutable<'_> {
+    fn drop(&mut self) {
+        self.chattr("-ia");
+    }
+}

@@ -13,7 +13,7 @@ use syncd_tests::tree::{Options, set_mtime};
 use syncd_tests::{Sandbox, require, wait_until};
 
 use crate::attributes::{ACCESS, acl, holds, set, value};
-use crate::common::{Mirror, code, noise, once, patient, scaled};
+use crate::common::{Immutable, Mirror, code, noise, once, patient, scaled};
 
 /// Bytes of a file that travels by itself, not inside a commit.
 const LARGE: usize = 700_000;
@@ -455,28 +455,6 @@ fn the_name_the_receiver_keeps_for_itself_is_left_out_and_nothing_else_is() {
     fs::rename(sandbox.src().join("g/.syncd"), sandbox.src().join("moves")).expect("mv");
     fs::remove_dir_all(sandbox.src().join("d/.syncd")).expect("rm");
     equal(&[]);
-}
-
-/// Files that are immutable, or append-only, as long as this lives.
-struct Immutable<'a>(&'a [std::path::PathBuf]);
-
-impl<'a> Immutable<'a> {
-    fn make(paths: &'a [std::path::PathBuf]) -> Option<Self> {
-        let made = Self(paths);
-        made.chattr("+i").then_some(made)
-    }
-
-    fn chattr(&self, change: &str) -> bool {
-        let mut command = std::process::Command::new("chattr");
-        let done = command.arg(change).args(self.0).output();
-        done.is_ok_and(|done| done.status.success())
-    }
-}
-
-impl Drop for Immutable<'_> {
-    fn drop(&mut self) {
-        self.chattr("-ia");
-    }
 }
 
 #[test]

@@ -29,5 +29,6 @@ mod sync;
 mod targets;
 mod tls;
 mod trash;
+mod truth;
 mod watch;
 mod writers;

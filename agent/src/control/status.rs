@@ -86,6 +86,9 @@ pub struct SourceStatus {
     /// How often the kernel dropped events; everything was compared after each.
     #[serde(default)]
     pub overflows: u64,
+    /// How often it, or a part of it, was looked at again as a whole: asked for, or because something was missed.
+    #[serde(default)]
+    pub rescans: u64,
     /// What is wrong, and what would help.
     pub problems: Vec<Problem>,
     /// Deletes that wait for approval.
@@ -165,6 +168,15 @@ pub struct TargetStatus {
     pub bytes_content: u64,
     /// Files sent.
     pub files: u64,
+    /// Operations sent, those sent again included.
+    #[serde(default)]
+    pub ops_sent: u64,
+    /// Operations that became durable there.
+    #[serde(default)]
+    pub ops_durable: u64,
+    /// Comparisons that came to their end.
+    #[serde(default)]
+    pub comparisons: u64,
     /// How far the first comparison is, until it is done.
     pub first_sync: Option<FirstSync>,
     /// Digest of the tree when it was last compared equal.
@@ -172,6 +184,9 @@ pub struct TargetStatus {
     /// When that was, in local time with its offset.
     #[serde(default)]
     pub identical_at: Option<String>,
+    /// The same in seconds since 1970.
+    #[serde(default)]
+    pub identical_at_s: Option<u64>,
     /// Most bytes sent per second now, if that is limited.
     #[serde(default)]
     pub bwlimit: Option<u64>,
@@ -265,6 +280,15 @@ impl SourceStatus {
 }
 
 impl TargetStatus {
+    /// Whether there is a session.
+    #[must_use]
+    pub const fn is_open(&self) -> bool {
+        matches!(
+            self.state,
+            TargetState::Reconciling | TargetState::Connected | TargetState::Paused
+        )
+    }
+
     /// Its state in one word.
     #[must_use]
     pub fn verdict(&self) -> Verdict {
@@ -297,6 +321,7 @@ pub(crate) mod tests {
                 watched_dirs: 12,
                 unwatched_dirs: 0,
                 overflows: 0,
+                rescans: 0,
                 problems: Vec::new(),
                 held: None,
                 targets: vec![TargetStatus {
@@ -312,9 +337,13 @@ pub(crate) mod tests {
                     bytes_received: 512,
                     bytes_content: 4096,
                     files: 3,
+                    ops_sent: 5,
+                    ops_durable: 4,
+                    comparisons: 1,
                     first_sync: None,
                     root_digest: None,
                     identical_at: None,
+                    identical_at_s: None,
                     bwlimit: None,
                     full_check: None,
                     next_full_check: None,

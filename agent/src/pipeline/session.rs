@@ -110,10 +110,13 @@ pub async fn run(
         }
         attempt += 1;
         let pause = Backoff::CONNECT.delay(attempt, random());
+        let pause_ms = pause.as_millis() as u64;
+        target.update(|state, now| state.next_try = Some(now + pause_ms));
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             () = tokio::time::sleep(pause) => {}
         }
+        target.update(|state, _| state.next_try = None);
     }
 }
 

@@ -3,7 +3,7 @@
 //! Events mark paths as dirty and do nothing else. A scanner thread adds watches: watch first, then
 //! list, then mark what the listing shows, so that nothing made in between is missed.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use syncd_proto::meta::Mtime;
@@ -11,7 +11,7 @@ use syncd_proto::path::WirePath;
 use tokio::sync::watch;
 
 use crate::fs::root::SourceRoot;
-use crate::fs::watch::{self as watching, Backend, RawEvent, Sink, Touch, Watcher};
+use crate::fs::watch::{self as watching, Backend, Census, RawEvent, Sink, Touch, Watcher};
 use crate::logic::coalesce::Millis;
 use crate::pipeline::selection::Selection;
 use crate::pipeline::target::Target;
@@ -39,6 +39,7 @@ pub struct Source {
     barrier_sent: watch::Sender<(u64, u64)>,
     barrier_passed: watch::Sender<u64>,
     scanned: watch::Sender<u64>,
+    census: OnceLock<Arc<dyn Census>>,
 }
 
 /// What is known of the watching.
@@ -50,6 +51,8 @@ pub struct WatchState {
     pub unwatched: Vec<(WirePath, String)>,
     /// How often the kernel dropped events.
     pub overflows: u64,
+    /// How often something was watched and compared again.
+    pub rescans: u64,
     /// Why everything is about to be compared again, if something was missed.
     pub shaken: Option<String>,
     /// The first pass over the tree is done.
@@ -91,6 +94,7 @@ impl Source {
             barrier_sent: watch::Sender::new((0, 0)),
             barrier_passed: watch::Sender::new(0),
             scanned: watch::Sender::new(0),
+            census: OnceLock::new(),
         })
     }
 
@@ -117,6 +121,8 @@ impl Source {
                 .into_iter()
                 .for_each(|it| target.listen(it));
         }
+        // Once; a source has one watcher.
+        let _ = self.census.set(watcher.census());
         self.watching();
         while let Some(work) = self.next_chore() {
             self.do_chore(&mut *watcher, work);
@@ -134,15 +140,18 @@ impl Source {
     /// What is known of the watching.
     #[must_use]
     pub fn watch_state(&self) -> WatchState {
+        // Before the lock: who tells events holds the watcher's, and takes ours.
+        let watched = self.census.get().map_or(0, |census| census.watched());
         let queue = self.lock();
         WatchState {
-            watched: queue.watched,
+            watched,
             unwatched: queue
                 .unwatched
                 .iter()
                 .map(|(path, (text, _))| (path.clone(), text.clone()))
                 .collect(),
             overflows: queue.overflows,
+            rescans: queue.rescans,
             shaken: queue.shaken.as_ref().and_then(Shaken::text),
             initial_done: queue.initial_done,
             pending: queue.chores.len()

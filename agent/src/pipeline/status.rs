@@ -68,6 +68,7 @@ fn of_source(source: &Source) -> SourceStatus {
         watched_dirs: watching.watched as u64,
         unwatched_dirs: watching.unwatched.len() as u64,
         overflows: watching.overflows,
+        rescans: watching.rescans,
         problems,
         held: source.targets.iter().find_map(|target| held(target)),
         targets: source
@@ -120,9 +121,13 @@ fn of_target(target: &Target) -> TargetStatus {
         bytes_received: state.counts.bytes_received + received,
         bytes_content: state.counts.content_bytes,
         files: state.counts.files,
+        ops_sent: state.counts.ops_sent,
+        ops_durable: state.counts.ops,
+        comparisons: state.counts.comparisons,
         first_sync: first_sync(&state),
         root_digest: state.identical.as_ref().map(|(root, _)| root.clone()),
         identical_at: state.identical.as_ref().and_then(|(_, at)| local(*at)),
+        identical_at_s: state.identical.as_ref().and_then(|(_, at)| since_1970(*at)),
         bwlimit: state
             .link
             .as_ref()
@@ -131,12 +136,12 @@ fn of_target(target: &Target) -> TargetStatus {
         full_check: state.checked.as_ref().map(full_check),
         next_full_check: state.next_check.as_ref().map(shown),
         last_error: last_error(&state),
-        next_try_ms: None,
+        next_try_ms: state.next_try.map(|at| at.saturating_sub(now)),
     }
 }
 
 fn state_of(state: &State, now: Millis) -> TargetState {
-    if state.resting_until(now).is_some() {
+    if state.phase == Phase::Connected && state.resting_until(now).is_some() {
         return TargetState::Paused;
     }
     match &state.phase {
@@ -180,6 +185,11 @@ fn first_sync(state: &State) -> Option<FirstSync> {
 fn local(at: SystemTime) -> Option<String> {
     let at = Timestamp::try_from(at).ok()?;
     Some(shown(&at.to_zoned(TimeZone::system())))
+}
+
+fn since_1970(at: SystemTime) -> Option<u64> {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    Some(since.as_secs())
 }
 
 fn shown(at: &Zoned) -> String {

@@ -298,6 +298,7 @@ impl Target {
             state.outbox = Outbox::new(commits, IN_FLIGHT_BYTES_MAX);
             state.link = Some(link);
             state.phase = Phase::Connected;
+            state.next_try = None;
             state.pause = None;
             state.dirty.compare(WirePath::root(), now);
         });
@@ -312,6 +313,8 @@ impl Target {
                 state.counts.bytes_received += received;
             }
             state.phase = phase;
+            // Whether there is room is not known any more.
+            state.pause = None;
             state.staged = 0;
             state.links.clear();
             let (lost, applied) = state.outbox.drain();
@@ -350,6 +353,7 @@ impl Target {
                         state.dirty.logged(&taken.path);
                     }
                 }
+                state.counts.ops_sent += batch.causes.len() as u64;
                 state.outbox.push(Sent {
                     seq,
                     bytes,

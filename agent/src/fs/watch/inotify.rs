@@ -19,7 +19,7 @@ use syncd_proto::path::WirePath;
 
 use super::barrier::BarrierDir;
 use super::track::{Placed, Tracker};
-use super::{Backlog, RawEvent, Sink, WatchError, Watched, Watcher};
+use super::{Backlog, Census, RawEvent, Sink, WatchError, Watched, Watcher};
 use crate::fs::root::{self, SourceRoot};
 
 /// See the module.
@@ -100,8 +100,8 @@ impl Watcher for InotifyWatcher {
         Some(self.shared.clone())
     }
 
-    fn watched(&self) -> usize {
-        self.shared.state().tracker.tree.len()
+    fn census(&self) -> Arc<dyn Census> {
+        self.shared.clone()
     }
 
     fn bytes_estimate(&self) -> usize {
@@ -176,6 +176,12 @@ impl Backlog for Shared {
         // In this order: what is not in the queue any more was read after `telling` was set.
         let queued = rustix::io::ioctl_fionread(&self.queue);
         queued.is_ok_and(|bytes| bytes == 0) && !self.telling.load(Ordering::SeqCst)
+    }
+}
+
+impl Census for Shared {
+    fn watched(&self) -> usize {
+        self.state().tracker.tree.len()
     }
 }
 

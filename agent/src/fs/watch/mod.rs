@@ -188,11 +188,22 @@ pub trait Watcher: Send {
     /// Tells at once whether events wait, if the backend can know.
     fn backlog(&self) -> Option<Arc<dyn Backlog>>;
 
+    /// Who knows how many directories are watched.
+    fn census(&self) -> Arc<dyn Census>;
+
     /// How many directories are watched.
-    fn watched(&self) -> usize;
+    fn watched(&self) -> usize {
+        self.census().watched()
+    }
 
     /// About how much memory its bookkeeping takes, in bytes (the kernel's is not counted).
     fn bytes_estimate(&self) -> usize;
+}
+
+/// What is watched at any moment, whatever the [`Watcher`] is doing.
+pub trait Census: fmt::Debug + Send + Sync {
+    /// How many directories are watched. Nobody may ask while holding a lock that the sink takes.
+    fn watched(&self) -> usize;
 }
 
 /// Events that happened and were not told yet.

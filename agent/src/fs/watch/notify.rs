@@ -10,6 +10,7 @@
 //! notify removes watches by path and each removal looks at all of them: not for large sources.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
@@ -24,7 +25,7 @@ use notify::{
 use syncd_proto::path::WirePath;
 
 use super::barrier::BarrierDir;
-use super::{Backlog, Limit, RawEvent, Sink, WatchError, Watched, Watcher, limit};
+use super::{Backlog, Census, Limit, RawEvent, Sink, WatchError, Watched, Watcher, limit};
 use crate::fs::root::{self, Identity, SourceRoot};
 
 mod hear;
@@ -251,8 +252,8 @@ impl Watcher for NotifyWatcher {
         None
     }
 
-    fn watched(&self) -> usize {
-        self.shared.state().watched.len()
+    fn census(&self) -> Arc<dyn Census> {
+        self.shared.clone()
     }
 
     fn bytes_estimate(&self) -> usize {
@@ -277,6 +278,18 @@ impl Drop for NotifyWatcher {
         if let Some(flusher) = self.flusher.take() {
             let _ = flusher.join();
         }
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
+
+impl Census for Shared {
+    fn watched(&self) -> usize {
+        self.state().watched.len()
     }
 }
 

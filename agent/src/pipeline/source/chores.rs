@@ -91,6 +91,7 @@ impl Source {
                 self.root.mounts().is_whole();
                 let compares = matches!(chore, Chore::WatchThenCompare | Chore::MarkAndCompare);
                 if compares && self.selection.includes(&path, true) {
+                    self.lock().rescans += 1;
                     self.compare(&path);
                 }
                 if path.is_root() {
@@ -99,8 +100,6 @@ impl Source {
             }
             Work::Sweep => self.sweep(watcher),
         }
-        let watched = watcher.watched();
-        self.lock().watched = watched;
     }
 
     /// Looks whether the root is still the same, and what was mounted or unmounted below it.
@@ -134,6 +133,7 @@ impl Source {
         self.compare(&WirePath::root());
         let pause = (begun.elapsed() * SWEEP_PAUSE).min(SWEEP_PAUSE_MAX);
         let mut queue = self.lock();
+        queue.rescans += 1;
         queue.sweep_not_before = Some(Instant::now() + pause);
         if queue.sweep.is_none() {
             queue.shaken = None;

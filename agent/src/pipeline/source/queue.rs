@@ -47,7 +47,7 @@ pub(super) struct Queue {
     /// Counts the walks in which directories are watched.
     pub(super) walk: u64,
     pub(super) overflows: u64,
-    pub(super) watched: usize,
+    pub(super) rescans: u64,
     pub(super) root_gone: Option<String>,
     /// When the root and the mounts below it are looked at next.
     pub(super) identity_due: Option<Instant>,

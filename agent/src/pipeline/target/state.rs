@@ -58,6 +58,8 @@ pub struct Pause {
 pub struct Counts {
     /// Files installed.
     pub files: u64,
+    /// Operations sent.
+    pub ops_sent: u64,
     /// Operations that became durable.
     pub ops: u64,
     /// Content bytes that became durable.
@@ -94,6 +96,8 @@ pub struct State {
     pub link: Option<Arc<Link>>,
     /// Where it stands.
     pub phase: Phase,
+    /// When it is called again, if it is not there.
+    pub next_try: Option<Millis>,
     /// Rest, if the receiver has no room.
     pub pause: Option<Pause>,
     /// Holds deletes back.
@@ -137,6 +141,7 @@ impl State {
             ready: Vec::new(),
             link: None,
             phase: Phase::Connecting,
+            next_try: None,
             pause: None,
             brake,
             watched: false,

@@ -1,0 +1,286 @@
+//! One truth: whatever the state, `status`, `status --json`, `metrics`, `wait` and their exit codes say the same.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::process::{Command, Output};
+
+use rustix::process::Signal;
+use serde_json::Value;
+use syncd_proto::exposition::{Sample, read};
+use syncd_tests::require::Need;
+use syncd_tests::workload::many_small;
+use syncd_tests::{Agent, Binaries, Sandbox, require, wait_for, wait_until};
+
+use crate::common::{Immutable, LONG, Mirror};
+
+/// Runs a command that asks this agent.
+fn ask(agent: &Agent, name: &str, args: &[&str]) -> (Option<i32>, String) {
+    let mut command = Command::new(&Binaries::locate().agent);
+    command.arg(name).args(args);
+    let asked = command.arg("--control").arg(agent.control().path());
+    let Output { status, stdout, .. } = asked.output().expect("an answer");
+    (status.code(), String::from_utf8(stdout).expect("UTF-8"))
+}
+
+/// What an agent says in numbers, states included (the sample whose value is 1).
+fn numbers(agent: &Agent) -> BTreeMap<String, f64> {
+    let (code, text) = ask(agent, "metrics", &[]);
+    assert_eq!(code, Some(0), "{text}");
+    let samples = read(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+    let named = |sample: &Sample| {
+        let state = sample.labels.get("state");
+        state.map_or(sample.name.clone(), |state| {
+            format!("{}:{state}", sample.name)
+        })
+    };
+    samples
+        .iter()
+        .map(|sample| (named(sample), sample.value))
+        .collect()
+}
+
+/// The same numbers, taken from the JSON of `status`; without those that change from one moment to the next.
+fn expected(status: &Value) -> BTreeMap<String, f64> {
+    let source = &status["sources"][0];
+    let target = &source["targets"][0];
+    let number = |value: &Value| {
+        value
+            .as_f64()
+            .unwrap_or_else(|| panic!("a number: {value}"))
+    };
+    let held = &source["held"];
+    let deletes = held.get("deletes").map_or(0.0, number);
+    let mut found = BTreeMap::new();
+    for (name, value) in [
+        ("watched_directories", number(&source["watched_dirs"])),
+        ("unwatched_directories", number(&source["unwatched_dirs"])),
+        ("overflows_total", number(&source["overflows"])),
+        ("rescans_total", number(&source["rescans"])),
+        ("brake_engaged", f64::from(u8::from(held.is_object()))),
+        ("held_deletes", deletes),
+    ] {
+        found.insert(format!("syncd_agent_source_{name}"), value);
+    }
+    for (name, field) in [
+        ("dirty_paths", "dirty"),
+        ("in_flight_paths", "in_flight"),
+        ("failed_paths", "failed_total"),
+        ("durable_files_total", "files"),
+        ("durable_content_bytes_total", "bytes_content"),
+        ("sent_operations_total", "ops_sent"),
+        ("durable_operations_total", "ops_durable"),
+        ("comparisons_total", "comparisons"),
+    ] {
+        let name = format!("syncd_agent_target_{name}");
+        found.insert(name, number(&target[field]));
+    }
+    let state = target["state"].as_str().expect("a state");
+    found.insert(format!("syncd_agent_target_state:{state}"), 1.0);
+    let state = source["state"].as_str().expect("a state");
+    found.insert(format!("syncd_agent_source_state:{state}"), 1.0);
+    found
+}
+
+/// Waits until this is the verdict, and everybody agrees on everything; then gives the numbers. Between two
+/// questions something may have changed: it is asked again then.
+#[track_caller]
+fn agree(agent: &Agent, code: i32, verdict: &str) -> BTreeMap<String, f64> {
+    wait_for(LONG, "everybody says the same", || {
+        let (text_code, text) = ask(agent, "status", &[]);
+        let (json_code, json) = ask(agent, "status", &["--json"]);
+        let json: Value = serde_json::from_str(&json).map_err(|error| error.to_string())?;
+        let told = numbers(agent);
+        let codes = [text_code, json_code];
+        if codes != [Some(code); 2] {
+            return Err(format!("exit codes {codes:?}: {text}"));
+        }
+        if !text.starts_with(verdict) || json["verdict"] != verdict.replace(' ', "_") {
+            return Err(format!("not {verdict}: {text}"));
+        }
+        let whole = told.get("syncd_agent_verdict");
+        if whole != Some(&f64::from(code)) {
+            return Err(format!("verdict in numbers {whole:?}, not {code}"));
+        }
+        for (name, value) in expected(&json["status"]) {
+            if told.get(&name) != Some(&value) {
+                return Err(format!("{name} is {:?}, not {value}", told.get(&name)));
+            }
+        }
+        Ok(told)
+    })
+}
+
+/// What `wait` ends with.
+#[track_caller]
+fn waited(agent: &Agent, code: i32) {
+    let (found, text) = ask(agent, "wait", &["--all", "--timeout", "1"]);
+    assert_eq!(found, Some(code), "{text}");
+}
+
+#[test]
+fn at_rest_and_behind() {
+    let mirror = Mirror::start();
+    many_small(&mirror.src("d"), 3, 5, 50).expect("files");
+    mirror.settle();
+    let told = agree(&mirror.agent, 0, "in sync");
+    waited(&mirror.agent, 0);
+    assert_eq!(told["syncd_agent_target_connected"], 1.0);
+    assert_eq!(told["syncd_agent_target_lag_seconds"], 0.0);
+    assert_eq!(told["syncd_agent_target_first_sync_done"], 1.0);
+    assert!(told["syncd_agent_target_durable_files_total"] >= 15.0);
+    let sent = told["syncd_agent_target_sent_bytes_total"];
+    assert!(sent > 0.0, "{told:?}");
+    // Nobody is there any more: what has happened counts on, and what has not is late.
+    let Mirror {
+        agent,
+        receiver,
+        sandbox,
+    } = mirror;
+    drop(receiver);
+    fs::write(sandbox.src().join("late"), "late").expect("write");
+    wait_until(LONG, "it is late", || {
+        numbers(&agent)["syncd_agent_target_dirty_paths"] > 0.0
+    });
+    let told = agree(&agent, 1, "behind");
+    waited(&agent, 1);
+    assert_eq!(told["syncd_agent_target_connected"], 0.0);
+    assert!(told["syncd_agent_target_sent_bytes_total"] >= sent);
+    let later = numbers(&agent);
+    assert!(later["syncd_agent_target_lag_seconds"] > told["syncd_agent_target_lag_seconds"]);
+    wait_until(LONG, "the next try is told", || {
+        numbers(&agent).contains_key("syncd_agent_target_next_try_seconds")
+    });
+    // And nobody to ask is a number as well.
+    let socket = agent.control().path().to_owned();
+    drop(agent);
+    let mut command = Command::new(&Binaries::locate().agent);
+    let output = command
+        .arg("metrics")
+        .arg("--control")
+        .arg(&socket)
+        .output();
+    let output = output.expect("an answer");
+    assert_eq!(output.status.code(), Some(69));
+    let samples = read(std::str::from_utf8(&output.stdout).expect("UTF-8")).expect("a text");
+    assert_eq!(
+        (&*samples[0].name, samples[0].value),
+        ("syncd_agent_up", 0.0)
+    );
+}
+
+#[test]
+fn a_path_that_fails() {
+    let probe = tempfile::NamedTempFile::new().expect("a file");
+    let there = Immutable::make(&[probe.path().to_owned()]).is_some();
+    if !require(&[Need::Root, Need::Other("chattr +i", there)]) {
+        return;
+    }
+    let mirror = Mirror::start();
+    fs::write(mirror.src("stone"), "old").expect("write");
+    mirror.settle();
+    let paths = [mirror.dst("stone")];
+    let immutable = Immutable::make(&paths).expect("chattr");
+    fs::write(mirror.src("stone"), "new").expect("write");
+    wait_until(LONG, "it has failed", || {
+        numbers(&mirror.agent)["syncd_agent_target_failed_paths"] > 0.0
+    });
+    let told = agree(&mirror.agent, 2, "degraded");
+    assert_eq!(told["syncd_agent_target_failed_paths"], 1.0);
+    assert_eq!(told["syncd_agent_target_connected"], 1.0);
+    waited(&mirror.agent, 2);
+    drop(immutable);
+    mirror.agent.control().rescan(".").expect("rescan");
+    mirror.settle();
+    let told = agree(&mirror.agent, 0, "in sync");
+    assert_eq!(told["syncd_agent_target_failed_paths"], 0.0);
+}
+
+#[test]
+fn deletes_that_are_held() {
+    let sandbox = Sandbox::new();
+    many_small(&sandbox.src().join("goes"), 6, 50, 50).expect("files");
+    fs::write(sandbox.src().join("stays"), "here").expect("write");
+    let receiver = sandbox.receiver().start();
+    let agent = sandbox.agent(&receiver).start();
+    agent.wait_synced(LONG);
+    agree(&agent, 0, "in sync");
+    fs::remove_dir_all(sandbox.src().join("goes")).expect("rm");
+    wait_until(LONG, "the brake is on", || {
+        numbers(&agent)["syncd_agent_source_brake_engaged"] == 1.0
+    });
+    let told = agree(&agent, 2, "degraded");
+    assert!(told["syncd_agent_source_held_deletes"] > 0.0, "{told:?}");
+    assert!(told["syncd_agent_source_held_seconds"] >= 0.0);
+    waited(&agent, 2);
+    let status = agent.control().status().expect("status");
+    let id = status["status"]["sources"][0]["held"]["id"].as_str();
+    let (code, text) = ask(&agent, "approve", &[id.expect("an id")]);
+    assert_eq!(code, Some(0), "{text}");
+    agent.wait_synced(LONG);
+    let told = agree(&agent, 0, "in sync");
+    assert_eq!(told["syncd_agent_source_held_deletes"], 0.0);
+}
+
+#[test]
+fn events_that_were_dropped() {
+    let text = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events");
+    let length = text.ok().and_then(|text| text.trim().parse::<usize>().ok());
+    let length = length.filter(|length| *length <= 1 << 17);
+    if !require(&[Need::Other("a queue of usual length", length.is_some())]) {
+        return;
+    }
+    let mirror = Mirror::start();
+    agree(&mirror.agent, 0, "in sync");
+    let before = numbers(&mirror.agent)["syncd_agent_source_rescans_total"];
+    mirror.agent.signal(Signal::STOP);
+    for number in 0..length.unwrap_or_default() / 2 {
+        let path = mirror.src(format!("flood-{number}"));
+        File::create(&path).expect("create");
+        fs::remove_file(&path).expect("remove");
+    }
+    fs::write(mirror.src("unheard"), "of").expect("write");
+    mirror.agent.signal(Signal::CONT);
+    wait_until(LONG, "the overflow is counted", || {
+        numbers(&mirror.agent)["syncd_agent_source_overflows_total"] == 1.0
+    });
+    mirror.settle();
+    let told = agree(&mirror.agent, 0, "in sync");
+    assert_eq!(told["syncd_agent_source_overflows_total"], 1.0);
+    assert!(
+        told["syncd_agent_source_rescans_total"] > before,
+        "{told:?}"
+    );
+    assert_eq!(told["syncd_agent_source_problems"], 0.0);
+}
+
+#[test]
+fn directories_that_are_watched_are_counted_when_they_go_too() {
+    for backend in ["inotify", "notify"] {
+        let mirror = Mirror::with(Sandbox::new(), |agent| agent.arg("--backend").arg(backend));
+        for dir in ["a/b/c", "x/y", "out/below"] {
+            fs::create_dir_all(mirror.src(dir)).expect("mkdir");
+        }
+        mirror.settle();
+        let counted = |count: f64| {
+            let what = format!("{backend}: {count} directories are watched");
+            wait_for(LONG, &what, || {
+                let found = numbers(&mirror.agent)["syncd_agent_source_watched_directories"];
+                let is_it = found == count;
+                is_it.then_some(()).ok_or_else(|| found.to_string())
+            });
+        };
+        counted(8.0);
+        // Nothing is made from here on, so that nothing else has the scanner look.
+        fs::remove_dir_all(mirror.src("a")).expect("rm");
+        counted(5.0);
+        fs::rename(mirror.src("x"), mirror.src("z")).expect("mv");
+        mirror.settle();
+        counted(5.0);
+        fs::rename(mirror.src("out"), mirror.sandbox.path().join("outside")).expect("mv");
+        counted(3.0);
+        fs::remove_dir(mirror.src("z/y")).expect("rmdir");
+        counted(2.0);
+        mirror.settle();
+        agree(&mirror.agent, 0, "in sync");
+    }
+}
