@@ -8,6 +8,7 @@
 mod bench_peers {
     pub(crate) mod args;
     pub(crate) mod data;
+    pub(crate) mod floor;
     pub(crate) mod isolate;
     pub(crate) mod link;
     pub(crate) mod meter;
@@ -24,9 +25,12 @@ use std::process::ExitCode;
 
 use bench_peers::args::{Arguments, HELP};
 use bench_peers::report::{Cell, Report};
-use bench_peers::{isolate, peer, place, scenario};
+use bench_peers::{floor, isolate, peer, place, scenario};
 
 fn main() -> ExitCode {
+    if let Some(code) = floor::serve(std::env::args().skip(1)) {
+        return code;
+    }
     let arguments = match Arguments::parse(std::env::args().skip(1)) {
         Ok(Some(arguments)) => arguments,
         Ok(None) => {
@@ -57,6 +61,9 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
     if peers.is_empty() {
         return Err("no peer to run".to_owned());
     }
+    if let Some(reason) = arguments.fs.missing() {
+        return Err(format!("missing: {}: {reason}", arguments.fs.name()));
+    }
     let mut report = Report::new(arguments, &peers, missing);
     for scenario in &arguments.scenarios {
         if let Some(reason) = scenario.missing() {
@@ -64,8 +71,11 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
             report.miss(scenario.name(), reason);
             continue;
         }
+        for kind in peers.iter().filter(|kind| !kind.takes(scenario)) {
+            println!("missing: {}: not for {}", scenario.name(), kind.name());
+        }
         for round in 1..=arguments.rounds {
-            for kind in &peers {
+            for kind in peers.iter().filter(|kind| kind.takes(scenario)) {
                 let cell = cell(arguments, scenario, kind, round);
                 println!("{}", cell.line());
                 report.add(cell);
@@ -84,7 +94,12 @@ fn cell(
     round: u32,
 ) -> Cell {
     let measure = || {
-        let place = place::Place::fresh(arguments.fs, &arguments.images, scenario.quality())?;
+        let place = place::Place::fresh(
+            arguments.fs,
+            &arguments.images,
+            scenario.quality(),
+            scenario.is_huge(),
+        )?;
         scenario::run(scenario, arguments.scale, kind, place)
     };
     let result = catch_unwind(AssertUnwindSafe(measure)).unwrap_or_else(|panic| {

@@ -1,5 +1,6 @@
 //! What was typed.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use super::place::FileSystem;
@@ -12,8 +13,10 @@ Drives rsync, lsyncd and syncd through the same scenarios and prints medians, ra
 Usage: cargo bench-peers [OPTIONS]
 
   --peers LIST       default rsync,syncd; known: rsync rsync-fsync rsync-nodelay rsync-W rsync-z rsync-inplace
-                     rsync-checksum lsyncd lsyncd-delay0 syncd syncd-none syncd-files
-  --scenarios LIST   default all: S1 (= S1-1k S1-10k S1-100k) S2 S2b S3 S4 S5a S5b S5c S6 S7 S8 S9 S10
+                     rsync-checksum rsync-ssh rsync-tls inotify-script lsyncd lsyncd-delay0 syncd syncd-none
+                     syncd-files; floor floor-live floor-tcp: what the machine itself needs
+  --scenarios LIST   default all: S1 (= S1-1k S1-10k S1-100k) S2 S2b S3 S3-mix S4 S5a S5b S5c S6 S7 S7-1M
+                     (small: only if it is named) S8 S9 S9-dirs S10
                      S11 (= S11-change S11-files S11-large S11-files-loss S11-large-loss) F2 F3
   --fs NAME          ext4 (default), xfs, btrfs: loop images; tmpfs
   --images DIR       where the images are, default /dev/shm; a directory on a disk shows what flushes cost
@@ -65,6 +68,7 @@ impl Arguments {
             rounds: 3,
             json: None,
         };
+        let mut named = BTreeSet::new();
         while let Some(option) = given.next() {
             if option == "--help" || option == "-h" {
                 return Ok(None);
@@ -73,7 +77,10 @@ impl Arguments {
             let bad = || format!("{option} {value}: not known");
             match option.as_str() {
                 "--peers" => parsed.peers = words(&value),
-                "--scenarios" => parsed.scenarios = scenarios(&value)?,
+                "--scenarios" => {
+                    parsed.scenarios = scenarios(&value)?;
+                    named.extend(words(&value));
+                }
                 "--fs" => parsed.fs = FileSystem::parse(&value).ok_or_else(bad)?,
                 "--images" => parsed.images = PathBuf::from(value),
                 "--scale" if value == "small" => parsed.scale = Scale::Small,
@@ -83,6 +90,10 @@ impl Arguments {
                 _ => return Err(bad()),
             }
         }
+        let huge = |scenario: &Scenario| scenario.is_huge() && !named.contains(scenario.name());
+        parsed
+            .scenarios
+            .retain(|scenario| parsed.scale == Scale::Full || !huge(scenario));
         Ok(Some(parsed))
     }
 }
@@ -102,6 +113,8 @@ fn scenarios(text: &str) -> Result<Vec<Scenario>, String> {
         if known.is_empty() {
             return Err(format!("--scenarios {word}: not known"));
         }
+        // `S9,S9-dirs` means the second only once.
+        found.retain(|scenario| !known.contains(scenario));
         found.extend(known);
     }
     Ok(found)
@@ -131,6 +144,19 @@ mod tests {
         assert_eq!(names, ["S1-1k", "S1-10k", "S1-100k", "S2b"]);
         assert_eq!(arguments.scale.pick(1, 2), 2);
         assert!(parse(&["-h"]).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_million_files_are_asked_for_by_name_or_by_scale() {
+        let names = |given: &[&str]| {
+            let arguments = parse(given).unwrap().unwrap();
+            let names = arguments.scenarios.iter().map(Scenario::name);
+            names.filter(|name| name.starts_with("S7")).count()
+        };
+        assert_eq!(names(&[]), 1);
+        assert_eq!(names(&["--scenarios", "S7"]), 1);
+        assert_eq!(names(&["--scenarios", "S7,S7-1M"]), 2);
+        assert_eq!(names(&["--scale", "full"]), 2);
     }
 
     #[test]

@@ -18,6 +18,31 @@ pub(crate) fn path_of(root: &Path, index: usize, per_dir: usize) -> PathBuf {
 
 /// Makes `count` files of 4 KiB.
 pub(crate) fn tree(root: &Path, count: usize, per_dir: usize, seed: u64) -> io::Result<()> {
+    files(root, count, per_dir, seed, |_| SMALL)
+}
+
+/// Makes files of sizes as they are found on disks: most are small, most bytes are in a few.
+pub(crate) fn mixed(root: &Path, count: usize, per_dir: usize, seed: u64) -> io::Result<()> {
+    files(root, count, per_dir, seed, lognormal)
+}
+
+/// Makes files without content, where only their number matters.
+pub(crate) fn empty(root: &Path, count: usize, per_dir: usize) -> io::Result<()> {
+    files(root, count, per_dir, 0, |_| 0)
+}
+
+/// Makes that many directories in directories of `per_dir`, and no file.
+pub(crate) fn directories(root: &Path, count: usize, per_dir: usize) -> io::Result<()> {
+    (0..count).try_for_each(|index| fs::create_dir_all(path_of(root, index, per_dir)))
+}
+
+fn files(
+    root: &Path,
+    count: usize,
+    per_dir: usize,
+    seed: u64,
+    mut size: impl FnMut(&mut Rng) -> usize,
+) -> io::Result<()> {
     let mut rng = Rng::new(seed);
     fs::create_dir_all(root)?;
     for index in 0..count {
@@ -25,9 +50,20 @@ pub(crate) fn tree(root: &Path, count: usize, per_dir: usize, seed: u64) -> io::
         if index % per_dir == 0 {
             fs::create_dir(root.join(format!("d{:05}", index / per_dir)))?;
         }
-        fs::write(path, rng.bytes(SMALL))?;
+        let bytes = size(&mut rng);
+        fs::write(path, rng.bytes(bytes))?;
     }
     Ok(())
+}
+
+/// A size whose logarithm is normally distributed (Box and Muller): the median is 4 KiB, the mean about 20 KiB.
+fn lognormal(rng: &mut Rng) -> usize {
+    const SIGMA: f64 = 1.8;
+    const SIZE_MAX: f64 = (16 << 20) as f64;
+    let mut uniform = || (rng.below(1 << 53) + 1) as f64 / (1u64 << 53) as f64;
+    let (radius, angle) = (uniform(), uniform() * std::f64::consts::TAU);
+    let normal = (-2.0 * radius.ln()).sqrt() * angle.cos();
+    ((normal * SIGMA).exp() * SMALL as f64).min(SIZE_MAX) as usize
 }
 
 /// Replaces files by a new one and a rename, as editors and deployments do.
@@ -89,4 +125,28 @@ pub(crate) fn count(root: &Path) -> usize {
         _ => 1,
     };
     list(root).map(inner).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_of_the_mixed_files_are_smaller_than_the_median() {
+        let mut rng = Rng::new(3);
+        let mut sizes: Vec<usize> = (0..10_000).map(|_| lognormal(&mut rng)).collect();
+        sizes.sort_unstable();
+        assert!((3_700..4_500).contains(&sizes[5_000]), "{}", sizes[5_000]);
+        let mean = sizes.iter().sum::<usize>() / sizes.len();
+        assert!((15_000..28_000).contains(&mean), "{mean}");
+        assert!(sizes[0] < 64 && sizes[9_999] > 1 << 20);
+    }
+
+    #[test]
+    fn directories_are_as_many_as_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        directories(dir.path(), 25, 10).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
+        assert_eq!(count(dir.path()), 25);
+    }
 }

@@ -1,10 +1,16 @@
 //! The peers: how each is set up, started, asked to converge and killed.
 
+mod floor;
 mod lsyncd;
 mod rsync;
+mod script;
+mod service;
+mod ssh;
 mod syncd;
+mod tls;
 
-use std::path::Path;
+use std::env;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -13,22 +19,32 @@ use syncd_tests::sandbox::free_port;
 use syncd_tests::wait::try_wait_for;
 
 use super::place::Place;
+use super::scenario::Scenario;
 
 /// Longer than anything takes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
+const NODELAY: &str = "rsync-nodelay";
 
 /// A peer by name, with what makes it a variant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// One run per change: rsync and the options of a variant.
     Rsync(&'static str, &'static [&'static str]),
+    /// The same over ssh.
+    RsyncSsh,
+    /// The same through TLS.
+    RsyncTls,
+    /// inotifywait and rsync.
+    Script,
     /// lsyncd with this delay.
     Lsyncd(&'static str, u32),
     /// syncd with this `durability`.
     Syncd(&'static str, &'static str),
+    /// What the machine itself needs.
+    Floor(&'static str),
 }
 
-const KINDS: [Kind; 12] = [
+const KINDS: [Kind; 18] = [
     Kind::Rsync("rsync", &[]),
     Kind::Rsync("rsync-fsync", &["--fsync"]),
     Kind::Rsync("rsync-nodelay", &["--sockopts=TCP_NODELAY"]),
@@ -36,38 +52,78 @@ const KINDS: [Kind; 12] = [
     Kind::Rsync("rsync-z", &["-z"]),
     Kind::Rsync("rsync-inplace", &["--inplace"]),
     Kind::Rsync("rsync-checksum", &["--checksum"]),
+    Kind::RsyncSsh,
+    Kind::RsyncTls,
+    Kind::Script,
     Kind::Lsyncd("lsyncd", 1),
     Kind::Lsyncd("lsyncd-delay0", 0),
     Kind::Syncd("syncd", "batch"),
     Kind::Syncd("syncd-none", "none"),
     Kind::Syncd("syncd-files", "files"),
+    Kind::Floor("floor"),
+    Kind::Floor("floor-live"),
+    Kind::Floor("floor-tcp"),
 ];
 
 impl Kind {
     /// As in `--peers`.
     pub(crate) fn name(&self) -> &'static str {
         match self {
-            Self::Rsync(name, _) | Self::Lsyncd(name, _) | Self::Syncd(name, _) => name,
+            Self::Rsync(name, _)
+            | Self::Lsyncd(name, _)
+            | Self::Syncd(name, _)
+            | Self::Floor(name) => name,
+            Self::RsyncSsh => "rsync-ssh",
+            Self::RsyncTls => "rsync-tls",
+            Self::Script => "inotify-script",
+        }
+    }
+
+    /// Whether it has something to do there.
+    pub(crate) fn takes(&self, scenario: &Scenario) -> bool {
+        match self {
+            Self::Floor(name) => floor::Job::of(name, scenario).is_some(),
+            _ => true,
         }
     }
 
     /// Whether it works only when it is run.
     pub(crate) fn is_one_shot(&self) -> bool {
-        matches!(self, Self::Rsync(..))
+        matches!(self, Self::Rsync(..) | Self::RsyncSsh | Self::RsyncTls)
     }
 
     /// Whether it takes times within the same second for equal, as rsync does and all that call it.
     pub(crate) fn rounds_times(&self) -> bool {
-        !matches!(self, Self::Syncd(..))
+        !matches!(self, Self::Syncd(..) | Self::Floor(_))
     }
 
     /// Its receiver's side up, with nothing mirrored yet.
-    pub(crate) fn set_up(&self, place: &mut Place) -> Result<Box<dyn Peer>, String> {
+    pub(crate) fn set_up(
+        &self,
+        place: &mut Place,
+        scenario: &Scenario,
+    ) -> Result<Box<dyn Peer>, String> {
         let port = free_port();
         Ok(match self {
-            Self::Rsync(name, options) => Box::new(rsync::Rsync::new(place, port, name, options)?),
+            Self::Rsync(name, options) => {
+                let daemon = rsync::Daemon::start(place, port, *name == NODELAY)?;
+                Box::new(rsync::Rsync::new(Box::new(daemon), options))
+            }
+            Self::RsyncSsh => {
+                let server = Box::new(ssh::Sshd::start(place, port)?);
+                Box::new(rsync::Rsync::new(server, &[]))
+            }
+            Self::RsyncTls => {
+                let server = Box::new(tls::Stunnel::start(place, port)?);
+                Box::new(rsync::Rsync::new(server, &[]))
+            }
+            Self::Script => Box::new(script::Script::new(place, port)?),
             Self::Lsyncd(_, delay) => Box::new(lsyncd::Lsyncd::new(place, port, *delay)?),
             Self::Syncd(_, durability) => Box::new(syncd::Syncd::new(place, port, durability)?),
+            Self::Floor(name) => {
+                let job = floor::Job::of(name, scenario).ok_or("not for this scenario")?;
+                Box::new(floor::Floor::new(place, port, job)?)
+            }
         })
     }
 }
@@ -95,6 +151,14 @@ pub(crate) trait Peer {
     fn receivers(&self) -> Vec<u32>;
     /// Kills the receiver's side with everything it has, and starts it again.
     fn crash_receiver(&mut self, place: &Place) -> Result<(), String>;
+    /// Whether there is a mirror afterwards that can be compared.
+    fn mirrors(&self) -> bool {
+        true
+    }
+    /// How often each of its bytes passes the counter of the wire.
+    fn times_on_wire(&self) -> f64 {
+        1.0
+    }
 }
 
 /// The peers asked for that are here, and the others with the reason.
@@ -107,10 +171,13 @@ pub(crate) fn available(names: &[String]) -> (Vec<Kind>, Vec<(String, String)>) 
         };
         let programs: &[&str] = match kind {
             Kind::Rsync(..) => &["rsync"],
+            Kind::RsyncSsh => &["rsync", "sshd", "ssh", "ssh-keygen"],
+            Kind::RsyncTls => &["rsync", "rsync-ssl", "openssl", "stunnel4"],
+            Kind::Script => &["rsync", "inotifywait", "bash"],
             Kind::Lsyncd(..) => &["lsyncd", "rsync"],
-            Kind::Syncd(..) => &[],
+            Kind::Syncd(..) | Kind::Floor(_) => &[],
         };
-        match programs.iter().find(|program| version(program).is_none()) {
+        match programs.iter().find(|program| installed(program).is_none()) {
             None => here.push(kind),
             Some(program) => missing.push((name.clone(), format!("{program} is not installed"))),
         }
@@ -118,17 +185,37 @@ pub(crate) fn available(names: &[String]) -> (Vec<Kind>, Vec<(String, String)>) 
     (here, missing)
 }
 
-/// The first line a program says about itself, if it is installed.
+/// Where a program is, also one that only root has on its path.
+pub(crate) fn installed(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let places = env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
+    let mut files = places.map(|dir| dir.join(program));
+    files.find(|file| file.is_file())
+}
+
+/// The first line with a number in what a program says about itself, if it is installed.
 pub(crate) fn version(program: &str) -> Option<String> {
-    let option = if program == "lsyncd" {
-        "-version"
-    } else {
-        "--version"
+    let option = match program {
+        "lsyncd" | "stunnel4" => "-version",
+        "ssh" => "-V",
+        "inotifywait" => "--help",
+        _ => "--version",
     };
     let output = Command::new(program).arg(option).output().ok()?;
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text).into_owned();
-    text.lines().next().map(str::to_owned)
+    let mut lines = text.lines();
+    let line = lines.find(|line| line.contains(|c: char| c.is_ascii_digit()));
+    line.map(str::to_owned)
+}
+
+/// Waits until the mirror shows it, for a peer that does not tell.
+fn wait_goal(place: &Place, goal: Goal<'_>) -> Result<(), String> {
+    let mirror = place.mirror();
+    try_wait_for(PATIENCE, || match goal(&mirror) {
+        true => Ok(()),
+        false => Err("it did not get there".to_owned()),
+    })
 }
 
 /// Waits for a line of a log that may come any time.

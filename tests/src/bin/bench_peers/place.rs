@@ -11,6 +11,7 @@ use syncd_tests::sandbox::MODULE;
 use syncd_tests::tree::{Aspect, Difference, Kind, Options, Tree, diff};
 
 use super::link::{FAR, Link, NEAR, Quality};
+use super::peer::installed;
 
 const IMAGE_SIZE_BYTES: u64 = 10 << 30;
 const DIFFERENCES_SHOWN_MAX: usize = 3;
@@ -43,16 +44,38 @@ impl FileSystem {
         }
     }
 
-    fn make(self, image: &Path) -> Option<Command> {
+    fn make(self, image: &Path, many_inodes: bool) -> Option<Command> {
         let (program, options): (&str, &[&str]) = match self {
             Self::Tmpfs => return None,
             Self::Ext4 => ("mkfs.ext4", &["-q", "-F", "-E", "lazy_itable_init=1"]),
             Self::Xfs => ("mkfs.xfs", &["-q", "-f"]),
             Self::Btrfs => ("mkfs.btrfs", &["-q", "-f"]),
         };
-        let mut command = Command::new(program);
-        command.args(options).arg(image);
+        let mut command = Command::new(installed(program).unwrap_or(PathBuf::from(program)));
+        command.args(options);
+        if self == Self::Ext4 && many_inodes {
+            command.args(["-i", "4096"]);
+        }
+        command.arg(image);
         Some(command)
+    }
+
+    /// Why there can be none here.
+    pub(crate) fn missing(self) -> Option<String> {
+        let program = match self {
+            Self::Tmpfs => return None,
+            Self::Ext4 => "mkfs.ext4",
+            Self::Xfs => "mkfs.xfs",
+            Self::Btrfs => "mkfs.btrfs",
+        };
+        let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+        let known = known.lines().any(|line| line.ends_with(self.name()))
+            || run(Command::new("modprobe").args(["-n", "-q", self.name()])).is_ok();
+        match (installed(program), known) {
+            (None, _) => Some(format!("{program} is not installed")),
+            (_, false) => Some(format!("{} is not in the kernel", self.name())),
+            _ => None,
+        }
     }
 
     fn mount(self, image: &Path, point: &Path) -> Command {
@@ -76,10 +99,12 @@ pub(crate) struct Place {
 
 impl Place {
     /// Makes and mounts two file systems below `images`; between the sides there is the loopback, or a link.
+    /// `many_inodes`: as many as a million files need.
     pub(crate) fn fresh(
         fs: FileSystem,
         images: &Path,
         link: Option<Quality>,
+        many_inodes: bool,
     ) -> Result<Self, String> {
         let mut place = Self {
             sandbox: Sandbox::in_dir(images),
@@ -91,7 +116,7 @@ impl Place {
             let (image, point) = (base.join(format!("{side}.img")), base.join(side));
             let failed = |error: std::io::Error| format!("{}: {error}", point.display());
             fs::create_dir(&point).map_err(failed)?;
-            if let Some(mut make) = fs.make(&image) {
+            if let Some(mut make) = fs.make(&image, many_inodes) {
                 let file = File::create(&image).map_err(failed)?;
                 file.set_len(IMAGE_SIZE_BYTES).map_err(failed)?;
                 run(&mut make)?;

@@ -17,6 +17,9 @@ const PER_DIR: usize = 100;
 /// Half a percent.
 const LOSS: u64 = 500;
 const FAR_FILES: usize = 2_000;
+const MILLION: usize = 1_000_000;
+const DIRECTORIES: usize = 100_000;
+const WATCHES: &str = "/proc/sys/fs/inotify/max_user_watches";
 
 /// What a cell ends with.
 pub(crate) struct Outcome {
@@ -34,14 +37,19 @@ pub(crate) enum Scenario {
     S2,
     S2b,
     S3,
+    /// The same with sizes as they are found on disks.
+    S3Mix,
     S4,
     S5a,
     S5b,
     S5c,
     S6,
-    S7,
+    /// A restart with that many files.
+    S7(usize),
     S8,
     S9,
+    /// The same with directories alone.
+    S9Dirs,
     S10,
     /// Something over a long way, and frames lost there of 100 000.
     S11(Far, u64),
@@ -57,21 +65,24 @@ pub(crate) enum Far {
     Large,
 }
 
-const ALL: [(Scenario, &str); 22] = [
+const ALL: [(Scenario, &str); 25] = [
     (Scenario::S1(1_000), "S1-1k"),
     (Scenario::S1(10_000), "S1-10k"),
     (Scenario::S1(100_000), "S1-100k"),
     (Scenario::S2, "S2"),
     (Scenario::S2b, "S2b"),
     (Scenario::S3, "S3"),
+    (Scenario::S3Mix, "S3-mix"),
     (Scenario::S4, "S4"),
     (Scenario::S5a, "S5a"),
     (Scenario::S5b, "S5b"),
     (Scenario::S5c, "S5c"),
     (Scenario::S6, "S6"),
-    (Scenario::S7, "S7"),
+    (Scenario::S7(100_000), "S7"),
+    (Scenario::S7(MILLION), "S7-1M"),
     (Scenario::S8, "S8"),
     (Scenario::S9, "S9"),
+    (Scenario::S9Dirs, "S9-dirs"),
     (Scenario::S10, "S10"),
     (Scenario::S11(Far::Change, 0), "S11-change"),
     (Scenario::S11(Far::Files, 0), "S11-files"),
@@ -86,6 +97,11 @@ impl Scenario {
     /// All of them.
     pub(crate) fn all() -> Vec<Self> {
         ALL.iter().map(|(scenario, _)| *scenario).collect()
+    }
+
+    /// Whether it runs at full scale only, unless it is asked for by its whole name.
+    pub(crate) fn is_huge(&self) -> bool {
+        matches!(self, Self::S7(files) if *files > 100_000)
     }
 
     /// Those of this name; `S1` means its three sizes.
@@ -116,7 +132,15 @@ impl Scenario {
 
     /// Why it cannot be run on this machine.
     pub(crate) fn missing(&self) -> Option<String> {
-        self.quality().and_then(|quality| Link::up(quality).err())
+        let watches = || {
+            let limit = fs::read_to_string(WATCHES).unwrap_or_default();
+            let few = limit.trim().parse::<usize>().ok()? < DIRECTORIES + DIRECTORIES / PER_DIR + 1;
+            few.then(|| format!("{WATCHES} is {}", limit.trim()))
+        };
+        match self {
+            Self::S9Dirs => watches(),
+            _ => self.quality().and_then(|quality| Link::up(quality).err()),
+        }
     }
 
     /// As in tables.
@@ -136,7 +160,7 @@ pub(crate) fn run(
 ) -> Result<Outcome, String> {
     let large = scale.pick(256 * MIB, 2048 * MIB);
     let many = scale.pick(10_000, 100_000);
-    let peer = kind.set_up(&mut place)?;
+    let peer = kind.set_up(&mut place, scenario)?;
     // The peer goes before the place, or nothing could be unmounted.
     let mut run = Run::new(kind, &place, peer);
     match scenario {
@@ -148,11 +172,28 @@ pub(crate) fn run(
             place.rest()?;
             run.first_sync()
         }
+        Scenario::S3Mix => {
+            make(data::mixed(&place.source(), many, PER_DIR, 3))?;
+            place.rest()?;
+            run.first_sync()
+        }
         Scenario::S4 => new_file(&mut run, large),
         Scenario::S5a | Scenario::S5b | Scenario::S5c => changed_file(&mut run, scenario, large),
         Scenario::S6 | Scenario::S8 => directory(&mut run, scenario),
-        Scenario::S7 => restart(&mut run, 100_000, PER_DIR),
-        Scenario::S9 => idle(&mut run, 100_000, 10, scale.pick(10, 30)),
+        Scenario::S7(files) => restart(&mut run, |source| match *files {
+            // As many inodes and names; their content would need memory, and is not read.
+            MILLION => data::empty(source, MILLION, PER_DIR),
+            files => data::tree(source, files, PER_DIR, 1),
+        }),
+        Scenario::S9 => idle(&mut run, 110_000, scale.pick(10, 30), |source| {
+            data::tree(source, 100_000, 10, 1)
+        }),
+        Scenario::S9Dirs => {
+            let entries = DIRECTORIES + DIRECTORIES / PER_DIR;
+            idle(&mut run, entries, scale.pick(10, 30), |source| {
+                data::directories(source, DIRECTORIES, PER_DIR)
+            })
+        }
         Scenario::S10 => log_lag(&mut run, scale.pick(64 * MIB, 500 * MIB), scale.pick(5, 15)),
         Scenario::S11(far, _) => far_away(&mut run, scenario, *far),
         Scenario::F2 => killed(&mut run, scale.pick(256 * MIB, 1024 * MIB)),

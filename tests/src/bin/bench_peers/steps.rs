@@ -77,6 +77,16 @@ impl<'a> Run<'a> {
     /// Compares strictly. A peer that said too early that it was done gets time, and the time is shown; what rsync
     /// takes for equal (directory times within a second) is counted and shown.
     fn end(&mut self, mut metrics: Metrics) -> Result<Outcome, String> {
+        let times = self.peer.times_on_wire();
+        for name in ["wire_bytes", "wire_per_appended"] {
+            metrics.entry(name).and_modify(|value| *value /= times);
+        }
+        if !self.peer.mirrors() {
+            return Ok(Outcome {
+                metrics,
+                differences: None,
+            });
+        }
         let timeout = if self.kind.is_one_shot() {
             Duration::ZERO
         } else {
@@ -169,34 +179,45 @@ fn percentile(times: &mut [Duration], percent: usize) -> f64 {
 }
 
 /// S7: the sender's side is started again and nothing has changed.
-pub(crate) fn restart(run: &mut Run<'_>, files: usize, per_dir: usize) -> Result<Outcome, String> {
-    run.begin(|source| data::tree(source, files, per_dir, 1))?;
+pub(crate) fn restart(
+    run: &mut Run<'_>,
+    prepare: impl FnOnce(&Path) -> io::Result<()>,
+) -> Result<Outcome, String> {
+    run.begin(prepare)?;
     run.peer.stop();
     run.place.rest()?;
     run.first_sync()
 }
 
-/// S9: nothing happens.
+/// S9: nothing happens. What an entry takes is the difference to the same programs with an empty tree.
 pub(crate) fn idle(
     run: &mut Run<'_>,
-    files: usize,
-    per_dir: usize,
+    entries: usize,
     seconds: u64,
+    prepare: impl FnOnce(&Path) -> io::Result<()>,
 ) -> Result<Outcome, String> {
-    run.begin(|source| data::tree(source, files, per_dir, 1))?;
+    run.begin(|_| Ok(()))?;
+    let receivers = run.peer.receivers();
+    let (empty_sender, empty_receiver) = meter::pss(&receivers);
+    run.peer.stop();
+    run.begin(prepare)?;
     run.peer.stop();
     let start = Instant::now();
     run.peer.start(run.place)?;
     run.peer.settle(run.place)?;
     let live = start.elapsed().as_secs_f64();
     thread::sleep(Duration::from_secs(2));
-    let receivers = run.peer.receivers();
     let before = meter::cpu(&receivers);
     thread::sleep(Duration::from_secs(seconds));
     let after = meter::cpu(&receivers);
     let (sender, receiver) = meter::pss(&receivers);
+    let per_entry = |full: u64, empty: u64| (full as f64 - empty as f64) / entries as f64;
     let metrics = Metrics::from([
         ("live_s", live),
+        ("pss_empty_src_mib", meter::mib(empty_sender)),
+        ("pss_empty_dst_mib", meter::mib(empty_receiver)),
+        ("per_entry_src_bytes", per_entry(sender, empty_sender)),
+        ("per_entry_dst_bytes", per_entry(receiver, empty_receiver)),
         ("pss_src_mib", meter::mib(sender)),
         ("pss_dst_mib", meter::mib(receiver)),
         ("cpu_src_s", after.sender_s - before.sender_s),
@@ -266,14 +287,16 @@ pub(crate) fn killed(run: &mut Run<'_>, size: u64) -> Result<Outcome, String> {
     let (meter, wire) = (Meter::start(run.peer.receivers()), meter::wire());
     make(fs::rename(&outside, &file))?;
     run.peer.kick(run.place)?;
-    while meter::wire() - wire < size / 2 {
+    let times = run.peer.times_on_wire();
+    let sent = || (meter::wire() - wire) as f64 / times;
+    while sent() < size as f64 / 2.0 {
         if meter.started().elapsed() > PATIENCE {
             return Err("the transfer never got to its middle".to_owned());
         }
         thread::sleep(POLL);
     }
     run.peer.crash_receiver(run.place)?;
-    let at_kill = meter::wire() - wire;
+    let at_kill = sent();
     let mirror = run.place.mirror().join("file.bin");
     run.peer
         .finish(run.place, &|_| length(&mirror) == Some(size))?;
@@ -281,8 +304,8 @@ pub(crate) fn killed(run: &mut Run<'_>, size: u64) -> Result<Outcome, String> {
     let mut metrics = meter.stop();
     metrics.remove("cpu_dst_s");
     metrics.insert("s", seconds);
-    metrics.insert("killed_at_percent", at_kill as f64 * 100.0 / size as f64);
-    let more = metrics["wire_bytes"] - size as f64;
+    metrics.insert("killed_at_percent", at_kill * 100.0 / size as f64);
+    let more = metrics["wire_bytes"] / times - size as f64;
     metrics.insert("resent_percent", more * 100.0 / size as f64);
     run.end(metrics)
 }

@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use syncd_tests::Process;
 use syncd_tests::sandbox::{MODULE, USER};
-use syncd_tests::wait::try_wait_for;
 
 use super::super::place::Place;
 use super::rsync::Daemon;
-use super::{Goal, PATIENCE, Peer, wait_log};
+use super::{Goal, Peer, wait_goal, wait_log};
 
 const STARTED: &str = "finished";
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
@@ -85,11 +84,7 @@ impl Peer for Lsyncd {
     }
 
     fn finish(&mut self, place: &Place, goal: Goal<'_>) -> Result<(), String> {
-        let mirror = place.mirror();
-        try_wait_for(PATIENCE, || match goal(&mirror) {
-            true => Ok(()),
-            false => Err("lsyncd did not get there".to_owned()),
-        })
+        wait_goal(place, goal)
     }
 
     fn durable(&mut self, _: &Place, _: &Path) -> Result<bool, String> {

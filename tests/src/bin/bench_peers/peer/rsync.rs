@@ -1,128 +1,125 @@
-//! `rsync -a --delete` to a daemon with `auth users`, run after every change.
+//! `rsync -a --delete`, run after every change: to a daemon with `auth users`, or to another server.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use rustix::process::Signal;
-use syncd_tests::Process;
 use syncd_tests::sandbox::{MODULE, USER};
-use syncd_tests::wait::try_wait_for;
 
-use super::super::meter;
 use super::super::place::Place;
-use super::{Goal, PATIENCE, Peer};
+use super::service::Service;
+use super::{Goal, Peer};
 
-const NODELAY: &str = "rsync-nodelay";
 const ATTEMPTS_MAX: usize = 3;
 
-/// A daemon as tutorials configure it; the same text serves lsyncd.
-pub(super) struct Daemon {
-    conf: PathBuf,
-    log: PathBuf,
-    listens: (&'static str, u16),
-    process: Process,
+/// What rsync talks to.
+pub(super) trait Server {
+    /// rsync with the options that lead there, and the destination.
+    fn client(&self, place: &Place) -> (Command, String);
+    /// What runs.
+    fn service(&mut self) -> &mut Service;
+    /// The root of its processes.
+    fn pid(&self) -> u32;
+    /// How often each byte passes the counter of the wire.
+    fn times_on_wire(&self) -> f64 {
+        1.0
+    }
 }
+
+/// A daemon as tutorials configure it; the same text serves lsyncd, the script and stunnel.
+pub(super) struct Daemon(Service);
 
 impl Daemon {
     /// Writes its configuration and starts it.
     pub(super) fn start(place: &Place, port: u16, nodelay: bool) -> Result<Self, String> {
-        let dir = place.sandbox.path();
-        let (conf, log) = (dir.join("rsync-daemon.conf"), dir.join("rsync-daemon.log"));
-        let socket = if nodelay {
-            "socket options = TCP_NODELAY\n"
-        } else {
-            ""
-        };
-        let text = format!(
-            "uid = root\ngid = root\nuse chroot = no\nmunge symlinks = no\n{socket}[{MODULE}]\npath = {}\n\
-             read only = no\nauth users = {USER}\nsecrets file = {}\n",
-            place.mirror().display(),
-            place.sandbox.secrets_file().display()
-        );
-        std::fs::write(&conf, text).map_err(|error| error.to_string())?;
-        let listens = (place.listens(), port);
-        let process = spawn(&conf, &log, listens)?;
-        Ok(Self {
-            conf,
-            log,
-            listens,
-            process,
-        })
+        let conf = daemon_conf(place, nodelay)?;
+        let words = [
+            "rsync",
+            "--daemon",
+            "--no-detach",
+            "--address",
+            place.listens(),
+            &format!("--port={port}"),
+            &format!("--config={}", conf.display()),
+        ];
+        let words = words.map(str::to_owned).to_vec();
+        Service::start(place, "rsync-daemon", port, words).map(Self)
     }
 
     pub(super) fn pid(&self) -> u32 {
-        self.process.pid()
+        self.0.pid()
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        self.0.port()
     }
 
     /// Kills it and all its children, and starts it again.
     pub(super) fn crash(&mut self) -> Result<(), String> {
-        crash(self.pid());
-        self.process.kill9();
-        self.process = spawn(&self.conf, &self.log, self.listens)?;
-        Ok(())
+        self.0.crash()
     }
 }
 
-/// Kills everything below `root` and `root` itself at once, as a power cut does.
-pub(super) fn crash(root: u32) {
-    for pid in meter::receiver_pids(&[root]) {
-        let pid = i32::try_from(pid)
-            .ok()
-            .and_then(rustix::process::Pid::from_raw);
-        let _ = pid.map(|pid| rustix::process::kill_process(pid, Signal::KILL));
-    }
+/// Writes the configuration of an rsync daemon.
+pub(super) fn daemon_conf(place: &Place, nodelay: bool) -> Result<PathBuf, String> {
+    let conf = place.sandbox.path().join("rsync-daemon.conf");
+    let socket = if nodelay {
+        "socket options = TCP_NODELAY\n"
+    } else {
+        ""
+    };
+    let text = format!(
+        "uid = root\ngid = root\nuse chroot = no\nmunge symlinks = no\n{socket}[{MODULE}]\npath = {}\n\
+         read only = no\nauth users = {USER}\nsecrets file = {}\n",
+        place.mirror().display(),
+        place.sandbox.secrets_file().display()
+    );
+    std::fs::write(&conf, text).map_err(|error| error.to_string())?;
+    Ok(conf)
 }
 
-fn spawn(conf: &Path, log: &Path, listens: (&str, u16)) -> Result<Process, String> {
-    let mut command = Command::new("rsync");
-    command.args(["--daemon", "--no-detach", "--address", listens.0]);
-    command
-        .arg(format!("--port={}", listens.1))
-        .arg(format!("--config={}", conf.display()));
-    let process =
-        Process::spawn("rsync daemon", &mut command, log).map_err(|error| error.to_string())?;
-    try_wait_for(PATIENCE, || {
-        std::net::TcpStream::connect(listens).map_err(|error| error.to_string())
-    })?;
-    Ok(process)
+impl Server for Daemon {
+    fn client(&self, place: &Place) -> (Command, String) {
+        let mut command = Command::new("rsync");
+        command.arg(format!(
+            "--password-file={}",
+            place.sandbox.password_file().display()
+        ));
+        let to = format!("rsync://{USER}@{}:{}/{MODULE}/", place.host(), self.port());
+        (command, to)
+    }
+
+    fn service(&mut self) -> &mut Service {
+        &mut self.0
+    }
+
+    fn pid(&self) -> u32 {
+        self.0.pid()
+    }
 }
 
 /// rsync as a peer.
 pub(super) struct Rsync {
-    daemon: Daemon,
+    server: Box<dyn Server>,
     options: &'static [&'static str],
     running: Option<Child>,
 }
 
 impl Rsync {
-    pub(super) fn new(
-        place: &Place,
-        port: u16,
-        name: &str,
-        options: &'static [&'static str],
-    ) -> Result<Self, String> {
-        Ok(Self {
-            daemon: Daemon::start(place, port, name == NODELAY)?,
+    pub(super) fn new(server: Box<dyn Server>, options: &'static [&'static str]) -> Self {
+        Self {
+            server,
             options,
             running: None,
-        })
+        }
     }
 
     fn run(&self, place: &Place) -> Result<Child, String> {
         let mut from = place.source().into_os_string();
         from.push("/");
-        let mut command = Command::new("rsync");
+        let (mut command, to) = self.server.client(place);
         command.args(["-a", "--delete"]).args(self.options);
-        command.arg(format!(
-            "--password-file={}",
-            place.sandbox.password_file().display()
-        ));
-        command.arg(from).arg(format!(
-            "rsync://{USER}@{}:{}/{MODULE}/",
-            place.host(),
-            self.daemon.listens.1
-        ));
+        command.arg(from).arg(to);
         command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -172,11 +169,15 @@ impl Peer for Rsync {
     }
 
     fn receivers(&self) -> Vec<u32> {
-        vec![self.daemon.pid()]
+        vec![self.server.pid()]
     }
 
     fn crash_receiver(&mut self, _: &Place) -> Result<(), String> {
-        self.daemon.crash()
+        self.server.service().crash()
+    }
+
+    fn times_on_wire(&self) -> f64 {
+        self.server.times_on_wire()
     }
 }
 

@@ -8,7 +8,7 @@ use syncd_tests::wait::try_wait_for;
 use syncd_tests::{Agent, Receiver};
 
 use super::super::place::Place;
-use super::rsync::crash;
+use super::service::crash;
 use super::{Goal, PATIENCE, Peer};
 
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);

@@ -1,0 +1,109 @@
+//! What the machine itself needs for the job of a scenario: no protocol, no encryption, no digests, no ordering.
+//!
+//! `floor` does the work of the receiver's file system directly, knowing what has changed: the same files written under
+//! other names, renamed into place, and made durable by one `syncfs` (two threads). After a restart both trees are looked
+//! at once, on two processors, and one of them is watched. Over a link, and for `floor-tcp`, it is the same bytes as one
+//! plain TCP stream to a process that reads them and answers with one byte at the end. `floor-live` follows the change as
+//! it happens: one thread reads inotify and copies what was closed.
+//!
+//! All of this happens in processes of their own, this program again, so that what they use is counted as for every peer.
+//! A worker does what the lines of its input say and answers each with a line.
+
+mod copy;
+mod live;
+mod scan;
+mod stream;
+
+use std::io::{self, BufRead, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use live::Live;
+
+/// The first argument of a worker; then source and mirror.
+pub(crate) const WORKER: &str = "floor-worker";
+/// The first argument of what a stream goes to; then the address where it listens.
+pub(crate) const SINK: &str = "floor-sink";
+/// What a worker answers when it has done it.
+pub(crate) const DONE: &str = "done";
+/// What a sink says first.
+pub(crate) const READY: &str = "ready";
+
+/// Runs as one of the floor's own processes, if the command line says so.
+pub(crate) fn serve(mut arguments: impl Iterator<Item = String>) -> Option<ExitCode> {
+    let role = arguments.next()?;
+    let mut next = || arguments.next().unwrap_or_default();
+    let result = match role.as_str() {
+        WORKER => {
+            let (source, mirror) = (PathBuf::from(next()), PathBuf::from(next()));
+            Worker::new(source, mirror).run()
+        }
+        SINK => stream::sink(&next()),
+        _ => return None,
+    };
+    Some(match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{role}: {error}");
+            ExitCode::FAILURE
+        }
+    })
+}
+
+/// Does what it is told between two trees.
+struct Worker {
+    source: PathBuf,
+    mirror: PathBuf,
+    stream: Option<TcpStream>,
+    live: Option<Live>,
+}
+
+impl Worker {
+    fn new(source: PathBuf, mirror: PathBuf) -> Self {
+        Self {
+            source,
+            mirror,
+            stream: None,
+            live: None,
+        }
+    }
+
+    /// Until there is no more input.
+    fn run(mut self) -> io::Result<()> {
+        for line in io::stdin().lock().lines() {
+            let answer = match self.obey(&line?) {
+                Ok(()) => DONE.to_owned(),
+                Err(error) => error.to_string(),
+            };
+            let mut output = io::stdout().lock();
+            writeln!(output, "{answer}")?;
+            output.flush()?;
+        }
+        Ok(())
+    }
+
+    fn obey(&mut self, line: &str) -> io::Result<()> {
+        let mut words = line.split(' ');
+        let verb = words.next().unwrap_or_default();
+        let names: Vec<&str> = words.collect();
+        match (verb, &mut self.stream) {
+            ("copy", _) => copy::copy(&self.source, &self.mirror, &names),
+            ("scan", _) => scan::both(&self.source, &self.mirror),
+            ("watch", _) => {
+                self.live = Some(Live::watch(&self.source, &self.mirror)?);
+                Ok(())
+            }
+            ("drain", _) => match self.live.take() {
+                Some(live) => live.drain(),
+                None => Err(io::Error::other("nothing is watched")),
+            },
+            ("connect", _) => {
+                self.stream = Some(stream::connect(names.first().unwrap_or(&""))?);
+                Ok(())
+            }
+            ("send", Some(to)) => stream::send(to, &self.source, &names),
+            _ => Err(io::Error::other(format!("{line}: not known"))),
+        }
+    }
+}
