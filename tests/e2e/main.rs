@@ -21,6 +21,7 @@ mod limits;
 mod live;
 mod mounts;
 mod network;
+mod overflow;
 mod preflight;
 mod race;
 mod refuse;

@@ -8,6 +8,7 @@
 //!   not its errors
 //! - [`workload`]: changes to a tree, random ones by seed and the habits of known programs
 //! - [`isolate`], [`volume`]: tests that mount things, in namespaces of their own
+//! - [`queue`]: the kernel's queue of events, made short
 //! - [`wait_until`], [`wait_for`]: the only places where time passes
 //!
 //! It panics where a test should fail, with the reason and, through the processes' destructors, their logs.
@@ -20,6 +21,7 @@ pub mod port;
 mod process;
 pub mod programs;
 pub mod proxy;
+pub mod queue;
 pub mod require;
 pub mod sandbox;
 pub mod tree;

@@ -14,6 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::binaries::Binaries;
 use crate::control::Control;
 use crate::process::Process;
+use crate::queue::QueueLength;
 use crate::sandbox::{MODULE, Sandbox, USER};
 use crate::wait::try_wait_for;
 
@@ -223,6 +224,7 @@ pub struct AgentBuilder {
     control: PathBuf,
     logs: PathBuf,
     file: Option<AgentFile>,
+    queue: Option<u32>,
     extras: Extras,
 }
 
@@ -248,6 +250,7 @@ impl AgentBuilder {
             control: sandbox.path().join(format!("agent-{}.sock", next_number())),
             logs: sandbox.path().to_owned(),
             file: None,
+            queue: None,
             extras: Extras::default(),
         }
     }
@@ -308,6 +311,13 @@ impl AgentBuilder {
     #[must_use]
     pub fn password_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.password_file = path.into();
+        self
+    }
+
+    /// The kernel's queue of events has room for so few while it begins to watch.
+    #[must_use]
+    pub fn short_queue(mut self, length: u32) -> Self {
+        self.queue = Some(length);
         self
     }
 
@@ -390,6 +400,10 @@ impl AgentBuilder {
     /// Starts it and waits until it answers on its control socket; it need not be connected by then.
     #[track_caller]
     pub fn start(&self) -> Agent {
+        let queue = match self.queue {
+            None => QueueLength::usual(),
+            Some(length) => QueueLength::short(length),
+        };
         let process = self.spawn();
         let control = Control::new(&self.control);
         let ready = try_wait_for(READY_TIMEOUT, || match (process.exit(), control.status()) {
@@ -398,7 +412,10 @@ impl AgentBuilder {
             (None, Err(error)) => Err(error.to_string()),
         });
         match ready {
-            Ok(Ok(())) => Agent { process, control },
+            Ok(Ok(())) => {
+                queue.wait_begun(&process);
+                Agent { process, control }
+            }
             Ok(Err(exit)) => panic!("agent ended instead of getting ready: {exit:?}"),
             Err(reason) => panic!("agent not ready within {READY_TIMEOUT:?}: {reason}"),
         }

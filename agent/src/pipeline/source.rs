@@ -152,7 +152,7 @@ impl Source {
                 .collect(),
             overflows: queue.overflows,
             rescans: queue.rescans,
-            shaken: queue.shaken.as_ref().and_then(Shaken::text),
+            shaken: queue.trouble(),
             initial_done: queue.initial_done,
             pending: queue.chores.len()
                 + usize::from(queue.sweep.is_some())

@@ -122,7 +122,7 @@ impl Source {
     /// Watches everything again and has it compared: what was missed, and where, is not known.
     fn sweep(&self, watcher: &mut dyn Watcher) {
         let begun = Instant::now();
-        let why = self.lock().shaken.clone();
+        let why = self.lock().sweeping.clone();
         let source = self.root.path().display();
         match why.as_ref().and_then(Shaken::text) {
             Some(text) => tracing::warn!(%source, "{text}"),
@@ -135,9 +135,7 @@ impl Source {
         let mut queue = self.lock();
         queue.rescans += 1;
         queue.sweep_not_before = Some(Instant::now() + pause);
-        if queue.sweep.is_none() {
-            queue.shaken = None;
-        }
+        queue.sweeping = None;
         if let Err(error) = refreshed {
             queue.shake(Shaken::Failed(error.to_string()), SWEEP_PAUSE_MAX);
         }

@@ -28,6 +28,8 @@ pub(super) struct Queue {
     pub(super) sweep_not_before: Option<Instant>,
     /// Why the next sweep is needed.
     pub(super) shaken: Option<Shaken>,
+    /// Why the one under way was.
+    pub(super) sweeping: Option<Shaken>,
     pub(super) busy: bool,
     pub(super) initial_done: bool,
     pub(super) stopping: bool,
@@ -74,6 +76,12 @@ impl Queue {
         let graver = self.shaken.take().map_or(why.clone(), |old| old.max(why));
         self.shaken = Some(graver);
     }
+
+    /// What is wrong until everything has been watched and compared again.
+    pub(super) fn trouble(&self) -> Option<String> {
+        let whys = self.shaken.iter().chain(&self.sweeping);
+        whys.max()?.text()
+    }
 }
 
 /// Why everything is watched and compared again; the graver one counts.
@@ -117,6 +125,7 @@ pub(super) fn take_work(queue: &mut Queue) -> Option<Work> {
     }
     if queue.sweep.is_some_and(|at| at <= Instant::now()) {
         queue.sweep = None;
+        queue.sweeping = queue.shaken.take();
         return Some(Work::Sweep);
     }
     if queue.scanned_since {
@@ -128,4 +137,26 @@ pub(super) fn take_work(queue: &mut Queue) -> Option<Work> {
         return Some(Work::Barrier(queue.barrier_issued));
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lost_events_are_wrong_until_all_was_watched_again_and_not_longer() {
+        let mut queue = Queue::default();
+        queue.shake(Shaken::Moved, Duration::ZERO);
+        assert_eq!(queue.trouble(), None);
+        queue.shake(Shaken::Overflow, Duration::ZERO);
+        assert!(queue.trouble().is_some());
+        assert!(matches!(take_work(&mut queue), Some(Work::Sweep)));
+        // Directories that move meanwhile need another pass, but nothing is lost by it.
+        queue.shake(Shaken::Moved, Duration::ZERO);
+        assert!(queue.trouble().is_some());
+        queue.sweeping = None;
+        assert_eq!(queue.trouble(), None);
+        assert!(matches!(take_work(&mut queue), Some(Work::Sweep)));
+        assert_eq!(queue.trouble(), None);
+    }
 }
