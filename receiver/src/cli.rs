@@ -16,6 +16,7 @@ use crate::error::{Fatal, exit};
 use crate::explain::{self, Question};
 use crate::front::{self, Options};
 use crate::logging;
+use crate::status::{self, Form};
 use crate::worker;
 
 /// Threads for name look-ups, secrets files and the like.
@@ -26,7 +27,7 @@ const BLOCKING_THREADS_MAX: usize = 64;
     name = "syncd-recv",
     version,
     about = "Applies what syncd-agent sends, atomically, under the rules of an rsyncd.conf",
-    after_help = "Exit codes: 0 done, 64 wrong arguments, 69 cannot listen, 71 system error, 78 wrong configuration; check: 0 all is well, 1 dangers, 2 something is not served; acl explain: 0 admitted, 1 refused."
+    after_help = "Exit codes: 0 done, 64 wrong arguments, 69 cannot listen, or nobody answers, 71 system error, 78 wrong configuration; check: 0 all is well, 1 dangers, 2 something is not served; acl explain: 0 admitted, 1 refused."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -37,6 +38,10 @@ struct Cli {
 enum Command {
     /// Serve the modules of a configuration.
     Run(Run),
+    /// Who is connected to a running receiver, how far they are, and what failed.
+    Status(Status),
+    /// The same in numbers, for Prometheus.
+    Metrics(Metrics),
     /// Say what a configuration means: what is honoured, what differs, what is dangerous.
     Check(Check),
     /// Say who may come in, and why.
@@ -85,8 +90,28 @@ struct Run {
     /// Listen on this address or host name instead of `address`.
     #[arg(long, value_name = "ADDRESS")]
     address: Option<String>,
+    /// Answer `status` and `metrics` at this socket.
+    #[arg(long, value_name = "SOCKET")]
+    control: Option<PathBuf>,
     #[command(flatten)]
     logging: Logging,
+}
+
+#[derive(Debug, Args)]
+struct Status {
+    /// One JSON document instead of lines.
+    #[arg(long)]
+    json: bool,
+    /// Control socket of the receiver.
+    #[arg(long, value_name = "SOCKET")]
+    control: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Metrics {
+    /// Control socket of the receiver.
+    #[arg(long, value_name = "SOCKET")]
+    control: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -217,6 +242,11 @@ fn dispatch(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     };
     match cli.command {
         Command::Run(run) => serve(run),
+        Command::Status(asked) => {
+            let form = if asked.json { Form::Json } else { Form::Text };
+            status::run(asked.control.as_deref(), form)
+        }
+        Command::Metrics(asked) => status::run(asked.control.as_deref(), Form::Metrics),
         Command::Check(check) => check::run(&check.config, check.json),
         Command::Acl(Acl::Explain(explain)) => explain::run(&explain.into()),
         Command::Worker(logging) => {
@@ -232,6 +262,7 @@ fn serve(run: Run) -> ExitCode {
         config: run.config.into_os_string(),
         port: run.port,
         address: run.address,
+        control: run.control,
         worker_arguments: run.logging.arguments(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()

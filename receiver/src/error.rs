@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 /// Exit codes of `sysexits.h`, as far as they are used.
 pub mod exit {
@@ -30,6 +31,13 @@ pub enum Fatal {
         /// Why.
         source: io::Error,
     },
+    /// The control socket cannot be made.
+    Control {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The system refused a basic service.
     System {
         /// What was tried.
@@ -45,15 +53,21 @@ impl Fatal {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) => exit::CONFIG,
-            Self::Listen { .. } => exit::UNAVAILABLE,
+            Self::Listen { .. } | Self::Control { .. } => exit::UNAVAILABLE,
             Self::System { .. } => exit::OS,
         }
     }
 
     /// What usually helps.
     fn hint(&self) -> Option<&'static str> {
-        let Self::Listen { source, .. } = self else {
-            return None;
+        let source = match self {
+            Self::Listen { source, .. } => source,
+            Self::Control { .. } => {
+                return Some(
+                    "choose a place that is free and this user may write to: --control PATH",
+                );
+            }
+            Self::Config(_) | Self::System { .. } => return None,
         };
         Some(match source.kind() {
             io::ErrorKind::AddrInUse => {
@@ -75,6 +89,10 @@ impl fmt::Display for Fatal {
         match self {
             Self::Config(text) => f.write_str(text)?,
             Self::Listen { address, source } => write!(f, "cannot listen on {address}: {source}")?,
+            Self::Control { path, source } => {
+                let path = syncd_proto::path::escaped(path.as_os_str().as_encoded_bytes());
+                write!(f, "cannot make control socket {path}: {source}")?;
+            }
             Self::System { what, source } => write!(f, "{what}: {source}")?,
         }
         match self.hint() {

@@ -10,11 +10,13 @@
 //! | [`policy`] | the configuration applied to one peer |
 //! | [`handshake`] | from an accepted socket to a session |
 //! | [`hooks`] | the commands around a session |
-//! | [`sessions`] | who is connected |
+//! | [`sessions`] | who is connected, and who was |
+//! | [`control`] | the socket where that is asked |
 //! | [`workers`] | the processes that touch files |
 //! | [`mod@reload`] | SIGHUP |
 
 pub mod accounts;
+pub mod control;
 pub mod credentials;
 pub mod handshake;
 pub mod hooks;
@@ -25,6 +27,7 @@ pub mod workers;
 
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -37,6 +40,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
 use crate::error::Fatal;
+use crate::front::control::Control;
 use crate::front::reload::Generation;
 use crate::front::sessions::Sessions;
 use crate::front::workers::Pool;
@@ -62,6 +66,8 @@ pub struct Options {
     pub port: Option<u16>,
     /// Overrides `address`.
     pub address: Option<String>,
+    /// Where it answers questions about itself, if anywhere.
+    pub control: Option<PathBuf>,
     /// Arguments with which this program is a worker.
     pub worker_arguments: Vec<String>,
 }
@@ -128,10 +134,14 @@ pub async fn run(options: Options) -> Result<(), Fatal> {
     raise_descriptor_limit();
     // Whoever reads that it listens finds the file.
     let _pid_file = pid_file(&generation)?;
+    let control = options.control.as_deref().map(Control::bind).transpose()?;
     let listeners = bind(&options, &generation).await?;
     let front = Arc::new(Front::new(generation, options.worker_arguments.clone()));
     let (alive, all_gone) = mpsc::channel::<()>(1);
     let mut accepting = JoinSet::new();
+    if let Some(control) = control {
+        accepting.spawn(control.serve(Arc::clone(&front.sessions)));
+    }
     let budget = Budget::default();
     for listener in listeners {
         accepting.spawn(accept(

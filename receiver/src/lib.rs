@@ -28,4 +28,5 @@ pub mod logging;
 pub mod logic;
 pub mod net;
 pub mod relay;
+pub mod status;
 pub mod worker;

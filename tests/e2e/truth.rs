@@ -1,17 +1,21 @@
 //! One truth: whatever the state, `status`, `status --json`, `metrics`, `wait` and their exit codes say the same.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Command, Output};
 
 use rustix::process::Signal;
 use serde_json::Value;
 use syncd_proto::exposition::{Sample, read};
+use syncd_tests::port::ReservedPort;
 use syncd_tests::require::Need;
+use syncd_tests::sandbox::MODULE;
 use syncd_tests::workload::many_small;
 use syncd_tests::{Agent, Binaries, Sandbox, require, wait_for, wait_until};
 
-use crate::common::{Immutable, LONG, Mirror};
+use crate::common::{Immutable, LONG, Mirror, code, once, patient, target_of};
 
 /// Runs a command that asks this agent.
 fn ask(agent: &Agent, name: &str, args: &[&str]) -> (Option<i32>, String) {
@@ -283,4 +287,178 @@ fn directories_that_are_watched_are_counted_when_they_go_too() {
         mirror.settle();
         agree(&mirror.agent, 0, "in sync");
     }
+}
+
+/// What a receiver says at this socket: how the command ended, and its text.
+fn ask_receiver(socket: &Path, name: &str, args: &[&str]) -> (Option<i32>, String) {
+    let mut command = Command::new(&Binaries::locate().receiver);
+    let asked = command.arg(name).args(args).arg("--control").arg(socket);
+    let Output { status, stdout, .. } = asked.output().expect("an answer");
+    (status.code(), String::from_utf8(stdout).expect("UTF-8"))
+}
+
+/// The report of a receiver; its text and its numbers must say the same.
+#[track_caller]
+fn receiver_report(socket: &Path) -> Value {
+    let (code, json) = ask_receiver(socket, "status", &["--json"]);
+    assert_eq!(code, Some(0), "{json}");
+    serde_json::from_str(&json).expect("JSON")
+}
+
+/// Waits until this is true of the report, and the numbers agree with it; then gives it.
+#[track_caller]
+fn wait_receiver(socket: &Path, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+    wait_for(LONG, what, || {
+        let report = receiver_report(socket);
+        if !is_so(&report) {
+            return Err(report.to_string());
+        }
+        let (code, text) = ask_receiver(socket, "metrics", &[]);
+        assert_eq!(code, Some(0), "{text}");
+        let samples = read(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+        let (module, peer) = (&report["modules"][0], &report["peers"][0]);
+        for (name, value) in [
+            ("refused_connections_total", &report["refused"]),
+            ("module_sessions", &module["open"]),
+            ("module_sessions_total", &module["counts"]["sessions"]),
+            (
+                "module_durable_commits_total",
+                &module["counts"]["commits_durable"],
+            ),
+            (
+                "module_applied_commits_total",
+                &module["counts"]["commits_applied"],
+            ),
+            (
+                "module_received_bytes_total",
+                &module["counts"]["bytes_received"],
+            ),
+            ("peer_sessions", &peer["open"]),
+            ("peer_left_timestamp_seconds", &peer["left_s"]),
+            ("peer_durable_timestamp_seconds", &peer["durable_s"]),
+        ] {
+            let name = format!("syncd_recv_{name}");
+            let found = samples.iter().find(|sample| sample.name == name);
+            let found = found.map(|sample| sample.value);
+            if found != value.as_f64() {
+                return Err(format!("{name} is {found:?}, not {value}"));
+            }
+        }
+        Ok(report)
+    })
+}
+
+#[test]
+fn a_receiver_says_who_is_here_how_far_and_what_failed() {
+    let sandbox = Sandbox::new();
+    let socket = sandbox.path().join("recv.sock");
+    let port = ReservedPort::take();
+    let control = socket.as_os_str().to_owned();
+    let receiver = sandbox.receiver().port(port.number());
+    let receiver = receiver.arg("--control").arg(control).start();
+    let said = ask_receiver(&socket, "status", &[]);
+    assert!(said.1.starts_with("0 sessions  (syncd-recv "), "{said:?}");
+    many_small(&sandbox.src(), 3, 5, 50).expect("files");
+    let builder = patient(sandbox.agent(&receiver));
+    let agent = builder.start();
+    agent.wait_synced(LONG);
+    // The same log, seen from both ends.
+    let report = wait_receiver(&socket, "the agent is here", |report| {
+        report["peers"][0]["durable_seq"] == target_of(&agent)["last_durable_seq"]
+    });
+    let peer = &report["peers"][0];
+    assert_eq!((&peer["open"], &peer["left_s"]), (&1.into(), &Value::Null));
+    assert_eq!(peer["applied_seq"], peer["durable_seq"]);
+    assert_eq!(
+        (&peer["user"], &peer["address"]),
+        (&"mirror".into(), &"127.0.0.1".into())
+    );
+    assert!(
+        peer["identity"]
+            .as_str()
+            .is_some_and(|name| name.contains("agent"))
+    );
+    assert!(peer["counts"]["commits_durable"].as_u64() > Some(0));
+    assert!(peer["counts"]["bytes_received"].as_u64() > Some(500));
+    // A worker that dies takes nothing of that with it.
+    receiver.kill_workers();
+    let before = peer["counts"]["commits_durable"].as_u64();
+    fs::write(sandbox.src().join("after"), "the crash").expect("write");
+    let report = wait_receiver(&socket, "counts go on after a worker's end", |report| {
+        report["peers"][0]["counts"]["commits_durable"].as_u64() > before
+    });
+    assert_eq!(report["peers"][0]["counts"]["sessions"], 2);
+    agent.wait_synced(LONG);
+    // Who is refused is told, and who is gone as well.
+    let wrong = sandbox.path().join("wrong.pass");
+    fs::write(&wrong, "not it\n").expect("write");
+    fs::set_permissions(&wrong, Permissions::from_mode(0o600)).expect("chmod");
+    let stranger = builder.clone().password_file(&wrong);
+    let said = once(&sandbox, &stranger, "verify");
+    assert_ne!(said.exit, code::DONE, "{}", said.text);
+    drop(agent);
+    let report = wait_receiver(&socket, "it has gone", |report| {
+        report["peers"][0]["open"] == 0 && report["refused"] == 1
+    });
+    assert!(report["peers"][0]["left_s"].is_u64());
+    let refusal = &report["refusals"][0];
+    assert_eq!(
+        (&refusal["address"], &refusal["module"]),
+        (&"127.0.0.1".into(), &MODULE.into())
+    );
+    let (_, text) = ask_receiver(&socket, "status", &[]);
+    for part in [
+        "gone for",
+        "1 connections refused",
+        "as mirror",
+        "commits durable",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    // A private socket, which goes with its receiver.
+    let mode = fs::metadata(&socket).expect("socket").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    receiver.signal(Signal::TERM);
+    assert_eq!(receiver.wait_exit(LONG), code::DONE);
+    assert!(!socket.exists());
+    let (code, text) = ask_receiver(&socket, "metrics", &[]);
+    assert_eq!(code, Some(69));
+    let samples = read(&text).expect("a text");
+    assert_eq!(
+        (&*samples[0].name, samples[0].value),
+        ("syncd_recv_up", 0.0)
+    );
+    assert_eq!(ask_receiver(&socket, "status", &[]).0, Some(69));
+}
+
+#[test]
+fn a_receiver_counts_what_it_refuses() {
+    let probe = tempfile::NamedTempFile::new().expect("a file");
+    let there = Immutable::make(&[probe.path().to_owned()]).is_some();
+    if !require(&[Need::Root, Need::Other("chattr +i", there)]) {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let socket = sandbox.path().join("recv.sock");
+    let control = socket.as_os_str().to_owned();
+    let receiver = sandbox.receiver().arg("--control").arg(control).start();
+    fs::write(sandbox.src().join("stone"), "old").expect("write");
+    let agent = patient(sandbox.agent(&receiver)).start();
+    agent.wait_synced(LONG);
+    let paths = [sandbox.dst().join("stone")];
+    let _immutable = Immutable::make(&paths).expect("chattr");
+    fs::write(sandbox.src().join("stone"), "new").expect("write");
+    let code = "file is immutable or append-only";
+    let report = wait_receiver(&socket, "a refusal is counted", |report| {
+        report["modules"][0]["counts"]["rejected"][code].as_u64() > Some(0)
+    });
+    let last = report["peers"][0]["last_failure"].as_str();
+    assert!(last.is_some_and(|last| last.starts_with(code)), "{last:?}");
+    let (_, text) = ask_receiver(&socket, "metrics", &[]);
+    let samples = read(&text).expect("a text");
+    let counted = samples.iter().find(|sample| {
+        sample.name == "syncd_recv_module_rejects_total" && sample.labels["code"] == code
+    });
+    assert!(counted.is_some_and(|sample| sample.value >= 1.0), "{text}");
+    assert!(!text.contains("stone"), "no path is a label: {text}");
 }

@@ -28,9 +28,10 @@ use crate::front::sessions::{Entered, Live};
 use crate::front::workers::{Unavailable, Worker};
 use crate::logic::authorize::{Admission, Authorization, Grant, PendingLogin, Refusal, Slot};
 use crate::logic::hosts::PeerAddr;
+use crate::logic::ledger::Key;
 use crate::logic::proxy::Origin;
 use crate::logic::users::Access;
-use crate::net::connection::{self, Conversation, Ended, Opening};
+use crate::net::connection::{self, Conversation, Ended, Notes, Opening};
 use crate::net::listen::Permit;
 use crate::net::tls::{Identity, Secured};
 use crate::relay::{ModuleSetup, SessionOpen};
@@ -79,6 +80,9 @@ async fn open(front: &Arc<Front>, mut socket: TcpStream, peer: SocketAddr) -> Op
         Ok(secured) => secured,
         Err(error) => {
             warn!(%peer, "closed: {error}");
+            let (address, text) = (peer.ip().to_string(), error.to_string());
+            let nobody = "no good certificate".to_owned();
+            front.sessions.refused(address, nobody, None, &text);
             return None;
         }
     };
@@ -166,6 +170,7 @@ struct Handed {
     stream: UnixStream,
     next_in: u64,
     agent: String,
+    sub_path: String,
 }
 
 /// Where the conversation stands, so that a refusal gets the right number.
@@ -319,7 +324,11 @@ impl Guest<'_> {
                 worker,
                 stream,
                 next_in: handover.counters.next_in,
-                agent: hello.agent,
+                agent: escaped(hello.agent.as_bytes()),
+                sub_path: match hello.sub_path.is_root() {
+                    true => String::new(),
+                    false => hello.sub_path.to_string(),
+                },
             }),
             Err(why) => {
                 hooks.after(Status::NotBegun).await;
@@ -412,9 +421,18 @@ impl Guest<'_> {
         let user = handed.user.as_deref().map(escaped);
         info!(
             session = handed.id, peer = %self.peer, identity = %self.identity, user, module,
-            agent = escaped(handed.agent.as_bytes()), access = ?handed.access, "session open"
+            agent = handed.agent, access = ?handed.access, "session open"
         );
+        let key = Key {
+            module: module.clone(),
+            sub_path: handed.sub_path,
+            identity: self.identity.to_string(),
+            user: user.clone(),
+        };
         let entered = self.front.sessions.enter(Live {
+            key,
+            address: self.peer.ip().to_string(),
+            agent: handed.agent,
             id: handed.id,
             module: handed.asked.module,
             purpose: handed.asked.purpose,
@@ -462,6 +480,8 @@ impl Guest<'_> {
                 let module = hello.map(|hello| escaped(&hello.module));
                 let user = hello.and_then(|hello| hello.user.as_deref()).map(escaped);
                 warn!(%peer, %identity, user, module, "refused: {log}");
+                let (peer, identity) = (peer.ip().to_string(), identity.to_string());
+                self.front.sessions.refused(peer, identity, module, &log);
                 if self.send(frame).await.is_ok() {
                     self.talk.finish().await;
                 }
@@ -572,9 +592,13 @@ impl fmt::Debug for Session {
 impl Session {
     async fn run(self) {
         let (id, worker) = (self.id, self.worker);
+        let notes = Notes {
+            received: self.entered.note_received(),
+            sent: self.entered.note_sent(),
+        };
         let relayed = self
             .talk
-            .relay(self.stream, self.next_in, async |error| {
+            .relay(self.stream, self.next_in, notes, async |error| {
                 warn!(session = id, "protocol error: {error}");
                 worker.close(id, format!("protocol error: {error}"));
             })

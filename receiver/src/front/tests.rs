@@ -176,6 +176,7 @@ impl Running {
 
 fn options(site: &Site) -> Options {
     Options {
+        control: None,
         config: site.config().into_os_string(),
         port: None,
         address: None,

@@ -16,7 +16,7 @@
 //! | [`guard`], [`hidden`] | what a module forbids, and what it hides |
 //! | [`meta`], [`ids`] | metadata: read, mapped, set |
 //! | [`tree`], [`signature`] | what an agent may ask of the tree |
-//! | [`config`], [`secrets`], [`lock_file`], [`logbook`], [`pid_file`] | the front's own files |
+//! | [`config`], [`secrets`], [`lock_file`], [`logbook`], [`pid_file`], [`control_socket`] | the front's own files |
 //! | [`parallel`] | the same work on many things, by a few threads |
 //! | [`refusal`] | errno to the closed list of reasons a peer is told |
 
@@ -26,6 +26,7 @@ pub mod attic;
 pub mod attributes;
 pub mod commit;
 pub mod config;
+pub mod control_socket;
 pub mod elsewhere;
 pub mod fake;
 pub mod guard;

@@ -190,16 +190,35 @@ impl Conversation {
         self,
         worker: UnixStream,
         next_in: u64,
+        notes: Notes<impl FnMut(usize), impl FnMut(&[u8])>,
         violation: impl AsyncFnOnce(&ProtocolError),
     ) -> Relayed {
         let early = self.deframer.pending().to_vec();
         let (mut reader, mut writer) = tokio::io::split(self.stream);
-        let gate = Gate::new(next_in);
-        let relayed = copy(&mut reader, &mut writer, worker, gate, early, violation).await;
+        let inbound = Inbound {
+            gate: Gate::new(next_in),
+            early,
+        };
+        let relayed = copy(&mut reader, &mut writer, worker, inbound, notes, violation).await;
         let _ = timeout(LINGER, writer.shutdown()).await;
         linger(&mut reader).await;
         relayed
     }
+}
+
+/// Who is told of what passes, in either direction.
+#[derive(Debug)]
+pub struct Notes<R, S> {
+    /// So many bytes came from the agent and went to the worker.
+    pub received: R,
+    /// These bytes went from the worker to the agent.
+    pub sent: S,
+}
+
+/// What comes from the agent: what follows next, and what came with the handshake already.
+struct Inbound {
+    gate: Gate,
+    early: Vec<u8>,
 }
 
 /// How a session's relay ended.
@@ -236,13 +255,14 @@ async fn copy(
     reader: &mut (impl AsyncRead + Unpin),
     writer: &mut (impl AsyncWriteExt + Unpin),
     worker: UnixStream,
-    gate: Gate,
-    early: Vec<u8>,
+    from: Inbound,
+    notes: Notes<impl FnMut(usize), impl FnMut(&[u8])>,
     violation: impl AsyncFnOnce(&ProtocolError),
 ) -> Relayed {
+    let Notes { received, sent } = notes;
     let (worker_reader, worker_writer) = worker.into_split();
-    let mut inbound = pin!(inbound(reader, worker_writer, gate, early));
-    let mut outbound = pin!(outbound(worker_reader, writer));
+    let mut inbound = pin!(inbound(reader, worker_writer, from, received));
+    let mut outbound = pin!(outbound(worker_reader, writer, sent));
     let (cause, bytes_out) = tokio::select! {
         ended = &mut outbound => ended,
         cause = &mut inbound => {
@@ -261,8 +281,8 @@ async fn copy(
 async fn inbound(
     reader: &mut (impl AsyncRead + Unpin),
     mut worker: tokio::net::unix::OwnedWriteHalf,
-    mut gate: Gate,
-    early: Vec<u8>,
+    Inbound { mut gate, early }: Inbound,
+    mut received: impl FnMut(usize),
 ) -> Ended {
     let mut buffer = vec![0; COPY_BYTES.max(early.len() + HEADER_BYTES)];
     buffer[..early.len()].copy_from_slice(&early);
@@ -273,6 +293,7 @@ async fn inbound(
             // Its last words may still be on their way; reading them ends the session.
             return std::future::pending().await;
         }
+        received(admitted.pass);
         if let Some(error) = admitted.violation {
             // The write half stays open: the worker must see the reason before the end of the stream.
             worker.forget();
@@ -293,6 +314,7 @@ async fn inbound(
 async fn outbound(
     mut worker: tokio::net::unix::OwnedReadHalf,
     writer: &mut (impl AsyncWriteExt + Unpin),
+    mut note: impl FnMut(&[u8]),
 ) -> (Ended, u64) {
     let mut buffer = vec![0; COPY_BYTES];
     let mut total = 0;
@@ -307,6 +329,7 @@ async fn outbound(
         if sent.await.is_err() {
             return (Ended::ByAgent, total);
         }
+        note(&buffer[..length]);
         total += length as u64;
     }
 }
@@ -409,7 +432,15 @@ mod tests {
             let (mut reader, mut writer) = tokio::io::split(ours);
             let mut violated = false;
             let noted = async |_: &ProtocolError| violated = true;
-            let relayed = copy(&mut reader, &mut writer, front, Gate::new(1), early, noted).await;
+            let from = Inbound {
+                gate: Gate::new(1),
+                early,
+            };
+            let notes = Notes {
+                received: |_| {},
+                sent: |_: &[u8]| {},
+            };
+            let relayed = copy(&mut reader, &mut writer, front, from, notes, noted).await;
             (relayed, violated)
         });
         (agent, worker, relay)
