@@ -1,7 +1,7 @@
 //! What the machine itself needs for the job of a scenario: no protocol, no encryption, no digests, no ordering.
 //!
 //! `floor` does the work of the receiver's file system directly, knowing what has changed: the same files written under
-//! other names, renamed into place, and made durable by one `syncfs` (two threads). After a restart both trees are looked
+//! other names, renamed into place, and made durable by one `syncfs` (two threads), which `floor-none` leaves out. After a restart both trees are looked
 //! at once, on two processors, and one of them is watched. Over a link, and for `floor-tcp`, it is the same bytes as one
 //! plain TCP stream to a process that reads them and answers with one byte at the end. `floor-live` follows the change as
 //! it happens: one thread reads inotify and copies what was closed.
@@ -88,7 +88,11 @@ impl Worker {
         let verb = words.next().unwrap_or_default();
         let names: Vec<&str> = words.collect();
         match (verb, &mut self.stream) {
-            ("copy", _) => copy::copy(&self.source, &self.mirror, &names),
+            ("write", _) => copy::copy(&self.source, &self.mirror, &names),
+            ("copy", _) => {
+                copy::copy(&self.source, &self.mirror, &names)?;
+                copy::sync(&self.mirror)
+            }
             ("scan", _) => scan::both(&self.source, &self.mirror),
             ("watch", _) => {
                 self.live = Some(Live::watch(&self.source, &self.mirror)?);

@@ -44,7 +44,7 @@ pub(crate) enum Kind {
     Floor(&'static str),
 }
 
-const KINDS: [Kind; 18] = [
+const KINDS: [Kind; 19] = [
     Kind::Rsync("rsync", &[]),
     Kind::Rsync("rsync-fsync", &["--fsync"]),
     Kind::Rsync("rsync-nodelay", &["--sockopts=TCP_NODELAY"]),
@@ -61,6 +61,7 @@ const KINDS: [Kind; 18] = [
     Kind::Syncd("syncd-none", "none"),
     Kind::Syncd("syncd-files", "files"),
     Kind::Floor("floor"),
+    Kind::Floor("floor-none"),
     Kind::Floor("floor-live"),
     Kind::Floor("floor-tcp"),
 ];

@@ -24,7 +24,8 @@ struct Part {
     files: Vec<OsString>,
 }
 
-/// Copies these names of the source's root with everything below them; an empty name is the root itself.
+/// Copies these names of the source's root with everything below them; an empty name is the root itself. Nothing is durable
+/// before [`sync`].
 pub(super) fn copy(source: &Path, mirror: &Path, names: &[&str]) -> io::Result<()> {
     let mut parts = Vec::new();
     for name in names {
@@ -42,12 +43,11 @@ pub(super) fn copy(source: &Path, mirror: &Path, names: &[&str]) -> io::Result<(
         Ok(())
     };
     in_threads(|_| work())?;
-    finish(source, mirror)
+    same_times(source, mirror)
 }
 
-/// The root's own times, then everything made durable.
-pub(super) fn finish(source: &Path, mirror: &Path) -> io::Result<()> {
-    same_times(source, mirror)?;
+/// Makes everything durable.
+pub(super) fn sync(mirror: &Path) -> io::Result<()> {
     Ok(rustix::fs::syncfs(File::open(mirror)?)?)
 }
 

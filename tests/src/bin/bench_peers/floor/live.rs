@@ -19,7 +19,7 @@ use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::copy::{copy_file, finish, make_directory, same_times};
+use super::copy::{copy_file, make_directory, same_times, sync};
 
 const BUFFER_BYTES: usize = 1 << 20;
 const EVENTS_BYTES: usize = 64 * 1024;
@@ -102,7 +102,8 @@ impl Follower {
         for pair in self.open.values().filter(|pair| pair.touched) {
             same_times(&self.source.join(&pair.path), &self.mirror.join(&pair.path))?;
         }
-        finish(&self.source, &self.mirror)
+        same_times(&self.source, &self.mirror)?;
+        sync(&self.mirror)
     }
 
     /// Whether the queue is empty.

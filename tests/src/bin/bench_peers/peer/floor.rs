@@ -21,6 +21,8 @@ const REPLACED_DIRS: usize = 50;
 pub(super) enum Job {
     /// These names copied when the change is over.
     Copy(String),
+    /// The same, and not durable.
+    Write(String),
     /// Files copied while the change happens.
     Follow,
     /// Both trees looked at.
@@ -32,7 +34,12 @@ pub(super) enum Job {
 impl Job {
     /// Nothing where no floor is known.
     pub(super) fn of(peer: &str, scenario: &Scenario) -> Option<Self> {
+        let write = |job| match job {
+            Self::Copy(names) => Some(Self::Write(names)),
+            _ => None,
+        };
         Some(match (peer, scenario) {
+            ("floor-none", scenario) => return Self::of("floor", scenario).and_then(write),
             ("floor", Scenario::S2) => Self::Copy("burst".to_owned()),
             ("floor", Scenario::S2b) => {
                 let names = (0..REPLACED_DIRS).map(|index| format!("d{index:05}"));
@@ -108,6 +115,7 @@ impl Peer for Floor {
             }
             (Job::Scan, true) => worker.tell("scan")?,
             // The whole tree.
+            (Job::Write(_), _) => worker.tell("write ")?,
             _ => worker.tell("copy ")?,
         }
         self.worker = Some(worker);
@@ -131,6 +139,7 @@ impl Peer for Floor {
     fn kick(&mut self, _: &Place) -> Result<(), String> {
         let line = match &self.job {
             Job::Copy(names) => format!("copy {names}"),
+            Job::Write(names) => format!("write {names}"),
             Job::Follow => "drain".to_owned(),
             Job::Scan => "scan".to_owned(),
             Job::Stream(names) => format!("send {names}"),
@@ -222,5 +231,8 @@ mod tests {
         assert!(names(copied));
         assert_eq!(Job::of("floor-live", &Scenario::S4), None);
         assert_eq!(Job::of("floor", &Scenario::S6), None);
+        assert_eq!(Job::of("floor-none", &Scenario::S7(1)), None);
+        let written = Job::of("floor-none", &Scenario::S4);
+        assert_eq!(written, Some(Job::Write("file.bin".to_owned())));
     }
 }
