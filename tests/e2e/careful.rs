@@ -7,11 +7,13 @@ use std::process::Command;
 use serde_json::Value;
 use syncd_tests::programs::AgentBuilder;
 use syncd_tests::require::Need;
+use syncd_tests::sandbox::wait_equal;
 use syncd_tests::tree::{Options, Tree, diff};
 use syncd_tests::workload::many_small;
 use syncd_tests::{Agent, Binaries, Receiver, Sandbox, require, wait_until};
 
-use crate::common::{Disk, LONG, Said, code, may_mount, once, run};
+use crate::common::{Disk, LONG, Said, code, may_mount, once, run, tool};
+use crate::targets::other_receiver;
 
 /// A mirror with the limits that an operator has who set none.
 struct Scene {
@@ -26,6 +28,11 @@ impl Scene {
     fn start(sandbox: Sandbox) -> Self {
         let receiver = sandbox.receiver().start();
         let builder = sandbox.agent(&receiver);
+        Self::with(sandbox, receiver, builder)
+    }
+
+    #[track_caller]
+    fn with(sandbox: Sandbox, receiver: Receiver, builder: AgentBuilder) -> Self {
         let scene = Self {
             agent: Some(builder.start()),
             builder,
@@ -200,6 +207,116 @@ fn removing_nearly_everything_waits_for_a_person() {
     scene
         .command("status", &[])
         .expect(code::DONE, &["in sync"]);
+}
+
+#[test]
+fn a_source_that_lost_all_of_some_names_is_asked_about_and_goes_on_when_they_are_back() {
+    let sandbox = Sandbox::new();
+    many_small(&sandbox.src(), 6, 10, 50).expect("files");
+    let scene = Scene::start(sandbox);
+    let (src, aside) = (scene.sandbox.src(), scene.sandbox.path().join("elsewhere"));
+    tool("cp", &["-a", "src", "elsewhere"], scene.sandbox.path());
+    for entry in fs::read_dir(&src).expect("list") {
+        fs::remove_dir_all(entry.expect("entry").path()).expect("rm");
+    }
+    let held = scene.wait_held();
+    let reason = held["reason"].as_str().expect("a reason");
+    assert!(reason.contains("is empty"), "{reason}");
+    assert!(scene.mirror().len() > 1);
+    tool("cp", &["-a", "elsewhere/.", "src"], scene.sandbox.path());
+    scene.agent().wait_synced(LONG);
+    scene.sandbox.assert_equal();
+    // Nothing is held any more, so a removal of a few names waits for nobody.
+    fs::remove_dir_all(src.join("d00003")).expect("rm");
+    scene.agent().wait_synced(LONG);
+    scene.sandbox.assert_equal();
+    fs::remove_dir_all(aside).expect("rm");
+}
+
+#[test]
+fn the_last_of_a_few_names_may_go() {
+    let sandbox = Sandbox::new();
+    many_small(&sandbox.src(), 1, 10, 50).expect("files");
+    let scene = Scene::start(sandbox);
+    fs::remove_dir_all(scene.sandbox.src().join("d00000")).expect("rm");
+    scene.agent().wait_synced(LONG);
+    scene.sandbox.assert_equal();
+}
+
+#[test]
+fn a_source_that_went_and_came_back_is_mirrored_again() {
+    for backend in ["inotify", "notify"] {
+        let sandbox = Sandbox::new();
+        many_small(&sandbox.src(), 3, 10, 50).expect("files");
+        let receiver = sandbox.receiver().start();
+        let builder = sandbox.agent(&receiver).arg("--backend").arg(backend);
+        let scene = Scene::with(sandbox, receiver, builder);
+        let (src, aside) = (scene.sandbox.src(), scene.sandbox.path().join("elsewhere"));
+        fs::rename(&src, &aside).expect("mv");
+        fs::create_dir(&src).expect("mkdir");
+        scene
+            .command("wait", &["--all", "--timeout", "1"])
+            .expect(code::FAILED, &[]);
+        scene.wait_held();
+        fs::remove_dir(&src).expect("rmdir");
+        fs::rename(&aside, &src).expect("mv");
+        fs::create_dir_all(src.join("new/below")).expect("mkdir");
+        fs::remove_dir_all(src.join("d00001")).expect("rm");
+        wait_until(LONG, "it is watched again", || {
+            scene.source()["state"] == "watching" && scene.source()["held"].is_null()
+        });
+        scene.agent().wait_synced(LONG);
+        scene.sandbox.assert_equal();
+        fs::write(src.join("new/below/file"), "later").expect("write");
+        scene.agent().wait_synced(LONG);
+        scene.sandbox.assert_equal();
+        scene
+            .command("status", &[])
+            .expect(code::DONE, &["in sync"]);
+        scene
+            .command("wait", &["--all", "--timeout", "0"])
+            .expect(code::DONE, &[]);
+    }
+}
+
+#[test]
+fn who_approves_deletes_at_one_target_approves_them_there_only() {
+    let mut sandbox = Sandbox::new();
+    many_small(&sandbox.src(), 1, 5, 50).expect("files");
+    let first = sandbox.receiver().start();
+    let other = sandbox.path().join("other");
+    let second = other_receiver(&mut sandbox, &other, 0).start();
+    let builder = sandbox
+        .agent(&first)
+        .also_to(second.port())
+        .in_file("max_delete = 0", "");
+    let scene = Scene::with(sandbox, first, builder);
+    wait_equal(&scene.sandbox.src(), &other, &Options::default(), LONG);
+    fs::remove_dir_all(scene.sandbox.src().join("d00000")).expect("rm");
+    let held = || {
+        let targets = scene.source()["targets"].clone();
+        [0, 1].map(|at| targets[at]["held"]["id"].as_str().map(str::to_owned))
+    };
+    wait_until(LONG, "deletes are held at both", || {
+        held().iter().all(Option::is_some)
+    });
+    let [Some(one), Some(two)] = held() else {
+        panic!("{:?}", held());
+    };
+    assert_ne!(one, two);
+    let lines = [format!("approve {one};"), format!("approve {two};")];
+    scene
+        .command("status", &[])
+        .expect(code::DEGRADED, &[&lines[0], &lines[1]]);
+    scene.command("approve", &[&one]).expect(code::DONE, &[]);
+    wait_until(LONG, "they are gone at the first", || {
+        !scene.sandbox.dst().join("d00000").exists()
+    });
+    assert_eq!(held(), [None, Some(two.clone())]);
+    assert!(other.join("d00000").exists());
+    scene.command("approve", &[&two]).expect(code::DONE, &[]);
+    scene.agent().wait_synced(LONG);
+    assert!(!other.join("d00000").exists());
 }
 
 #[test]

@@ -34,7 +34,7 @@ fn is_idle(target: &Value) -> bool {
 }
 
 /// A receiver of the same module elsewhere, with a configuration of its own.
-fn other_receiver(sandbox: &mut Sandbox, dst: &Path, port: u16) -> ReceiverBuilder {
+pub(crate) fn other_receiver(sandbox: &mut Sandbox, dst: &Path, port: u16) -> ReceiverBuilder {
     fs::create_dir(dst).expect("directory");
     let path = dst.to_str().expect("UTF-8").to_owned();
     sandbox.conf().module(MODULE).set("path", path);

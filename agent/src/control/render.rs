@@ -50,30 +50,41 @@ fn write_source(source: &SourceStatus, text: &mut String) {
     for problem in &source.problems {
         write_problem("  ", problem, text);
     }
+    let may_approve = source.state != SourceState::Lost;
     if let Some(held) = &source.held {
-        write_held(held, text);
+        write_held("  ", held, may_approve, text);
     }
     for target in &source.targets {
         write_target(target, text);
+        let shown = |held: &&Held| source.held.as_ref().is_some_and(|it| it.id == held.id);
+        if let Some(held) = target.held.as_ref().filter(|held| !shown(held)) {
+            write_held("     ", held, may_approve, text);
+        }
     }
 }
 
-fn write_held(held: &Held, text: &mut String) {
+fn write_held(indent: &str, held: &Held, may_approve: bool, text: &mut String) {
     let since = span(held.since_ms);
+    text.push_str(indent);
     if held.deletes == 0 {
-        let _ = writeln!(text, "  deletes are held for {since}: {}", held.reason);
+        let _ = writeln!(text, "deletes are held for {since}: {}", held.reason);
         return;
     }
     let _ = writeln!(
         text,
-        "  held for {since}: {} deletes of {} entries ({}), such as {}\n    let them go: syncd-agent approve {}; keep them: syncd-agent reject {}",
+        "held for {since}: {} deletes of {} entries ({}), such as {}",
         held.deletes,
         held.entries,
         held.reason,
-        held.examples.join(", "),
-        held.id,
-        held.id
+        held.examples.join(", ")
     );
+    if may_approve {
+        let _ = writeln!(
+            text,
+            "{indent}  let them go: syncd-agent approve {}; keep them: syncd-agent reject {}",
+            held.id, held.id
+        );
+    }
 }
 
 fn write_target(target: &TargetStatus, text: &mut String) {

@@ -198,6 +198,9 @@ pub struct TargetStatus {
     pub next_full_check: Option<String>,
     /// Why it last failed.
     pub last_error: Option<Problem>,
+    /// Deletes that wait for approval there.
+    #[serde(default)]
+    pub held: Option<Held>,
     /// Time until the next call.
     pub next_try_ms: Option<u64>,
 }
@@ -348,6 +351,7 @@ pub(crate) mod tests {
                     full_check: None,
                     next_full_check: None,
                     last_error: None,
+                    held: None,
                     next_try_ms: None,
                 }],
             }],

@@ -53,6 +53,29 @@ pub fn list(root: &SourceRoot, path: &WirePath) -> io::Result<Option<Vec<(Name, 
     }
 }
 
+/// Whether the source has no name at its top that `keeps` says is one; also if its root is no directory any more.
+///
+/// # Errors
+/// The directory could not be read.
+pub fn is_empty(root: &SourceRoot, keeps: impl Fn(&WirePath) -> bool) -> io::Result<bool> {
+    let dir = match root.open_dir(&WirePath::root()) {
+        Ok(dir) => dir,
+        Err(error) if is_gone(&error) => return Ok(true),
+        Err(error) => return Err(error),
+    };
+    let mut found = false;
+    let read = for_each_name(&dir, |name| {
+        let path = name.ok().and_then(|name| WirePath::root().join(&name));
+        found = path.is_some_and(|path| keeps(&path));
+        // No need to read on.
+        if found { Err(Errno::CANCELED) } else { Ok(()) }
+    });
+    match read {
+        Err(error) if !found && !is_gone(&error) => Err(error),
+        _ => Ok(!found),
+    }
+}
+
 /// The names of the directories in the directory at `path`; none if there is no directory. Costs no
 /// look at an entry where the file system tells types with names.
 ///

@@ -13,6 +13,10 @@ use crate::logic::coalesce::Millis;
 /// nothing.
 const FEW: u64 = 100;
 
+/// Names that a source may lose together with its last one: more are asked about, although each removal
+/// was seen.
+const LAST_FEW: u64 = 20;
+
 /// Most removes allowed within a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeleteLimit {
@@ -80,6 +84,7 @@ pub struct Brake {
     /// Reasons of such holds that somebody approved: comparisons go on finding what they were about.
     mounts_let_go: Vec<String>,
     next_id: u64,
+    id_step: u64,
 }
 
 impl Brake {
@@ -96,7 +101,17 @@ impl Brake {
             mount_lost: false,
             mounts_let_go: Vec::new(),
             next_id: 1,
+            id_step: 1,
         }
+    }
+
+    /// The same as the one with this number, from 0 on, of so many: no two of them give a hold the same
+    /// number, so that who approves one approves that one only.
+    #[must_use]
+    pub fn numbered(mut self, number: usize, of: usize) -> Self {
+        self.next_id = number as u64 + 1;
+        self.id_step = of.max(1) as u64;
+        self
     }
 
     /// How many entries the source had when it was last seen whole. A sudden loss does not lower it
@@ -127,6 +142,14 @@ impl Brake {
     /// but not removed yet that is what the share is taken of, if it is more than known.
     pub fn recounted(&mut self, entries: u64, gone: u64) {
         self.entries = self.entries.max(entries + self.in_window + gone);
+    }
+
+    /// Whether a source that has nothing any more has lost too much at once to believe it, with `count` names
+    /// that are about to go and all that went within the window. Who allows any number is believed.
+    pub fn is_too_sudden(&mut self, count: u64, now: Millis) -> bool {
+        self.forget_old(now);
+        let limited = self.limit.count_max.is_some() || self.limit.percent_max.is_some();
+        limited && self.in_window + count > LAST_FEW
     }
 
     /// Asks whether `count` names may be removed now, and counts them if so.
@@ -206,6 +229,13 @@ impl Brake {
         self.hold.as_ref()
     }
 
+    /// Nothing is held any more: what was missing is there again. What goes from now on is asked about anew.
+    pub fn nothing_held(&mut self) {
+        if !self.root_lost && !self.mount_lost {
+            self.hold = None;
+        }
+    }
+
     /// Ends a hold; the caller lets go what was held. False if there is no such hold, or if the root is
     /// lost.
     pub fn approve(&mut self, id: u64) -> bool {
@@ -248,7 +278,7 @@ impl Brake {
             since: now,
             rejected: false,
         });
-        self.next_id += 1;
+        self.next_id += self.id_step;
     }
 }
 
@@ -322,6 +352,48 @@ mod tests {
         assert!(!brake.approve(id));
         brake.root_back();
         assert_eq!(brake.hold(), None);
+    }
+
+    #[test]
+    fn the_last_of_many_names_are_asked_about_and_the_last_of_a_few_are_not() {
+        let mut some = brake(None, Some(50));
+        assert!(!some.is_too_sudden(20, 0));
+        assert!(some.is_too_sudden(21, 0));
+        assert_eq!(some.check(15, 0), Verdict::Go);
+        assert!(some.is_too_sudden(6, 59_999));
+        assert!(!some.is_too_sudden(6, 60_000), "not at once");
+        assert!(!brake(None, None).is_too_sudden(1_000, 0));
+    }
+
+    #[test]
+    fn a_hold_of_nothing_ends_unless_what_it_is_about_is_still_so() {
+        let mut brake = brake(Some(0), None);
+        assert_eq!(brake.check(5, 0), Verdict::Held);
+        brake.nothing_held();
+        assert!(brake.hold().is_none());
+        assert_eq!(brake.check(1, 0), Verdict::Held, "asked anew");
+        brake.root_lost("gone".into(), 0);
+        brake.nothing_held();
+        assert!(brake.hold().is_some());
+        brake.root_back();
+        assert_eq!(brake.mount_lost("disk".to_owned(), 5), Verdict::Held);
+        brake.nothing_held();
+        assert!(brake.hold().is_some());
+    }
+
+    #[test]
+    fn brakes_of_one_agent_give_no_number_twice() {
+        let ids = |number| {
+            let mut brake = brake(Some(0), None).numbered(number, 3);
+            [(); 4].map(|()| {
+                assert_eq!(brake.check(1, 0), Verdict::Held);
+                let id = brake.hold().map_or(0, |hold| hold.id);
+                assert!(brake.approve(id));
+                id
+            })
+        };
+        let all: std::collections::BTreeSet<_> = (0..3).flat_map(ids).collect();
+        assert_eq!(all, (1..=12).collect());
     }
 
     #[test]

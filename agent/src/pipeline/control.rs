@@ -15,6 +15,12 @@ use crate::pipeline::source::Source;
 use crate::pipeline::status;
 use crate::pipeline::target::{State, Target};
 
+/// The least time to find out whether everything is durable.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// How often a source that is lost is looked at by who waits for it.
+const LOST_LOOK: Duration = Duration::from_millis(100);
+
 /// Answers until nobody can ask any more.
 pub(super) async fn answer(
     sources: Vec<Arc<Source>>,
@@ -50,7 +56,8 @@ async fn answer_one(sources: &[Arc<Source>], command: Command, started: Instant)
                 Ok(wanted) => wanted,
                 Err(reply) => return reply,
             };
-            let timeout = Duration::from_millis(timeout_ms);
+            // Whether anything is on its way is not known at once either.
+            let timeout = Duration::from_millis(timeout_ms).max(LOOK);
             let waited = tokio::time::timeout(timeout, wait(&wanted)).await;
             let status = status::gather(sources, started);
             let (verdict, text) = match waited {
@@ -146,6 +153,10 @@ fn relative_to(root: &Path, path: &Path) -> Option<PathBuf> {
 /// Waits until what was seen up to now (or the path's current version) is durable at every target.
 async fn wait(wanted: &Wanted) {
     for (source, path) in wanted {
+        // What is there now is not known then, and nothing can be said of it.
+        while source.is_root_lost() {
+            tokio::time::sleep(LOST_LOOK).await;
+        }
         source.barrier().await;
         for target in &source.targets {
             match path {

@@ -83,13 +83,23 @@ pub struct Mirror {
 /// [`Fatal`].
 pub fn prepare(config: &Config) -> Result<Vec<Mirror>, Fatal> {
     let started = Instant::now();
-    let sources = config.sources.iter();
-    sources
-        .map(|source| prepare_source(source, started))
-        .collect()
+    let all = config.sources.iter().map(|source| source.targets.len());
+    let all = all.sum();
+    let mut before = 0;
+    let mut mirrors = Vec::new();
+    for source in &config.sources {
+        mirrors.push(prepare_source(source, started, (before, all))?);
+        before += source.targets.len();
+    }
+    Ok(mirrors)
 }
 
-fn prepare_source(source: &config::Source, started: Instant) -> Result<Mirror, Fatal> {
+/// `numbers`: how many targets come before those of this source, and how many there are of all.
+fn prepare_source(
+    source: &config::Source,
+    started: Instant,
+    numbers: (usize, usize),
+) -> Result<Mirror, Fatal> {
     let root = SourceRoot::open(&source.path)
         .map_err(|error| Fatal::Source(source.path.clone(), error))?;
     let root = Arc::new(root);
@@ -115,7 +125,7 @@ fn prepare_source(source: &config::Source, started: Instant) -> Result<Mirror, F
             root.clone(),
             selection.clone(),
             settle,
-            Brake::new(limit),
+            Brake::new(limit).numbered(numbers.0 + reach.len(), numbers.1),
             started,
         );
         reach.push(Reach {

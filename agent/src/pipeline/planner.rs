@@ -74,6 +74,10 @@ pub fn run(target: &Arc<Target>) {
 /// Waits until there is something to do and room to send it. `None` once the target stops.
 fn next_work(target: &Target) -> Option<Work> {
     let mut state = target.lock();
+    if state.brake.hold().is_some() && state.dirty.held().next().is_none() {
+        // Whatever is held has a mark between two rounds of this thread.
+        state.brake.nothing_held();
+    }
     if state.dirty.renames_logged() {
         // A comparison may wait for them.
         target.wake_all();

@@ -393,12 +393,29 @@ impl Source {
         }
         let reason = format!("{} is gone", self.root.path().display());
         tracing::error!(
-            "{reason}: nothing is removed at the targets; mount or restore it and restart"
+            "{reason}: nothing is removed at the targets; it goes on when the same directory is back"
         );
         self.lock().root_gone = Some(reason.clone());
         for target in &self.targets {
             target.update(|state, now| state.brake.root_lost(reason.clone(), now));
         }
+    }
+
+    /// The root was moved or unmounted and is the same as before.
+    fn root_back(&self) {
+        if self.lock().root_gone.take().is_none() {
+            return;
+        }
+        let text = format!("{} is back", self.root.path().display());
+        for target in &self.targets {
+            target.update(|state, _| state.brake.root_back());
+        }
+        self.shaken(Shaken::Failed(text), Duration::ZERO);
+    }
+
+    /// Whether the root is not the one of the start at this moment.
+    pub fn is_root_lost(&self) -> bool {
+        self.lock().root_gone.is_some() || matches!(self.root.check_identity(), Ok(false))
     }
 
     fn mark(&self, mut change: impl FnMut(&mut crate::logic::coalesce::DirtySet, Millis)) {

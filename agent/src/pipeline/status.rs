@@ -46,7 +46,9 @@ fn of_source(source: &Source) -> SourceStatus {
         .map(|text| {
             (
                 text.clone(),
-                Some("mount or restore it, then restart the agent"),
+                Some(
+                    "mount or restore it: it goes on by itself; if another directory is meant to be mirrored from now on, restart the agent",
+                ),
             )
         })
         .chain(
@@ -61,6 +63,8 @@ fn of_source(source: &Source) -> SourceStatus {
             hint: hint.map(str::to_owned),
         })
         .collect();
+    let targets = source.targets.iter();
+    let targets: Vec<_> = targets.map(|target| of_target(target)).collect();
     SourceStatus {
         path: path_text(source.root.path()),
         state,
@@ -70,17 +74,12 @@ fn of_source(source: &Source) -> SourceStatus {
         overflows: watching.overflows,
         rescans: watching.rescans,
         problems,
-        held: source.targets.iter().find_map(|target| held(target)),
-        targets: source
-            .targets
-            .iter()
-            .map(|target| of_target(target))
-            .collect(),
+        held: targets.iter().find_map(|target| target.held.clone()),
+        targets,
     }
 }
 
-fn held(target: &Target) -> Option<Held> {
-    let state = target.lock();
+fn held(state: &State, now: Millis) -> Option<Held> {
     let hold = state.brake.hold()?;
     let names = state.dirty.held();
     Some(Held {
@@ -94,7 +93,7 @@ fn held(target: &Target) -> Option<Held> {
             .take(EXAMPLES_MAX)
             .map(|(path, _)| path.to_string())
             .collect(),
-        since_ms: target.now().saturating_sub(hold.since),
+        since_ms: now.saturating_sub(hold.since),
     })
 }
 
@@ -136,6 +135,7 @@ fn of_target(target: &Target) -> TargetStatus {
         full_check: state.checked.as_ref().map(full_check),
         next_full_check: state.next_check.as_ref().map(shown),
         last_error: last_error(&state),
+        held: held(&state, now),
         next_try_ms: state.next_try.map(|at| at.saturating_sub(now)),
     }
 }

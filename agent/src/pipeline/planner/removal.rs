@@ -25,7 +25,7 @@ pub(super) fn remove(target: &Target, link: &Link, batch: &mut Planner, mut take
         }
     };
     let lost = !matches!(target.root.check_identity(), Ok(true));
-    let emptied = !taken.mark.witnessed && is_emptied(target, &taken.path);
+    let emptied = taken.mark.leave != Leave::Given && is_emptied(target, &taken);
     let unmounted = match taken.mark.witnessed {
         true => None,
         false => target.root.mounts().missing_above(&taken.path),
@@ -80,11 +80,24 @@ fn lost_root(target: &Target) -> String {
     )
 }
 
-/// Whether the source has nothing at all, so that absence may mean that something is not mounted.
-fn is_emptied(target: &Target, path: &WirePath) -> bool {
-    path.parent().is_some_and(|parent| parent.is_root())
-        && scan::list(&target.root, &WirePath::root())
-            .is_ok_and(|entries| entries.is_none_or(|entries| entries.is_empty()))
+/// Whether the source has nothing at all any more, and that is hard to believe: nobody saw this name go (something may
+/// not be mounted), or too much went at once.
+fn is_emptied(target: &Target, taken: &Taken) -> bool {
+    let is_top = taken.path.parent().is_some_and(|parent| parent.is_root());
+    let keeps =
+        |path: &WirePath| target.selection.keeps(path, true) || target.selection.keeps(path, false);
+    if !is_top || !matches!(scan::is_empty(&target.root, keeps), Ok(true)) {
+        return false;
+    }
+    !taken.mark.witnessed
+        || target.update(|state, now| {
+            let held = state.brake.hold().is_some();
+            let count = taken.mark.weight;
+            held || {
+                let pending = state.dirty.removals_pending();
+                state.brake.is_too_sudden(count + pending, now)
+            }
+        })
 }
 
 /// What may be removed of a name that the source has not got.

@@ -51,11 +51,8 @@ impl Source {
             queue = next;
             if queue.identity_due.is_none_or(|due| due <= Instant::now()) {
                 queue.identity_due = Some(Instant::now() + IDENTITY_CHECK);
-                let lost = queue.root_gone.is_some();
                 drop(queue);
-                if !lost {
-                    self.check_mounts();
-                }
+                self.check_mounts();
                 let listed_ahead = self.is_listed_ahead();
                 queue = self.lock();
                 queue.scanned_since |= listed_ahead;
@@ -104,8 +101,11 @@ impl Source {
 
     /// Looks whether the root is still the same, and what was mounted or unmounted below it.
     fn check_mounts(&self) {
-        if matches!(self.root.check_identity(), Ok(false)) {
-            return self.root_gone();
+        match self.root.check_identity() {
+            Ok(true) => self.root_back(),
+            Ok(false) => return self.root_gone(),
+            // That says nothing.
+            Err(_) => {}
         }
         for path in self.root.mounts().news() {
             tracing::warn!(source = %self.root.path().display(), %path, "mounted or unmounted: compared again");

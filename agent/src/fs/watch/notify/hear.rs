@@ -55,6 +55,12 @@ impl State {
         }
     }
 
+    /// notify drops all of its watches then; should the root come back, they are set anew.
+    fn root_gone(&mut self) {
+        self.overflowed = true;
+        self.tell(RawEvent::RootGone);
+    }
+
     fn barrier_arrived(&mut self, event: &Event, name: &Path) {
         if event.kind.is_create() {
             let name = Name::new(name.as_os_str().as_encoded_bytes());
@@ -67,7 +73,7 @@ impl State {
 
     fn removed(&mut self, path: WirePath, kind: RemoveKind, info: Option<&str>) {
         if path.is_root() {
-            self.tell(RawEvent::RootGone);
+            self.root_gone();
         } else if info == Some("unmount") || kind == RemoveKind::Other {
             self.take_below(&path);
             self.departs(&path);
@@ -79,7 +85,7 @@ impl State {
 
     fn renamed(&mut self, path: WirePath, mode: RenameMode, tracker: Option<usize>) {
         match (mode, tracker) {
-            (RenameMode::From, _) if path.is_root() => self.tell(RawEvent::RootGone),
+            (RenameMode::From, _) if path.is_root() => self.root_gone(),
             (RenameMode::From, Some(tracker)) => {
                 self.left();
                 self.departed = Some(Departed {
