@@ -31,7 +31,7 @@ const ABSENCE_MS: Millis = 300;
 const RELINKS_MAX: usize = 256;
 
 /// Paths looked at before they are added to a batch.
-const LOOKS_MAX: usize = 64;
+const LOOKS_MAX: usize = 256;
 
 /// Bytes of files read before they are added to a batch.
 const LOOKS_BYTES_MAX: usize = 1 << 20;

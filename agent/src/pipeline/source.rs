@@ -338,16 +338,16 @@ impl Source {
     fn renamed(&self, from: WirePath, to: WirePath, dir: bool) {
         let mut rescan = false;
         for target in &self.targets {
-            rescan |= target.update(|state, now| {
+            target.mark_state(|state, now| {
                 if dir && (state.comparing || state.checking) {
                     // The comparison may still be about to find things under the old name.
                     state.dirty.compare(to.clone(), now);
                 }
-                let rescan = state.dirty.renamed(from.clone(), to.clone(), dir, now);
-                if dir && rescan {
+                let unknown = state.dirty.renamed(from.clone(), to.clone(), dir, now);
+                if dir && unknown {
                     state.dirty.entered(to.clone(), now);
                 }
-                rescan
+                rescan |= unknown;
             });
         }
         if !dir {

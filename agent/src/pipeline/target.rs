@@ -33,9 +33,6 @@ pub use state::{Counts, Pause, Phase, State};
 /// How long events that wait to be told are waited for, at most.
 const HEAR_MAX: Duration = Duration::from_millis(100);
 
-/// How long it is between two questions whether events wait.
-const HEAR_STEP: Duration = Duration::from_micros(20);
-
 /// Room for the groups of versions that were sent, in bytes: those of 8 GiB of files.
 const KNOWN_BYTES_MAX: usize = 4 << 20;
 
@@ -119,12 +116,8 @@ impl Target {
     /// Waits until everything that happened before this call has been marked, as far as that can be
     /// known, and not for ever.
     pub fn hear(&self) {
-        let Some(backlog) = self.backlog.get() else {
-            return;
-        };
-        let until = Instant::now() + HEAR_MAX;
-        while !backlog.is_empty() && Instant::now() < until {
-            std::thread::sleep(HEAR_STEP);
+        if let Some(backlog) = self.backlog.get() {
+            backlog.hear(HEAR_MAX);
         }
     }
 

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use inotify::{EventMask, Inotify, WatchMask, Watches};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
@@ -18,6 +19,7 @@ use rustix::io::Errno;
 use syncd_proto::path::WirePath;
 
 use super::barrier::BarrierDir;
+use super::pace::{Pace, Rounds};
 use super::track::{Placed, Tracker};
 use super::{Backlog, Census, RawEvent, Sink, WatchError, Watched, Watcher};
 use crate::fs::root::{self, SourceRoot};
@@ -38,6 +40,7 @@ struct Shared {
     stop: AtomicBool,
     /// Events were read and are not told yet.
     telling: AtomicBool,
+    rounds: Rounds,
 }
 
 #[derive(Debug)]
@@ -66,11 +69,15 @@ impl InotifyWatcher {
             wake,
             stop: AtomicBool::new(false),
             telling: AtomicBool::new(false),
+            rounds: Rounds::default(),
         });
         let for_reader = Arc::clone(&shared);
         let reader = std::thread::Builder::new()
             .name("watch".to_owned())
-            .spawn(move || for_reader.read(&mut *sink))?;
+            .spawn(move || {
+                for_reader.read(&mut *sink);
+                for_reader.rounds.end();
+            })?;
         Ok(Self {
             shared,
             reader: Some(reader),
@@ -132,12 +139,15 @@ impl Shared {
     fn read(&self, sink: &mut dyn Sink) {
         let mut buffer = vec![0; BUFFER_BYTES];
         let mut patience = None;
+        let mut pace = Pace::default();
+        let mut nap = None;
         while !self.stop.load(Ordering::Acquire) {
-            if let Err(error) = self.wait(patience) {
+            if let Err(error) = self.wait(nap, patience) {
                 let text = format!("waiting for events failed: {error}");
                 return sink.event(RawEvent::Failed { text });
             }
             self.telling.store(true, Ordering::SeqCst);
+            self.rounds.begin();
             let mut state = self.state();
             let read = state.read(&mut buffer);
             state.end_watches();
@@ -149,22 +159,26 @@ impl Shared {
                 sink.event(event);
             }
             self.telling.store(waiting, Ordering::SeqCst);
-            if let Err(error) = read {
-                let text = format!("reading events failed: {error}");
-                return sink.event(RawEvent::Failed { text });
+            match read {
+                Ok(true) if !waiting => self.rounds.told(),
+                Ok(_) => {}
+                Err(error) => {
+                    let text = format!("reading events failed: {error}");
+                    return sink.event(RawEvent::Failed { text });
+                }
             }
+            nap = pace.ended(Instant::now());
         }
     }
 
-    fn wait(&self, patience: Option<Timespec>) -> io::Result<()> {
-        let mut fds = [
-            PollFd::new(&self.queue, PollFlags::IN),
-            PollFd::new(&self.wake, PollFlags::IN),
-        ];
-        match rustix::event::poll(&mut fds, patience.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
+    /// Waits for events or to be woken; for events not before `nap` is over.
+    fn wait(&self, nap: Option<Duration>, patience: Option<Timespec>) -> io::Result<()> {
+        let queue = PollFd::new(&self.queue, PollFlags::IN);
+        let wake = PollFd::new(&self.wake, PollFlags::IN);
+        if let Some(nap) = nap {
+            poll(&mut [wake.clone()], Timespec::try_from(nap).ok())?;
         }
+        poll(&mut [queue, wake], patience)?;
         // Empties the counter; nothing in it is nothing lost.
         let _ = rustix::io::read(&self.wake, &mut [0; 8]);
         Ok(())
@@ -172,10 +186,13 @@ impl Shared {
 }
 
 impl Backlog for Shared {
-    fn is_empty(&self) -> bool {
+    fn hear(&self, most: Duration) {
         // In this order: what is not in the queue any more was read after `telling` was set.
         let queued = rustix::io::ioctl_fionread(&self.queue);
-        queued.is_ok_and(|bytes| bytes == 0) && !self.telling.load(Ordering::SeqCst)
+        let is_empty = queued.is_ok_and(|bytes| bytes == 0) && !self.telling.load(Ordering::SeqCst);
+        if !is_empty {
+            self.rounds.wait(most, || self.wake());
+        }
     }
 }
 
@@ -254,13 +271,15 @@ impl State {
         Ok(number)
     }
 
-    /// Reads what is there, at most a few buffers of it.
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<()> {
+    /// Reads what is there, at most a few buffers of it. Whether that was all.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<bool> {
+        let mut is_all = false;
         for _ in 0..READS_MAX {
             let events = match self.inotify.read_events(buffer) {
                 Ok(events) => events,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.settle();
+                    is_all = true;
                     break;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -294,7 +313,7 @@ impl State {
             }
         }
         self.tracker.end_batch();
-        Ok(())
+        Ok(is_all)
     }
 
     /// The queue is empty, and nobody sets a watch meanwhile.
@@ -340,6 +359,13 @@ impl State {
             tv_sec: 0,
             tv_nsec: nanos,
         })
+    }
+}
+
+fn poll(fds: &mut [PollFd<'_>], most: Option<Timespec>) -> io::Result<()> {
+    match rustix::event::poll(fds, most.as_ref()) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 

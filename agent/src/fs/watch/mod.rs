@@ -14,6 +14,7 @@
 mod barrier;
 mod inotify;
 mod notify;
+mod pace;
 mod track;
 mod tree;
 
@@ -21,6 +22,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use syncd_proto::path::WirePath;
 
@@ -185,7 +187,7 @@ pub trait Watcher: Send {
     /// The private directory that barriers work by could not be written.
     fn barrier(&mut self) -> io::Result<u64>;
 
-    /// Tells at once whether events wait, if the backend can know.
+    /// Waits for events that were not told yet, if the backend can know.
     fn backlog(&self) -> Option<Arc<dyn Backlog>>;
 
     /// Who knows how many directories are watched.
@@ -208,8 +210,8 @@ pub trait Census: fmt::Debug + Send + Sync {
 
 /// Events that happened and were not told yet.
 pub trait Backlog: fmt::Debug + Send + Sync {
-    /// Whether everything that happened before this call has been told.
-    fn is_empty(&self) -> bool;
+    /// Waits until everything that happened before this call has been told, `most` at most.
+    fn hear(&self, most: Duration);
 }
 
 /// Which implementation watches.
