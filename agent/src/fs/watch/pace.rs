@@ -110,7 +110,7 @@ mod tests {
     fn a_round_that_had_begun_is_not_enough() {
         let rounds = Arc::new(Rounds::default());
         rounds.begin();
-        let (woken, wakes) = std::sync::mpsc::channel();
+        let (woken, wakes) = std::sync::mpsc::sync_channel(1);
         let waiter = {
             let rounds = rounds.clone();
             thread::spawn(move || {
