@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use syncd_tests::workload::Rng;
 
@@ -26,9 +27,23 @@ pub(crate) fn mixed(root: &Path, count: usize, per_dir: usize, seed: u64) -> io:
     files(root, count, per_dir, seed, lognormal)
 }
 
-/// Makes files without content, where only their number matters.
+/// Makes files without content, where only their number matters, in two threads.
 pub(crate) fn empty(root: &Path, count: usize, per_dir: usize) -> io::Result<()> {
-    files(root, count, per_dir, 0, |_| 0)
+    let half = |first: usize| {
+        for start in (first * per_dir..count).step_by(2 * per_dir) {
+            fs::create_dir(root.join(format!("d{:05}", start / per_dir)))?;
+            for index in start..(start + per_dir).min(count) {
+                File::create(path_of(root, index, per_dir))?;
+            }
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let other = scope.spawn(|| half(1));
+        half(0)?;
+        let panicked = |_| Err(io::Error::other("a thread panicked"));
+        other.join().unwrap_or_else(panicked)
+    })
 }
 
 /// Makes that many directories in directories of `per_dir`, and no file.
@@ -148,5 +163,14 @@ mod tests {
         directories(dir.path(), 25, 10).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
         assert_eq!(count(dir.path()), 25);
+    }
+
+    #[test]
+    fn empty_files_are_as_many_as_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        empty(dir.path(), 25, 10).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
+        assert_eq!(count(dir.path()), 25);
+        assert!(path_of(dir.path(), 24, 10).exists());
     }
 }

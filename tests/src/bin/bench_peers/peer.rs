@@ -23,6 +23,8 @@ use super::scenario::Scenario;
 
 /// Longer than anything takes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
+/// And than the first sync of a million files.
+const FIRST_PATIENCE: Duration = Duration::from_secs(900);
 const NODELAY: &str = "rsync-nodelay";
 
 /// A peer by name, with what makes it a variant.
@@ -221,7 +223,7 @@ fn wait_goal(place: &Place, goal: Goal<'_>) -> Result<(), String> {
 
 /// Waits for a line of a log that may come any time.
 fn wait_log(process: &Process, text: &str) -> Result<(), String> {
-    try_wait_for(PATIENCE, || {
+    try_wait_for(FIRST_PATIENCE, || {
         match (process.exit(), process.log().contains(text)) {
             (_, true) => Ok(Ok(())),
             (Some(exit), _) => Ok(Err(format!("it ended: {exit:?}: {}", process.tail()))),

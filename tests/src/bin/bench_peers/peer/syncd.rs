@@ -9,7 +9,7 @@ use syncd_tests::{Agent, Receiver};
 
 use super::super::place::Place;
 use super::service::crash;
-use super::{Goal, PATIENCE, Peer};
+use super::{FIRST_PATIENCE, Goal, PATIENCE, Peer};
 
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 /// As in production; the harness would log everything.
@@ -34,7 +34,7 @@ impl Syncd {
         })
     }
 
-    fn wait(&self, path: Option<&Path>) -> Result<(), String> {
+    fn wait(&self, path: Option<&Path>, patience: Duration) -> Result<(), String> {
         let agent = self.agent.as_ref().ok_or("no agent was started")?;
         let path = path
             .map(Path::to_str)
@@ -42,7 +42,7 @@ impl Syncd {
             .transpose()?;
         let answer = agent
             .control()
-            .wait(path, PATIENCE)
+            .wait(path, patience)
             .map_err(|error| error.to_string())?;
         match answer["verdict"].as_str() {
             Some("in_sync") | None => Ok(()),
@@ -77,10 +77,10 @@ impl Peer for Syncd {
     }
 
     fn settle(&mut self, _: &Place) -> Result<(), String> {
-        self.wait(None)?;
+        self.wait(None, FIRST_PATIENCE)?;
         let agent = self.agent.as_ref().ok_or("no agent was started")?;
         // What the first comparison finds is known only after it.
-        try_wait_for(PATIENCE, || {
+        try_wait_for(FIRST_PATIENCE, || {
             let answer = agent
                 .control()
                 .status()
@@ -112,11 +112,11 @@ impl Peer for Syncd {
     }
 
     fn finish(&mut self, _: &Place, _: Goal<'_>) -> Result<(), String> {
-        self.wait(None)
+        self.wait(None, PATIENCE)
     }
 
     fn durable(&mut self, _: &Place, path: &Path) -> Result<bool, String> {
-        self.wait(Some(path)).map(|()| true)
+        self.wait(Some(path), PATIENCE).map(|()| true)
     }
 
     fn receivers(&self) -> Vec<u32> {
