@@ -1,6 +1,7 @@
 //! Where a cell happens: a sandbox with certificates and passwords, and two fresh file systems.
 
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -113,7 +114,7 @@ impl Place {
         };
         let base = place.sandbox.path().to_owned();
         for side in SIDES {
-            let (image, point) = (base.join(format!("{side}.img")), base.join(side));
+            let (image, point) = (image(&base, side), base.join(side));
             let failed = |error: std::io::Error| format!("{}: {error}", point.display());
             fs::create_dir(&point).map_err(failed)?;
             if let Some(mut make) = fs.make(&image, many_inodes) {
@@ -169,6 +170,13 @@ impl Place {
         Ok(())
     }
 
+    /// How much of the mirror's image has ever been written; nothing without an image.
+    pub(crate) fn written(&self) -> Option<u64> {
+        let image = image(self.sandbox.path(), SIDES[1]);
+        let metadata = fs::metadata(image).ok()?;
+        Some(metadata.blocks() * 512)
+    }
+
     /// Compares everything: names, contents, modes, owners, times to the nanosecond.
     pub(crate) fn differences(&self) -> Result<Differences, String> {
         let options = Options::default();
@@ -196,6 +204,10 @@ impl Place {
                 .then(|| format!("{} differences: {}", real.len(), shown.join("; "))),
         })
     }
+}
+
+fn image(base: &Path, side: &str) -> PathBuf {
+    base.join(format!("{side}.img"))
 }
 
 /// How source and mirror differ.

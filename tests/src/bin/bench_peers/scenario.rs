@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::args::Scale;
 use super::data;
 use super::link::{Link, Quality};
-use super::meter::Metrics;
+use super::meter::{Metrics, mib};
 use super::peer::Kind;
 use super::place::Place;
 use super::steps::{Run, idle, killed, latency, log_lag, restart, short_queue};
@@ -255,7 +255,15 @@ fn changed_file(run: &mut Run<'_>, scenario: &Scenario, size: u64) -> Result<Out
             _ => data::append(&file, MIB as usize, 2),
         }
     };
-    run.step(change, &goal)
+    let before = run.place.written();
+    let mut outcome = run.step(change, &goal)?;
+    run.place.rest()?;
+    if let (Some(before), Some(after)) = (before, run.place.written()) {
+        // Ranges that are shared with the old version take no new place.
+        let grown = mib(after.saturating_sub(before));
+        outcome.metrics.insert("new_blocks_dst_mib", grown);
+    }
+    Ok(outcome)
 }
 
 /// S11: what is sent appears at once, so that time counts from all of it being there, and was written a while ago: nobody
