@@ -261,7 +261,7 @@ fn changed_file(run: &mut Run<'_>, scenario: &Scenario, size: u64) -> Result<Out
     if let (Some(before), Some(after)) = (before, run.place.written()) {
         // Ranges that are shared with the old version take no new place.
         let grown = mib(after.saturating_sub(before));
-        outcome.metrics.insert("new_blocks_dst_mib", grown);
+        outcome.metrics.insert("new_blocks_mib", grown);
     }
     Ok(outcome)
 }
