@@ -21,7 +21,6 @@ use syncd_proto::filter::Filter;
 use syncd_proto::path::WirePath;
 
 use crate::fs::attic::Attic;
-use crate::fs::ids::Accounts;
 use crate::fs::meta::Powers;
 use crate::fs::refusal::describe;
 use crate::fs::root::{HANDLE, Root};
@@ -39,8 +38,6 @@ pub struct Confined {
     pub path: Option<PathBuf>,
     /// What the process may do.
     pub powers: Powers,
-    /// Names of this machine's users and groups, unless ids are kept as numbers.
-    pub accounts: Option<Arc<Accounts>>,
     /// The mask the process was started with: what `incoming chmod` leaves out where it names nobody.
     pub umask: u32,
     /// Whether targets of symlinks are munged.
@@ -67,7 +64,6 @@ pub struct ConfineError {
 /// # Errors
 /// [`ConfineError`]; the process must not serve then.
 pub fn confine(setup: &ModuleSetup, filter: Option<Arc<Filter>>) -> Result<Confined, ConfineError> {
-    let accounts = (!setup.numeric_ids).then(|| Arc::new(Accounts::load()));
     let mut notes = Vec::new();
     // Its path is one of the whole system.
     let trash = open_trash(setup)?;
@@ -99,7 +95,6 @@ pub fn confine(setup: &ModuleSetup, filter: Option<Arc<Filter>>) -> Result<Confi
         root: Arc::new(root.hiding(filter, trash_within(setup))),
         path,
         powers,
-        accounts,
         umask,
         munges,
         mounts,

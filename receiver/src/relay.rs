@@ -15,6 +15,7 @@ use syncd_proto::attributes::Attributes;
 use syncd_proto::digest::Digest;
 use syncd_proto::filter::{DaemonRules, Filter, FilterError};
 use syncd_proto::message::{Durability, Purpose};
+use syncd_proto::op::IdName;
 use syncd_proto::path::WirePath;
 
 use crate::fs::logbook::Target;
@@ -197,6 +198,13 @@ pub enum ToWorker {
         /// Why, for the agent.
         text: String,
     },
+    /// The numbers of users and groups that were asked for; `None` where there is no such name.
+    Numbers {
+        /// Which question.
+        ticket: u64,
+        /// In its order.
+        numbers: Vec<Option<u32>>,
+    },
     /// End all sessions likewise and exit.
     Drain {
         /// Why, for the agents.
@@ -220,6 +228,13 @@ pub enum FromWorker {
     Serving(Whereabouts),
     /// What it opened is not the module, or not any more: another worker has to look again.
     Misplaced,
+    /// Asks for the numbers of users and groups: a worker may be where no name can be looked up.
+    Names {
+        /// Number of the question.
+        ticket: u64,
+        /// Whose.
+        names: Vec<IdName>,
+    },
     /// What was done, in lines for the module's log.
     Log(Vec<String>),
     /// A session is over; nothing of it remains open.

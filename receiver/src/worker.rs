@@ -22,6 +22,7 @@
 
 mod answers;
 mod commits;
+mod names;
 mod outbox;
 mod reader;
 mod registry;
@@ -38,6 +39,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::io::Errno;
+use syncd_proto::op::IdName;
 use syncd_proto::reject::RejectCode;
 
 use crate::confine::{Confined, confine};
@@ -46,6 +48,7 @@ use crate::fs::attic::Attic;
 use crate::fs::commit;
 use crate::fs::elsewhere;
 use crate::fs::guard::Guard;
+use crate::fs::ids;
 use crate::fs::known::Known;
 use crate::fs::refusal::{Refusal, describe};
 use crate::logic::chmod::Chmod;
@@ -53,6 +56,7 @@ use crate::logic::trash::{self, Place};
 use crate::net::relay_io;
 use crate::relay::{FromWorker, ModuleSetup, SessionOpen, ToWorker, Whereabouts};
 
+use names::Names;
 use registry::{Heard, Registry};
 
 /// Serves one module, as the front orders on standard input, until that closes or says so.
@@ -79,6 +83,7 @@ struct Module {
     expected: Mutex<Option<Whereabouts>>,
     registry: Registry,
     known: Arc<Known>,
+    names: Names,
     control: Mutex<UnixStream>,
 }
 
@@ -196,6 +201,20 @@ impl Module {
         Ok(())
     }
 
+    /// The numbers here of an agent's users and groups.
+    fn numbers(&self, names: Vec<IdName>) -> Vec<u32> {
+        if self.setup.numeric_ids {
+            return names.iter().map(|name| name.id).collect();
+        }
+        let known = self
+            .names
+            .ask(names.clone(), |question| self.tell_front(question));
+        let pairs = names.iter().zip(known);
+        pairs
+            .map(|(name, known)| ids::number(name, known))
+            .collect()
+    }
+
     fn tell_front(&self, message: &FromWorker) {
         let control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = relay_io::send(&*control, message, None) {
@@ -271,6 +290,7 @@ fn prepare(setup: ModuleSetup, control: UnixStream) -> Result<Module, FromWorker
         expected: Mutex::default(),
         registry: Registry::default(),
         known: Arc::default(),
+        names: Names::default(),
         control: Mutex::new(control),
     })
 }
@@ -288,6 +308,9 @@ fn listen(module: &Arc<Module>, control: &UnixStream) -> io::Result<()> {
                 let expected = module.expected.lock();
                 *expected.unwrap_or_else(PoisonError::into_inner) = Some(here);
             }
+            Ok(Some((ToWorker::Numbers { ticket, numbers }, _))) => {
+                module.names.answered(ticket, numbers);
+            }
             Ok(Some((ToWorker::Close { id, text }, _))) => module.registry.close(id, &text),
             Ok(Some((ToWorker::Drain { text }, _))) => break text,
             Ok(Some((ToWorker::Open(_) | ToWorker::Setup(_), _))) => {
@@ -302,6 +325,7 @@ fn listen(module: &Arc<Module>, control: &UnixStream) -> io::Result<()> {
             }
         }
     };
+    module.names.close();
     module.registry.close_all(&text);
     for session in sessions {
         let _ = session.join();

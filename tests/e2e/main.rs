@@ -22,6 +22,7 @@ mod live;
 mod mounts;
 mod network;
 mod overflow;
+mod owners;
 mod preflight;
 mod race;
 mod refuse;

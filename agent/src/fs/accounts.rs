@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read;
 
+use nix::unistd::{Gid, Group, Uid, User};
 use rustix::thread::CapabilitySet;
 use syncd_proto::accounts::accounts;
 use syncd_proto::limits::LABEL_BYTES_MAX;
@@ -25,6 +26,24 @@ pub fn names() -> Vec<IdName> {
         }
     }
     found
+}
+
+/// The name of one user or group, as the system's name service has it: from those files, or from whatever else
+/// `nsswitch.conf` names. It may take as long as a directory server does; one that cannot be asked knows nobody.
+#[must_use]
+pub fn name_of(kind: IdKind, id: u32) -> Option<Vec<u8>> {
+    let found = match kind {
+        IdKind::User => User::from_uid(Uid::from_raw(id)).map(|user| user.map(|user| user.name)),
+        IdKind::Group => {
+            Group::from_gid(Gid::from_raw(id)).map(|group| group.map(|group| group.name))
+        }
+    };
+    let found = found.unwrap_or_else(|error| {
+        tracing::warn!(id, %error, "a name cannot be looked up now: its owner keeps its number for a while");
+        None
+    });
+    let name = found?.into_bytes();
+    (!name.is_empty() && name.len() <= LABEL_BYTES_MAX).then_some(name)
 }
 
 /// Whether `trusted` attributes are visible: to anybody else files seem to have none.

@@ -1,21 +1,44 @@
 //! [`Terms`]: what one receiver keeps of metadata, and the numbers it has for our users and groups.
 
 use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
 
 use syncd_proto::attributes::{ACCESS_ACL, Attributes, DEFAULT_ACL, map_acl};
 use syncd_proto::meta::{Compare, EntryMeta, Kind, Meta, Xattr};
 use syncd_proto::op::{IdKind, IdName};
 
-/// Most numbers that differ: bounds the memory of a session.
+/// Most owners whose numbers are known from the start: bounds the memory of a session.
 const NUMBERS_MAX: usize = 1 << 16;
 
+/// Who finds the numbers of owners that nobody asked for when the session began; it may take its time.
+pub trait Strangers: fmt::Debug + Send + Sync {
+    /// The receiver's number for one of ours.
+    fn number(&self, kind: IdKind, id: u32) -> u32;
+}
+
+/// The number that counts for one of ours if the receiver says this: the superuser stays who it is, and nobody else
+/// becomes it.
+#[must_use]
+pub const fn settled(id: u32, number: u32) -> u32 {
+    let usual = id != 0 && number != 0 && number != u32::MAX;
+    if usual { number } else { id }
+}
+
 /// What was agreed with a receiver about metadata.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Terms {
     /// Extended attributes that both sides keep.
     pub attributes: Attributes,
     compare: Compare,
-    numbers: HashMap<(IdKind, u32), u32>,
+    numbers: Arc<Numbers>,
+}
+
+#[derive(Debug, Default)]
+struct Numbers {
+    /// Those that were asked for when the session began.
+    known: HashMap<(IdKind, u32), u32>,
+    strangers: OnceLock<Arc<dyn Strangers>>,
 }
 
 impl Default for Terms {
@@ -33,7 +56,7 @@ impl Terms {
         Self {
             attributes: compare.xattrs.and(wanted),
             compare,
-            numbers: HashMap::new(),
+            numbers: Arc::default(),
         }
     }
 
@@ -43,7 +66,7 @@ impl Terms {
         Self {
             attributes: Attributes::NONE,
             compare: self.compare,
-            numbers: self.numbers.clone(),
+            numbers: Arc::clone(&self.numbers),
         }
     }
 
@@ -53,24 +76,39 @@ impl Terms {
         self.compare.keeps(kind)
     }
 
-    /// The receiver's numbers for these names. The superuser stays who it is, and nobody else becomes it.
+    /// The receiver's numbers for these names, before anybody shares these terms.
     pub fn learn(&mut self, names: &[IdName], numbers: &[u32]) {
+        let Some(Numbers { known, .. }) = Arc::get_mut(&mut self.numbers) else {
+            return;
+        };
         for (name, &number) in names.iter().zip(numbers) {
-            let differs = number != name.id;
-            let usual = name.id != 0 && number != 0 && number != u32::MAX;
-            if differs && usual && self.numbers.len() < NUMBERS_MAX {
-                self.numbers.insert((name.kind, name.id), number);
+            if known.len() < NUMBERS_MAX {
+                known.insert((name.kind, name.id), settled(name.id, number));
             }
         }
+    }
+
+    /// Whom to ask for everybody else; once.
+    pub fn ask(&self, strangers: Arc<dyn Strangers>) {
+        let _ = self.numbers.strangers.set(strangers);
     }
 
     /// The receiver's number for one of ours.
     #[must_use]
     pub fn number(&self, kind: IdKind, id: u32) -> u32 {
-        if self.numbers.is_empty() {
+        if id == 0 || !self.maps() {
             return id;
         }
-        self.numbers.get(&(kind, id)).copied().unwrap_or(id)
+        let Numbers { known, strangers } = &*self.numbers;
+        match (known.get(&(kind, id)), strangers.get()) {
+            (Some(number), _) => *number,
+            (None, Some(strangers)) => strangers.number(kind, id),
+            (None, None) => id,
+        }
+    }
+
+    fn maps(&self) -> bool {
+        !self.numbers.known.is_empty() || self.numbers.strangers.get().is_some()
     }
 
     /// An entry with the owner it has at the receiver.
@@ -98,14 +136,42 @@ impl Terms {
     #[must_use]
     pub fn value(&self, name: &[u8], value: &[u8]) -> Option<Vec<u8>> {
         let is_acl = name == ACCESS_ACL || name == DEFAULT_ACL;
-        (is_acl && !self.numbers.is_empty())
-            .then(|| map_acl(value, |kind, id| self.number(kind, id)))
+        (is_acl && self.maps()).then(|| map_acl(value, |kind, id| self.number(kind, id)))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[derive(Debug)]
+    struct Twice;
+
+    impl Strangers for Twice {
+        fn number(&self, kind: IdKind, id: u32) -> u32 {
+            assert_eq!(kind, IdKind::User);
+            id * 2
+        }
+    }
+
+    #[test]
+    fn whoever_was_not_asked_for_is_a_stranger_but_never_the_superuser() {
+        let mut terms = Terms::default();
+        let known = IdName {
+            kind: IdKind::User,
+            id: 5,
+            name: b"x".to_vec(),
+        };
+        terms.learn(&[known], &[5]);
+        let plain = terms.without_attributes();
+        assert_eq!(plain.number(IdKind::User, 6), 6);
+        terms.ask(Arc::new(Twice));
+        for terms in [&terms, &plain] {
+            assert_eq!(terms.number(IdKind::User, 5), 5, "it was asked for");
+            assert_eq!(terms.number(IdKind::User, 6), 12);
+            assert_eq!(terms.number(IdKind::User, 0), 0);
+        }
+    }
 
     #[test]
     fn numbers_are_learnt_but_never_from_or_to_the_superuser() {

@@ -16,8 +16,8 @@ use syncd_proto::error::{DecodeError, ProtocolError};
 use syncd_proto::exchange::agent::{AgentSession, CommitError};
 use syncd_proto::frame::Frame;
 use syncd_proto::message::{
-    AgentMessage, Digests, FEATURE_ZSTD, Listing, ReceiverMessage, Reject, Rejected, Signature,
-    Welcome,
+    AgentMessage, Digests, FEATURE_ZSTD, Ids, Listing, ReceiverMessage, Reject, Rejected,
+    Signature, Welcome,
 };
 use syncd_proto::op::{Op, TransferId};
 use syncd_proto::pack;
@@ -65,6 +65,8 @@ pub enum Answer {
     Digests(Digests),
     /// To a `ListQuery`.
     Listing(Listing),
+    /// To an `IdQuery`.
+    Ids(Ids),
     /// To a `SignatureQuery`, with its payload.
     Signature(Signature, Vec<u8>),
     /// It is refused.
@@ -267,7 +269,7 @@ impl Link {
             let next = inbox.answers.get_mut(&id).and_then(VecDeque::pop_front);
             if let Some(answer) = next {
                 let last = match &answer {
-                    Answer::Digests(_) | Answer::Rejected(_) => true,
+                    Answer::Digests(_) | Answer::Ids(_) | Answer::Rejected(_) => true,
                     Answer::Listing(part) => part.last,
                     Answer::Signature(part, _) => part.last,
                 };
@@ -326,6 +328,7 @@ impl Link {
                 }
             },
             ReceiverMessage::Digests(digests) => (digests.id, Answer::Digests(digests)),
+            ReceiverMessage::Ids(ids) => (ids.id, Answer::Ids(ids)),
             ReceiverMessage::Listing(listing) => (listing.id, Answer::Listing(listing)),
             ReceiverMessage::Signature(part) => (part.id, Answer::Signature(part, frame.payload)),
             other => return Ok(Some(other)),

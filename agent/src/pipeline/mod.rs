@@ -16,6 +16,7 @@ mod control;
 pub mod delta;
 pub mod full_check;
 pub mod oneshot;
+mod owners;
 pub mod planner;
 pub mod reconcile;
 pub mod selection;

@@ -17,6 +17,7 @@ use crate::net::framing::FrameReader;
 use crate::net::handshake::{self, ConnectError, Connected, Dial, Stream};
 use crate::net::link::Link;
 use crate::net::tls::TlsSettings;
+use crate::pipeline::owners::Owners;
 use crate::pipeline::stop::Stop;
 use crate::pipeline::target::{Phase, Target};
 
@@ -157,6 +158,7 @@ async fn run_session(
     if let Some(limit) = &access.config.bwlimit {
         link.set_limit(limit.at(Zoned::now().datetime()));
     }
+    Owners::serve(&link);
     target.connected(link.clone());
     let sending = tokio::spawn({
         let link = link.clone();

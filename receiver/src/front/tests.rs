@@ -45,7 +45,7 @@ fn acts_as_a_worker() {
     let (mut open, mut threads) = (Vec::new(), Vec::new());
     while let Ok(Some((message, descriptor))) = relay_io::receive(stdin.as_fd()) {
         match message {
-            ToWorker::Setup(_) | ToWorker::Expect(_) => {}
+            ToWorker::Setup(_) | ToWorker::Expect(_) | ToWorker::Numbers { .. } => {}
             ToWorker::Open(session) => {
                 let stream = StdStream::from(descriptor.unwrap());
                 let (id, copy) = (session.id, stream.try_clone().unwrap());

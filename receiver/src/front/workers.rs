@@ -14,11 +14,15 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot, watch};
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, error, info, warn};
 
+use syncd_proto::limits::ID_NAMES_MAX;
+use syncd_proto::op::IdName;
 use syncd_proto::path::escaped;
 
+use crate::fs::ids::Directory;
 use crate::fs::logbook::{Grave, Logbook, harmless};
 use crate::logic::removals;
 use crate::net::relay_io::{self, Receiver};
@@ -35,6 +39,9 @@ const IDLE_COUNTING: Duration = Duration::from_millis(removals::WINDOW_MS);
 
 /// How long a worker may take to set itself up.
 const SETUP_MAX: Duration = Duration::from_secs(15);
+
+/// How long names may be looked up for one question; what is not known then has no name here.
+const NAMES_MAX: Duration = Duration::from_secs(10);
 
 /// How long a worker may take to end after it was told to; then it is killed.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -64,9 +71,17 @@ impl Unavailable {
 #[derive(Debug)]
 pub struct Pool {
     arguments: Vec<String>,
-    served: Arc<Served>,
+    shared: Shared,
     /// `None` once all is going down.
     places: Mutex<Option<Places>>,
+}
+
+/// What the tasks of all workers share.
+#[derive(Debug, Clone, Default)]
+struct Shared {
+    served: Arc<Served>,
+    /// Users and groups; one question at a time, however long that takes.
+    directory: Arc<AsyncMutex<Directory>>,
 }
 
 /// By module and path: the path of one module may depend on the user.
@@ -108,14 +123,14 @@ impl Pool {
     pub fn new(arguments: Vec<String>) -> Self {
         Self {
             arguments,
-            served: Arc::default(),
+            shared: Shared::default(),
             places: Mutex::new(Some(HashMap::new())),
         }
     }
 
     /// From now on any copy of a module may be served.
     pub fn forget_served(&self) {
-        lock(&self.served).clear();
+        lock(&self.shared.served).clear();
     }
 
     /// Has the module's worker ready.
@@ -138,7 +153,7 @@ impl Pool {
             Some(worker) => worker.ended().await,
             None => {}
         }
-        *place = Some(start(setup.clone(), &self.arguments, &self.served).await?);
+        *place = Some(start(setup.clone(), &self.arguments, &self.shared).await?);
         Ok(())
     }
 
@@ -211,7 +226,7 @@ impl Pool {
             worker.ended().await;
             *place = None;
         }
-        let worker = start(setup.clone(), &self.arguments, &self.served).await?;
+        let worker = start(setup.clone(), &self.arguments, &self.shared).await?;
         *place = Some(worker.clone());
         Ok(worker)
     }
@@ -257,6 +272,31 @@ impl Worker {
     }
 }
 
+/// Answers a worker's question about names.
+async fn look_up(
+    directory: Arc<AsyncMutex<Directory>>,
+    ticket: u64,
+    mut names: Vec<IdName>,
+    answers: mpsc::WeakSender<Order>,
+) {
+    names.truncate(ID_NAMES_MAX);
+    let looked = async {
+        let mut directory = directory.lock_owned().await;
+        // It goes on with the lock held if nobody waits any more: never more than one thread does.
+        let looked = spawn_blocking(move || directory.numbers(&names));
+        looked.await.unwrap_or_default()
+    };
+    let numbers = timeout(NAMES_MAX, looked).await.unwrap_or_else(|_| {
+        warn!("names of users and groups were not found within {NAMES_MAX:?}: owners keep the agent's numbers");
+        Vec::new()
+    });
+    if let Some(orders) = answers.upgrade() {
+        let answer = ToWorker::Numbers { ticket, numbers };
+        // Nobody is there to be told.
+        let _ = orders.send(Order::Say(Box::new(answer))).await;
+    }
+}
+
 fn is_used(place: &Place) -> bool {
     match place.try_lock() {
         Ok(worker) => worker.as_ref().is_some_and(|worker| !*worker.gone.borrow()),
@@ -282,7 +322,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 async fn start(
     setup: ModuleSetup,
     arguments: &[String],
-    served: &Arc<Served>,
+    shared: &Shared,
 ) -> Result<Worker, Unavailable> {
     let name = escaped(&setup.name);
     let (control, child) = spawn(arguments)
@@ -300,7 +340,7 @@ async fn start(
         },
         book: Arc::new(Logbook::new(setup.log.clone())),
         key: key_of(&setup),
-        served: Arc::clone(served),
+        shared: shared.clone(),
     };
     let ready = timeout(SETUP_MAX, process.set_up(&setup)).await;
     match ready {
@@ -318,8 +358,9 @@ async fn start(
     info!(module = %name, pid, "worker started");
     let (orders, queue) = mpsc::channel(ORDERS_MAX);
     let (leaving, gone) = watch::channel(false);
+    let answers = orders.downgrade();
     tokio::spawn(async move {
-        process.serve(queue).await;
+        process.serve(queue, answers).await;
         let _ = leaving.send(true);
     });
     Ok(Worker {
@@ -362,7 +403,7 @@ struct Process {
     /// Where the lines of its transfers go.
     book: Arc<Logbook>,
     key: Key,
-    served: Arc<Served>,
+    shared: Shared,
 }
 
 impl Process {
@@ -373,7 +414,7 @@ impl Process {
         }
         match self.receiver.receive(&self.control).await {
             Ok(Some((FromWorker::Ready, _))) => {
-                let expected = lock(&self.served).get(&self.key).copied();
+                let expected = lock(&self.shared.served).get(&self.key).copied();
                 if let Some(expected) = expected {
                     self.carry_out(Order::Say(Box::new(ToWorker::Expect(expected))))
                         .await;
@@ -393,7 +434,7 @@ impl Process {
         }
     }
 
-    async fn serve(mut self, mut orders: mpsc::Receiver<Order>) {
+    async fn serve(mut self, mut orders: mpsc::Receiver<Order>, answers: mpsc::WeakSender<Order>) {
         let mut idle_until = Instant::now() + self.idle;
         loop {
             tokio::select! {
@@ -412,6 +453,10 @@ impl Process {
                             orders.close();
                             self.send_away().await;
                             break;
+                        }
+                        Ok(Some((FromWorker::Names { ticket, names }, _))) => {
+                            let directory = Arc::clone(&self.shared.directory);
+                            tokio::spawn(look_up(directory, ticket, names, answers.clone()));
                         }
                         Ok(Some((message, _))) => self.take(message),
                         Ok(None) => break,
@@ -468,9 +513,9 @@ impl Process {
 
     fn take(&mut self, message: FromWorker) {
         match message {
-            FromWorker::Ready | FromWorker::Misplaced => {}
+            FromWorker::Ready | FromWorker::Misplaced | FromWorker::Names { .. } => {}
             FromWorker::Serving(here) => {
-                lock(&self.served).insert(self.key.clone(), here);
+                lock(&self.shared.served).insert(self.key.clone(), here);
             }
             FromWorker::Log(lines) => self.log(&lines),
             FromWorker::Failed { log, .. } => error!(module = %self.name, "worker failed: {log}"),
@@ -515,7 +560,10 @@ impl Process {
                         error!(module = %self.name, "worker failed: {log}");
                     }
                     FromWorker::Log(lines) => self.log(&lines),
-                    FromWorker::Ready | FromWorker::Misplaced | FromWorker::Serving(_) => {}
+                    FromWorker::Ready
+                    | FromWorker::Misplaced
+                    | FromWorker::Serving(_)
+                    | FromWorker::Names { .. } => {}
                 }
             }
         };

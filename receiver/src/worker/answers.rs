@@ -7,12 +7,12 @@ use std::sync::mpsc::Receiver;
 
 use syncd_proto::message::{Ids, Rejected, Signature};
 
+use super::Module;
 use super::outbox::Outbox;
 use super::reader::Question;
 use super::shared::Shared;
 use crate::fs::area::Area;
 use crate::fs::commit;
-use crate::fs::ids::Accounts;
 use crate::fs::known::Known;
 use crate::fs::root::Root;
 use crate::fs::signature::{self, Frames};
@@ -27,8 +27,8 @@ pub(super) struct Answerer<'a> {
     pub(super) known: Arc<Known>,
     /// Digests and listings.
     pub(super) trees: Trees,
-    /// Names of this machine's users and groups.
-    pub(super) accounts: Option<Arc<Accounts>>,
+    /// Who knows this machine's users and groups.
+    pub(super) module: &'a Module,
     /// What was made visible before this session may not be durable: it is made so before it is compared.
     /// `None` once it is, or if nobody wants that.
     pub(super) unsynced: Option<Arc<Area>>,
@@ -71,13 +71,9 @@ impl Answerer<'_> {
                 }
             }
             Question::Ids(query) => {
-                let accounts = self.accounts.as_deref();
-                let numbers = query.names.iter();
-                let numbers =
-                    numbers.map(|name| accounts.map_or(name.id, |known| known.number(name)));
                 let ids = Ids {
                     id: query.id,
-                    numbers: numbers.collect(),
+                    numbers: self.module.numbers(query.names.clone()),
                 };
                 sent(self.outbox.send(ids))
             }

@@ -21,7 +21,7 @@ use syncd_proto::message::{
     AgentMessage, Durability, Hello, Purpose, ReceiverMessage, Refused, Rejected, Welcome,
 };
 use syncd_proto::meta::{Meta, Mtime};
-use syncd_proto::op::Op;
+use syncd_proto::op::{IdName, Op};
 use syncd_proto::path::WirePath;
 use syncd_proto::reject::RejectCode;
 use syncd_recv::net::relay_io;
@@ -242,6 +242,16 @@ impl Bench {
 
     pub(crate) fn exit(&self) -> ExitStatus {
         self.child.lock().unwrap().wait().unwrap()
+    }
+
+    /// Plays the front that knows these numbers, for the next question about names; gives that question.
+    pub(crate) fn answer_names(&self, numbers: Vec<Option<u32>>) -> Vec<IdName> {
+        loop {
+            if let FromWorker::Names { ticket, names } = self.hear() {
+                self.send(&ToWorker::Numbers { ticket, numbers });
+                return names;
+            }
+        }
     }
 
     fn hear(&self) -> FromWorker {

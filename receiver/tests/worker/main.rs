@@ -81,8 +81,11 @@ fn staged(at: &str, transfer: u64, content: &[u8]) -> Op {
 }
 
 impl Agent {
-    fn ids(&mut self, names: Vec<IdName>) -> Vec<u32> {
+    fn ask_ids(&mut self, names: Vec<IdName>) {
         self.say(IdQuery { id: 1, names });
+    }
+
+    fn hear_ids(&mut self) -> Vec<u32> {
         self.find(|message| match message {
             ReceiverMessage::Ids(ids) => Some(ids.numbers.clone()),
             _ => None,

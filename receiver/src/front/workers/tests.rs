@@ -37,7 +37,7 @@ fn acts_as_a_worker() {
     let mut sessions = HashMap::new();
     while let Ok(Some((message, descriptor))) = relay_io::receive(stdin.as_fd()) {
         match message {
-            ToWorker::Setup(_) | ToWorker::Expect(_) => {}
+            ToWorker::Setup(_) | ToWorker::Expect(_) | ToWorker::Numbers { .. } => {}
             ToWorker::Open(open) => {
                 let stream = StdStream::from(descriptor.unwrap());
                 sessions.insert(open.id, stream.try_clone().unwrap());

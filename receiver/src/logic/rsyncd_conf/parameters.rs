@@ -122,7 +122,7 @@ parameters! {
     MungeSymlinks, "munge symlinks", Module, Kind::Choice, Honoured, GUARD, "`no` stores targets as they are, with or without chroot";
     InsecureLinks, "insecure links", Module, NO, Warned, PLAIN, "not honoured: no symlink leads out of a module";
     NumericIds, "numeric ids", Module, Kind::Choice, Honoured, PLAIN,
-        "names are those of `/etc/passwd` and `/etc/group`; no name is mapped to 0";
+        "names are looked up as rsync does, by the system's name service, `/etc/passwd` and `/etc/group` first; no name is mapped to 0";
     NameConverter, "name converter", Module, TEXT, Refused, PLAIN, "not supported; owners would differ";
     FakeSuper, "fake super", Module, NO, Honoured, PLAIN, "of extended attributes only those in `user` are kept, no ACLs";
     IncomingChmod, "incoming chmod", Module, TEXT, Honoured, GUARD, "";
