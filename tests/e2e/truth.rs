@@ -52,7 +52,7 @@ fn expected(status: &Value) -> BTreeMap<String, f64> {
             .as_f64()
             .unwrap_or_else(|| panic!("a number: {value}"))
     };
-    let held = &source["held"];
+    let held = &target["held"];
     let deletes = held.get("deletes").map_or(0.0, number);
     let mut found = BTreeMap::new();
     for (name, value) in [
@@ -60,8 +60,6 @@ fn expected(status: &Value) -> BTreeMap<String, f64> {
         ("unwatched_directories", number(&source["unwatched_dirs"])),
         ("overflows_total", number(&source["overflows"])),
         ("rescans_total", number(&source["rescans"])),
-        ("brake_engaged", f64::from(u8::from(held.is_object()))),
-        ("held_deletes", deletes),
     ] {
         found.insert(format!("syncd_agent_source_{name}"), value);
     }
@@ -78,6 +76,9 @@ fn expected(status: &Value) -> BTreeMap<String, f64> {
         let name = format!("syncd_agent_target_{name}");
         found.insert(name, number(&target[field]));
     }
+    let engaged = f64::from(u8::from(held.is_object()));
+    found.insert("syncd_agent_target_brake_engaged".into(), engaged);
+    found.insert("syncd_agent_target_held_deletes".into(), deletes);
     let state = target["state"].as_str().expect("a state");
     found.insert(format!("syncd_agent_target_state:{state}"), 1.0);
     let state = source["state"].as_str().expect("a state");
@@ -210,11 +211,11 @@ fn deletes_that_are_held() {
     agree(&agent, 0, "in sync");
     fs::remove_dir_all(sandbox.src().join("goes")).expect("rm");
     wait_until(LONG, "the brake is on", || {
-        numbers(&agent)["syncd_agent_source_brake_engaged"] == 1.0
+        numbers(&agent)["syncd_agent_target_brake_engaged"] == 1.0
     });
     let told = agree(&agent, 2, "degraded");
-    assert!(told["syncd_agent_source_held_deletes"] > 0.0, "{told:?}");
-    assert!(told["syncd_agent_source_held_seconds"] >= 0.0);
+    assert!(told["syncd_agent_target_held_deletes"] > 0.0, "{told:?}");
+    assert!(told["syncd_agent_target_held_seconds"] >= 0.0);
     waited(&agent, 2);
     let status = agent.control().status().expect("status");
     let id = status["status"]["sources"][0]["held"]["id"].as_str();
@@ -222,7 +223,7 @@ fn deletes_that_are_held() {
     assert_eq!(code, Some(0), "{text}");
     agent.wait_synced(LONG);
     let told = agree(&agent, 0, "in sync");
-    assert_eq!(told["syncd_agent_source_held_deletes"], 0.0);
+    assert_eq!(told["syncd_agent_target_held_deletes"], 0.0);
 }
 
 #[test]

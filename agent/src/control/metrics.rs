@@ -79,7 +79,7 @@ const TARGET_STATES: [(TargetState, &str); 6] = [
 ];
 
 #[rustfmt::skip]
-const SOURCE: [Row<SourceStatus>; 9] = [
+const SOURCE: [Row<SourceStatus>; 6] = [
     ("syncd_agent_source_verdict", Kind::Gauge, "Exit code of `status`, for this source and its targets.",
         Value::Number(|source| Some(source.verdict().exit_code().into()))),
     ("syncd_agent_source_watched_directories", Kind::Gauge, "Directories watched, one inotify watch each.",
@@ -92,16 +92,10 @@ const SOURCE: [Row<SourceStatus>; 9] = [
         Value::Number(|source| Some(source.rescans))),
     ("syncd_agent_source_problems", Kind::Gauge, "Things that are wrong with the source.",
         Value::Number(|source| Some(source.problems.len() as u64))),
-    ("syncd_agent_source_brake_engaged", Kind::Gauge, "Whether deletes are held until somebody decides.",
-        Value::Number(|source| Some(source.held.is_some().into()))),
-    ("syncd_agent_source_held_deletes", Kind::Gauge, "Deletes that are held.",
-        Value::Number(|source| Some(source.held.as_ref().map_or(0, |held| held.deletes)))),
-    ("syncd_agent_source_held_seconds", Kind::Gauge, "How long deletes have been held.",
-        Value::Ms(|source| Some(source.held.as_ref().map_or(0, |held| held.since_ms)))),
 ];
 
 #[rustfmt::skip]
-const TARGET: [Row<TargetStatus>; 19] = [
+const TARGET: [Row<TargetStatus>; 22] = [
     ("syncd_agent_target_verdict", Kind::Gauge, "Exit code of `status`, for this target.",
         Value::Number(|target| Some(target.verdict().exit_code().into()))),
     ("syncd_agent_target_connected", Kind::Gauge, "Whether a session is open.",
@@ -114,6 +108,12 @@ const TARGET: [Row<TargetStatus>; 19] = [
         Value::Number(|target| Some(target.in_flight))),
     ("syncd_agent_target_failed_paths", Kind::Gauge, "Paths that failed and wait for their next try.",
         Value::Number(|target| Some(target.failed_total))),
+    ("syncd_agent_target_brake_engaged", Kind::Gauge, "Whether deletes are held until somebody decides.",
+        Value::Number(|target| Some(target.held.is_some().into()))),
+    ("syncd_agent_target_held_deletes", Kind::Gauge, "Deletes that are held.",
+        Value::Number(|target| Some(target.held.as_ref().map_or(0, |held| held.deletes)))),
+    ("syncd_agent_target_held_seconds", Kind::Gauge, "How long deletes have been held.",
+        Value::Ms(|target| Some(target.held.as_ref().map_or(0, |held| held.since_ms)))),
     ("syncd_agent_target_sent_bytes_total", Kind::Counter, "Bytes on the wire to the target.",
         Value::Number(|target| Some(target.bytes_sent))),
     ("syncd_agent_target_received_bytes_total", Kind::Counter, "Bytes on the wire from the target.",
@@ -262,14 +262,6 @@ mod tests {
         let source = &mut status.sources[0];
         source.overflows = 3;
         source.rescans = 4;
-        source.held = Some(Held {
-            id: "1".into(),
-            deletes: 40,
-            entries: 90,
-            reason: "many".into(),
-            examples: vec!["secret/name".into()],
-            since_ms: 61_500,
-        });
         source.problems = vec![Problem {
             text: "secret/problem".into(),
             hint: None,
@@ -277,6 +269,16 @@ mod tests {
         let target = &mut source.targets[0];
         target.state = TargetState::Waiting;
         target.dirty = 7;
+        target.held = Some(Held {
+            id: "1".into(),
+            deletes: 40,
+            entries: 90,
+            reason: "many".into(),
+            examples: vec!["secret/name".into()],
+            since_ms: 61_500,
+        });
+        source.held.clone_from(&source.targets[0].held);
+        let target = &mut source.targets[0];
         target.in_flight = 2;
         target.lag_ms = 1_250;
         target.failed_total = 5;
@@ -295,9 +297,9 @@ mod tests {
             ("syncd_agent_source_overflows_total", 3.0),
             ("syncd_agent_source_rescans_total", 4.0),
             ("syncd_agent_source_problems", 1.0),
-            ("syncd_agent_source_brake_engaged", 1.0),
-            ("syncd_agent_source_held_deletes", 40.0),
-            ("syncd_agent_source_held_seconds", 61.5),
+            ("syncd_agent_target_brake_engaged", 1.0),
+            ("syncd_agent_target_held_deletes", 40.0),
+            ("syncd_agent_target_held_seconds", 61.5),
             ("syncd_agent_target_verdict", 2.0),
             ("syncd_agent_target_connected", 0.0),
             ("syncd_agent_target_lag_seconds", 1.25),
