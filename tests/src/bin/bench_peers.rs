@@ -16,6 +16,7 @@ mod bench_peers {
     pub(crate) mod place;
     pub(crate) mod report;
     pub(crate) mod scenario;
+    pub(crate) mod special;
     pub(crate) mod steps;
 }
 

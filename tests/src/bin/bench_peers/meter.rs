@@ -102,10 +102,17 @@ pub(crate) fn receiver_pids(receivers: &[u32]) -> Vec<u32> {
     sides(receivers).receiver.into_keys().collect()
 }
 
-/// Proportional set size of both sides in bytes.
+/// Proportional set size of both sides in bytes. A child that has not become another program yet is left out: what it has is
+/// this program's.
 pub(crate) fn pss(receivers: &[u32]) -> (u64, u64) {
     let sides = sides(receivers);
-    let sum = |side: &BTreeMap<u32, Stat>| side.keys().filter_map(|&pid| pss_of(pid)).sum();
+    let words = |pid: &str| fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let own = words("self");
+    let other = |pid: &&u32| words(&pid.to_string()) != own;
+    let sum = |side: &BTreeMap<u32, Stat>| {
+        let pids = side.keys().filter(other);
+        pids.filter_map(|&pid| pss_of(pid)).sum()
+    };
     (sum(&sides.sender), sum(&sides.receiver))
 }
 

@@ -10,7 +10,8 @@ use super::link::{Link, Quality};
 use super::meter::{Metrics, mib};
 use super::peer::Kind;
 use super::place::Place;
-use super::steps::{Run, idle, killed, latency, log_lag, restart, short_queue};
+use super::special::{idle, killed, latency, log_lag, restart, short_queue};
+use super::steps::Run;
 
 const MIB: u64 = 1 << 20;
 const PER_DIR: usize = 100;

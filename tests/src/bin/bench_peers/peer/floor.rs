@@ -46,7 +46,10 @@ impl Job {
                 Self::Copy(names.collect::<Vec<_>>().join(" "))
             }
             ("floor", Scenario::S3 | Scenario::S3Mix) => Self::Copy(String::new()),
-            ("floor", Scenario::S4) => Self::Copy("file.bin".to_owned()),
+            // Of a changed file, too, a new version is written.
+            ("floor", Scenario::S4 | Scenario::S5a | Scenario::S5b | Scenario::S5c) => {
+                Self::Copy("file.bin".to_owned())
+            }
             ("floor", Scenario::S7(_)) => Self::Scan,
             ("floor-live", Scenario::S2 | Scenario::S2b) => Self::Follow,
             ("floor-tcp", Scenario::S4) => Self::Stream("file.bin"),
@@ -125,11 +128,14 @@ impl Peer for Floor {
     fn settle(&mut self, _: &Place) -> Result<(), String> {
         self.worker()?.wait()?;
         self.mirrored = true;
-        if self.job == Job::Follow {
-            self.worker()?.tell("watch")?;
-            self.worker()?.wait()?;
-        }
-        Ok(())
+        let more = match self.job {
+            Job::Follow => "watch",
+            // As a first sync does: TCP begins slowly on a connection that was never used.
+            Job::Stream(_) => "send ",
+            _ => return Ok(()),
+        };
+        self.worker()?.tell(more)?;
+        self.worker()?.wait()
     }
 
     fn stop(&mut self) {
