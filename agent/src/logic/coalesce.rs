@@ -174,6 +174,12 @@ impl DirtySet {
         self.comparisons.len()
     }
 
+    /// Whether a directory waits to be compared.
+    #[must_use]
+    pub fn is_compared(&self, path: &WirePath) -> bool {
+        self.comparisons.contains_key(path)
+    }
+
     /// Puts a comparison back that could not be finished.
     pub fn give_back_comparison(
         &mut self,

@@ -12,7 +12,6 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use syncd_proto::links::{LinkGroups, LinkNames};
-use syncd_proto::message::{AgentMessage, DigestQuery};
 use syncd_proto::meta::{Compare, EntryMeta, Kind, Mtime};
 use syncd_proto::path::WirePath;
 
@@ -24,10 +23,12 @@ use crate::net::link::{Answer, Link, LinkError};
 use crate::pipeline::source::is_recent;
 use crate::pipeline::sweep::sweep;
 use crate::pipeline::target::{State, Target, path_delay_ms};
+use early::{Early, ask_digest};
 use reading::{Built, build};
 use walk::Walk;
 pub use walk::{Report, ask, receive};
 
+mod early;
 pub mod reading;
 mod walk;
 
@@ -105,6 +106,7 @@ pub enum Difference {
 pub fn run(target: &Arc<Target>) {
     let mut seek_at = 0;
     let mut seeks = 0;
+    let mut early: Option<Early> = None;
     loop {
         let (path, comparison, link) = {
             let mut state = target.lock();
@@ -121,6 +123,16 @@ pub fn run(target: &Arc<Target>) {
                     continue;
                 }
                 let link = state.link.clone().filter(|link| !link.is_closed());
+                if let Some(link) = &link
+                    && !state.watched
+                    && state.dirty.is_compared(&WirePath::root())
+                    && early.as_ref().is_none_or(|early| !early.is_on(link))
+                {
+                    drop(state);
+                    early = Some(Early::new(link));
+                    state = target.lock();
+                    continue;
+                }
                 if let Some(link) = link
                     && state.watched
                     && let Some((path, comparison)) = state.dirty.take_comparison(now)
@@ -135,7 +147,7 @@ pub fn run(target: &Arc<Target>) {
                 state = target.wait(state, due);
             }
         };
-        finish(target, path, comparison, &link);
+        finish(target, path, comparison, &link, early.take());
     }
 }
 
@@ -187,9 +199,16 @@ fn seek(target: &Target, before: u32) -> bool {
     true
 }
 
-fn finish(target: &Arc<Target>, path: Arc<WirePath>, comparison: Comparison, link: &Arc<Link>) {
+fn finish(
+    target: &Arc<Target>,
+    path: Arc<WirePath>,
+    comparison: Comparison,
+    link: &Arc<Link>,
+    early: Option<Early>,
+) {
     let mut mark = |path: WirePath, difference: Difference| mark(target, path, difference);
-    let result = compare(target, link, &path, comparison.content, &mut mark);
+    let content = comparison.content;
+    let result = compare_asked(target, link, &path, content, early, &mut mark);
     target.update(|state, now| {
         state.comparing = false;
         match result {
@@ -353,7 +372,19 @@ pub fn compare(
     link: &Arc<Link>,
     path: &WirePath,
     content: bool,
-    report: &mut dyn FnMut(WirePath, Difference) -> Result<(), CompareError>,
+    report: Report<'_>,
+) -> Result<Compared, CompareError> {
+    compare_asked(target, link, path, content, None, report)
+}
+
+/// The same where the question may have been asked already.
+fn compare_asked(
+    target: &Target,
+    link: &Arc<Link>,
+    path: &WirePath,
+    content: bool,
+    early: Option<Early>,
+    report: Report<'_>,
 ) -> Result<Compared, CompareError> {
     let differ = Compared {
         equal: None,
@@ -364,14 +395,12 @@ pub fn compare(
     }
     settle_commits(target, link)?;
     let policy = link.welcome().compare;
-    let id = link.issue_id();
-    let question = DigestQuery {
-        id,
-        paths: vec![path.clone()],
-        content,
-    };
     // Both sides walk at the same time.
-    link.ask(id, &AgentMessage::DigestQuery(question))?;
+    let early = early.filter(|_| path.is_root() && !content);
+    let id = match early.and_then(|early| early.current(link)) {
+        Some(id) => id,
+        None => ask_digest(link, path, content)?,
+    };
     let built = build(target, link.terms(), path, policy, content)?;
     let Built {
         tree: here,
