@@ -86,7 +86,7 @@ impl Scene {
         // What is held is never done: the time has to run out, or the agent says so at once.
         let waited = self.agent().control().wait(None, timeout);
         assert!(
-            !waited.is_ok_and(|reply| reply["in_sync"] == true),
+            !waited.is_ok_and(|reply| reply["verdict"] == "in_sync"),
             "in sync with deletes held"
         );
         self.expect_same(before);
@@ -231,6 +231,58 @@ fn a_source_that_lost_all_of_some_names_is_asked_about_and_goes_on_when_they_are
     scene.agent().wait_synced(LONG);
     scene.sandbox.assert_equal();
     fs::remove_dir_all(aside).expect("rm");
+}
+
+#[test]
+fn a_directory_that_goes_as_a_whole_counts_with_all_that_is_in_it() {
+    let scene = || {
+        let sandbox = Sandbox::new();
+        many_small(&sandbox.src(), 8, 100, 5).expect("files");
+        Scene::start(sandbox)
+    };
+    let dirs = || (0..7).map(|number| format!("d{number:05}"));
+    let expect_held = |scene: &Scene, before: &Tree| {
+        let held = scene.wait_held();
+        let reason = held["reason"].as_str().expect("a reason").to_owned();
+        assert!(reason.contains("max_delete allows 50 %"), "{reason}");
+        let left = scene.mirror().len();
+        assert!(left > before.len() / 2, "{left} of {}", before.len());
+    };
+    // Moved away: no event tells of what is in them.
+    let moved = scene();
+    let before = moved.mirror();
+    let aside = moved.sandbox.path().join("elsewhere");
+    fs::create_dir(&aside).expect("mkdir");
+    for name in dirs() {
+        fs::rename(moved.sandbox.src().join(&name), aside.join(&name)).expect("mv");
+    }
+    expect_held(&moved, &before);
+    for name in dirs() {
+        fs::rename(aside.join(&name), moved.sandbox.src().join(&name)).expect("mv");
+    }
+    moved.agent().wait_synced(LONG);
+    moved.sandbox.assert_equal();
+    // Another thing in their place.
+    for name in dirs() {
+        let there = aside.join(&name);
+        fs::rename(moved.sandbox.src().join(&name), &there).expect("mv");
+        std::os::unix::fs::symlink(there, moved.sandbox.src().join(&name)).expect("symlink");
+    }
+    expect_held(&moved, &before);
+    // While nobody watched.
+    let mut unseen = scene();
+    let before = unseen.mirror();
+    unseen.agent = None;
+    for name in dirs() {
+        fs::remove_dir_all(unseen.sandbox.src().join(&name)).expect("rm");
+    }
+    unseen.agent = Some(unseen.builder.start());
+    expect_held(&unseen, &before);
+    let held = unseen.wait_held();
+    let id = held["id"].as_str().expect("an id").to_owned();
+    unseen.command("approve", &[&id]).expect(code::DONE, &[]);
+    unseen.agent().wait_synced(LONG);
+    unseen.sandbox.assert_equal();
 }
 
 #[test]

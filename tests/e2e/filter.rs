@@ -1,12 +1,12 @@
 //! Filter rules: what they exclude never arrives, and what of that is at the target stays there.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
 use syncd_tests::{Agent, Receiver, Sandbox, wait_until};
 
-use crate::common::{LONG, code, once, patient, run, wait_content};
+use crate::common::{LONG, code, once, patient, run, target_of, wait_content};
 
 /// A mirror whose two sides are not to be equal. Fields go in this order: the agent first.
 struct Filtered {
@@ -106,6 +106,97 @@ fn excluded_names_do_not_arrive_and_stay_where_they_are() {
 }
 
 #[test]
+fn nothing_takes_the_place_of_a_directory_in_which_something_is_protected() {
+    let sandbox = Sandbox::new();
+    for name in ["one/f", "two/f", "three/e/f", "plain/f", "other"] {
+        write(sandbox.src().join(name), "here");
+    }
+    for name in ["one/a.o", "two/a.o", "three/e/a.o", "cache/theirs"] {
+        write(sandbox.dst().join(name), "there");
+    }
+    let mirror = Filtered::start(sandbox, &["--exclude=*.o", "--exclude=cache/"]);
+    // Removed and made anew at once; and when the removal is over.
+    fs::remove_dir_all(mirror.src("one")).expect("remove");
+    write(mirror.src("one"), "a file");
+    fs::remove_dir_all(mirror.src("two")).expect("remove");
+    fs::remove_dir_all(mirror.src("three")).expect("remove");
+    fs::remove_dir_all(mirror.src("plain")).expect("remove");
+    symlink("other", mirror.src("plain")).expect("symlink");
+    wait_until(LONG, "they went as far as they may", || {
+        !exists(&mirror.dst("two/f")) && !exists(&mirror.dst("three/e/f"))
+    });
+    symlink("other", mirror.src("two")).expect("symlink");
+    write(mirror.src("three"), "a file");
+    write(mirror.src("cache"), "a file");
+    let target = || target_of(&mirror.agent);
+    wait_until(LONG, "each is said to have failed", || {
+        target()["failed_total"] == 4 && fs::read_link(mirror.dst("plain")).is_ok()
+    });
+    let kept = ["one/a.o", "two/a.o", "three/e/a.o", "cache/theirs"];
+    mirror.expect(&kept, &[]);
+    // What is moved away with what is protected in it is in nobody's way any more.
+    write(mirror.src("four/f"), "here");
+    mirror
+        .agent
+        .control()
+        .wait(Some("four/f"), LONG)
+        .expect("wait");
+    write(mirror.dst("four/a.o"), "there");
+    fs::remove_file(mirror.src("four/f")).expect("rm");
+    fs::rename(mirror.src("four"), mirror.src("five")).expect("mv");
+    symlink("five", mirror.src("four")).expect("symlink");
+    wait_until(LONG, "both are there", || {
+        fs::read_link(mirror.dst("four")).is_ok() && exists(&mirror.dst("five/a.o"))
+    });
+    // Whatever was in the way may be removed there by hand.
+    for name in kept {
+        fs::remove_file(mirror.dst(name)).expect("rm");
+    }
+    assert!(mirror.agent.control().rescan(".").is_ok());
+    mirror.settle();
+    assert_eq!(fs::read(mirror.dst("one")).expect("read"), b"a file");
+    assert_eq!(fs::read(mirror.dst("three")).expect("read"), b"a file");
+    assert_eq!(fs::read(mirror.dst("cache")).expect("read"), b"a file");
+    assert!(fs::read_link(mirror.dst("two")).is_ok());
+    assert_eq!(target()["failed_total"], 0);
+}
+
+#[test]
+fn rules_that_cannot_be_used_are_shown_and_waited_for() {
+    let sandbox = Sandbox::new();
+    write(sandbox.src().join("d/f"), "here");
+    let mirror = Filtered::start(sandbox, &["--filter=: .rules"]);
+    write(mirror.src("d/.rules"), "?? what\n");
+    write(mirror.src("d/new"), "here");
+    write(mirror.src("other/new"), "here");
+    let control = mirror.agent.control();
+    let brief = std::time::Duration::from_secs(1);
+    wait_until(LONG, "they are shown", || {
+        let status = control.status().expect("status");
+        let problems = status["status"]["sources"][0]["problems"].to_string();
+        problems.contains("nothing in d is mirrored") && problems.contains(".rules line 1")
+    });
+    assert!(
+        control
+            .wait(Some("other/new"), LONG)
+            .is_ok_and(|reply| reply["verdict"] == "in_sync")
+    );
+    assert!(
+        !control
+            .wait(None, brief)
+            .is_ok_and(|reply| reply["verdict"] == "in_sync")
+    );
+    assert!(
+        !control
+            .wait(Some("d/new"), brief)
+            .is_ok_and(|reply| reply["verdict"] == "in_sync")
+    );
+    write(mirror.src("d/.rules"), "- *.o\n");
+    mirror.settle();
+    mirror.expect(&["d/new", "d/.rules"], &[]);
+}
+
+#[test]
 fn a_removed_directory_leaves_what_is_protected_in_it() {
     let sandbox = Sandbox::new();
     for name in ["d/f", "d/e/f", "d/g/f", "plain/f", "other"] {
@@ -171,7 +262,8 @@ fn a_file_of_rules_counts_from_when_it_is_written() {
     fs::remove_file(mirror.src("b/x")).expect("remove");
     write(mirror.src("c"), "1");
     wait_content(&mirror.dst("c"), b"1");
-    mirror.settle();
+    let waited = mirror.agent.control().wait(Some("c"), LONG);
+    assert!(waited.is_ok_and(|reply| reply["verdict"] == "in_sync"));
     mirror.expect(&["b/x"], &["b/z"]);
     write(mirror.src("b/.rsync-filter"), "- nothing\n");
     wait_content(&mirror.dst("b/z"), b"1");

@@ -148,8 +148,13 @@ impl Brake {
     /// that are about to go and all that went within the window. Who allows any number is believed.
     pub fn is_too_sudden(&mut self, count: u64, now: Millis) -> bool {
         self.forget_old(now);
-        let limited = self.limit.count_max.is_some() || self.limit.percent_max.is_some();
-        limited && self.in_window + count > LAST_FEW
+        self.is_limited() && self.in_window + count > LAST_FEW
+    }
+
+    /// Whether it matters how many names go.
+    #[must_use]
+    pub fn is_limited(&self) -> bool {
+        self.limit.count_max.is_some() || self.limit.percent_max.is_some()
     }
 
     /// Asks whether `count` names may be removed now, and counts them if so.

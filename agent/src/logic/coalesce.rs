@@ -363,6 +363,7 @@ impl DirtySet {
                 born: mark.born && newer.born,
                 gone: newer.gone,
                 cleared: newer.cleared,
+                was_dir: mark.was_dir || newer.was_dir,
                 quiet_at: newer.quiet_at,
                 weight: mark.weight.max(newer.weight),
                 witnessed: mark.witnessed || newer.witnessed,

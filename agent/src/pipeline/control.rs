@@ -158,6 +158,9 @@ async fn wait(wanted: &Wanted) {
             tokio::time::sleep(LOST_LOOK).await;
         }
         source.barrier().await;
+        while is_left_out(source, path.as_ref()) {
+            tokio::time::sleep(LOST_LOOK).await;
+        }
         for target in &source.targets {
             match path {
                 None => wait_for_all(target).await,
@@ -165,6 +168,14 @@ async fn wait(wanted: &Wanted) {
             }
         }
     }
+}
+
+/// Whether something that is asked about is not mirrored, since the rules for it cannot be used.
+fn is_left_out(source: &Source, path: Option<&WirePath>) -> bool {
+    let problem = source.rules_problem();
+    problem.is_some_and(|(dir, _)| {
+        path.is_none_or(|path| path.starts_with(&dir) || dir.starts_with(path))
+    })
 }
 
 async fn wait_for_all(target: &Target) {

@@ -26,7 +26,7 @@ use crate::pipeline::reconcile::reading::{Problems, stat, unread};
 use crate::pipeline::reconcile::{
     self, CompareError, Difference, ask, check_open, mark, put_off, receive, settle_commits,
 };
-use crate::pipeline::sweep::sweep;
+use crate::pipeline::sweep::{is_clear, sweep};
 use crate::pipeline::target::{State, Target};
 
 /// The clock is looked at this often: it may be set.
@@ -247,6 +247,7 @@ fn give_way(target: &Target, link: &Link) -> Result<(), CompareError> {
 /// Counts a difference that nobody told of, and has it mended.
 fn found(
     target: &Target,
+    link: &Arc<Link>,
     checked: &mut Checked,
     path: WirePath,
     difference: Difference,
@@ -261,7 +262,7 @@ fn found(
         let mut known = target.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.remove(&path);
     }
-    mark(target, path, difference)
+    mark(target, link, path, difference)
 }
 
 /// One comparison of everything by digests; `None` if the target stops.
@@ -274,9 +275,9 @@ fn digests(target: &Arc<Target>, checked: &mut Checked) -> Option<()> {
                 let links = matches!(difference, Difference::Links { .. });
                 let extra = matches!(difference, Difference::Extra(_)) && !target.delete;
                 if links || extra {
-                    return mark(target, path, difference);
+                    return mark(target, &link, path, difference);
                 }
-                found(target, checked, path, difference)
+                found(target, &link, checked, path, difference)
             };
             reconcile::compare(target, &link, &WirePath::root(), false, &mut report)
         });
@@ -459,14 +460,23 @@ fn mend(
     checked: &mut Checked,
 ) -> Result<(), CompareError> {
     match sides {
-        (Some(here), Some(there)) if here.kind == there.kind => {
+        (Some(here), Some(there)) if here.kind == there.kind || there.kind == Kind::Dir => {
+            let mut report = |path: WirePath, difference: Difference| {
+                found(target, link, checked, path, difference)
+            };
+            if here.kind != Kind::Dir
+                && there.kind == Kind::Dir
+                && !is_clear(target, link, &at, there, &mut report)?
+            {
+                return Ok(());
+            }
             let difference = Difference::Changed(here.clone(), there.clone());
-            found(target, checked, at, difference)
+            found(target, link, checked, at, difference)
         }
         (Some(here), _) => {
             let is_dir = here.kind == Kind::Dir;
             let below = at.clone();
-            found(target, checked, at, Difference::Missing(here.clone()))?;
+            found(target, link, checked, at, Difference::Missing(here.clone()))?;
             if is_dir {
                 // All that is in it is missing too.
                 target.update(|state, now| state.dirty.compare(below, now));
@@ -474,8 +484,9 @@ fn mend(
             Ok(())
         }
         (None, Some(there)) => {
-            let mut report =
-                |path: WirePath, difference: Difference| found(target, checked, path, difference);
+            let mut report = |path: WirePath, difference: Difference| {
+                found(target, link, checked, path, difference)
+            };
             sweep(target, link, &at, there.clone(), &mut report).map(drop)
         }
         (None, None) => Ok(()),

@@ -13,7 +13,7 @@ use crate::net::link::Link;
 use crate::pipeline::reconcile;
 use crate::pipeline::target::{State, Target};
 use look::{Outcome, is_name_of, look};
-use removal::remove;
+use removal::{may_replace, remove};
 
 mod look;
 mod removal;
@@ -322,6 +322,21 @@ fn is_written_to(target: &Target, taken: &Taken, outcome: &Outcome) -> Option<Mi
     until.or(again).filter(|_| now < held_until)
 }
 
+/// Whether it is something that takes the place of whatever stands there.
+fn is_no_dir(outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Large(..) => true,
+        Outcome::Found(found) => matches!(
+            found,
+            Found::Small { .. }
+                | Found::Symlink { .. }
+                | Found::Special { .. }
+                | Found::Link { .. }
+        ),
+        Outcome::Later(_) | Outcome::Failed(..) => false,
+    }
+}
+
 fn add_outcome(
     target: &Arc<Target>,
     link: &Arc<Link>,
@@ -330,6 +345,12 @@ fn add_outcome(
     outcome: Outcome,
     horizon: u64,
 ) {
+    if is_no_dir(&outcome) {
+        match may_replace(target, taken) {
+            Some(may) => taken = may,
+            None => return,
+        }
+    }
     match outcome {
         Outcome::Found(Found::Absent) if !taken.mark.gone => {
             taken.mark.gone = true;

@@ -21,7 +21,7 @@ use crate::logic::terms::Terms;
 use crate::logic::unread::{ATTEMPTS_MAX, Unread, Unreads, What};
 use crate::net::link::{Answer, Link, LinkError};
 use crate::pipeline::source::is_recent;
-use crate::pipeline::sweep::sweep;
+use crate::pipeline::sweep::{is_clear, sweep, weigh};
 use crate::pipeline::target::{State, Target, path_delay_ms};
 use early::{Early, ask_digest};
 use reading::{Built, build};
@@ -206,7 +206,7 @@ fn finish(
     link: &Arc<Link>,
     early: Option<Early>,
 ) {
-    let mut mark = |path: WirePath, difference: Difference| mark(target, path, difference);
+    let mut mark = |path: WirePath, difference: Difference| mark(target, link, path, difference);
     let content = comparison.content;
     let result = compare_asked(target, link, &path, content, early, &mut mark);
     target.update(|state, now| {
@@ -275,10 +275,12 @@ pub(super) fn put_off(state: &mut State, unread: Vec<Unread>, content: bool, now
 
 pub(super) fn mark(
     target: &Target,
+    link: &Arc<Link>,
     path: WirePath,
     difference: Difference,
 ) -> Result<(), CompareError> {
     wait_until_less_dirty(target)?;
+    let weight = weight(target, link, &path, &difference)?;
     let sure = match difference {
         Difference::Extra(_) => !is_changing(target, &path),
         _ => true,
@@ -288,7 +290,8 @@ pub(super) fn mark(
             Difference::Missing(here) => (Look::Content, Remote::Absent, Some(here)),
             Difference::Extra(_) if !target.delete => return,
             Difference::Extra(_) => {
-                state.dirty.only_there(path, sure, now);
+                state.dirty.only_there(path.clone(), sure, now);
+                state.dirty.weighs(&path, weight);
                 return;
             }
             Difference::Links {
@@ -315,6 +318,8 @@ pub(super) fn mark(
                 (look, Remote::Present, Some(here))
             }
         };
+        // Whatever was kept under this name is somewhere else now, or may go.
+        state.kept.remove(&path);
         if look == Look::Content {
             // Whatever it was taken for: no other name may be linked to what is there.
             state.links.forget(&path);
@@ -328,11 +333,30 @@ pub(super) fn mark(
         }
         let recent = size.is_some_and(|here| here.kind == Kind::File && is_recent(here.mtime));
         state.dirty.found(path.clone(), look, remote, now);
+        state.dirty.weighs(&path, weight);
         if recent && look == Look::Content {
             state.dirty.recent(path, now);
         }
     });
     Ok(())
+}
+
+/// How many names of the target go where this difference is mended, if it matters.
+fn weight(
+    target: &Target,
+    link: &Arc<Link>,
+    path: &WirePath,
+    difference: &Difference,
+) -> Result<u64, CompareError> {
+    let goes = match difference {
+        Difference::Extra(there) => target.delete && there.kind == Kind::Dir,
+        Difference::Changed(here, there) => here.kind != Kind::Dir && there.kind == Kind::Dir,
+        Difference::Missing(_) | Difference::Links { .. } => false,
+    };
+    if goes && target.lock().brake.is_limited() {
+        return weigh(link, path);
+    }
+    Ok(1)
 }
 
 /// Whether names come and go in the directory of `path` just now.
@@ -427,7 +451,18 @@ fn compare_asked(
     let Some(here) = here else {
         // No such directory: whatever stands there is looked at by itself.
         if let Some(entry) = reading::stat(target, link, path, What::Entries)? {
-            report(path.clone(), Difference::Missing(entry))?;
+            let dir = match there.is_some() || target.selection.may_protect() {
+                true => known_dir(link, path, there.is_some())?,
+                false => None,
+            };
+            if let Some(dir) = dir.filter(|_| entry.kind != Kind::Dir) {
+                if !is_clear(target, link, path, &dir, report)? {
+                    return Err(CompareError::Unread(walk::not_replaced(path)));
+                }
+                report(path.clone(), Difference::Changed(entry, dir))?;
+            } else {
+                report(path.clone(), Difference::Missing(entry))?;
+            }
         } else if !path.is_root() {
             sweep_dir(target, link, path, there.is_some(), report)?;
         }
@@ -482,19 +517,25 @@ fn sweep_dir(
     known: bool,
     report: Report<'_>,
 ) -> Result<(), CompareError> {
-    let gone = EntryMeta {
-        kind: Kind::Dir,
-        ..unknown()
-    };
-    let gone = if known {
-        Some(gone)
-    } else {
-        receive(link, ask(link, path, false)?, path)?.0
-    };
-    match gone {
+    match known_dir(link, path, known)? {
         Some(gone) => sweep(target, link, path, gone, report).map(drop),
         None => Ok(()),
     }
+}
+
+/// The directory at the target, if there is one; of one that is `known` to be there nothing else is asked.
+fn known_dir(
+    link: &Arc<Link>,
+    path: &WirePath,
+    known: bool,
+) -> Result<Option<EntryMeta>, CompareError> {
+    if !known {
+        return Ok(receive(link, ask(link, path, false)?, path)?.0);
+    }
+    Ok(Some(EntryMeta {
+        kind: Kind::Dir,
+        ..unknown()
+    }))
 }
 
 /// The names of linked files, with the file.

@@ -104,6 +104,20 @@ impl Selection {
         })
     }
 
+    /// A directory whose rules cannot be used, and why: nothing in it is mirrored.
+    pub fn problem(&self) -> Option<(WirePath, String)> {
+        let scopes = self.lock();
+        let mut known = scopes.by_dir.iter();
+        known.find_map(|(dir, scope)| {
+            let error = scope.broken()?;
+            let text = format!(
+                "nothing in {dir} is mirrored until its rules are put right: {error}: {}",
+                error.hint
+            );
+            Some((dir.clone(), text))
+        })
+    }
+
     /// Rules in directories may have changed.
     pub fn forget(&self) {
         if self.filter.per_dir_names().next().is_none() {

@@ -223,7 +223,10 @@ impl Source {
                 self.shaken(Shaken::Overflow, RESCAN);
             }
             RawEvent::DirGone { path } if !self.selection.includes(&path, true) => {}
-            RawEvent::DirGone { path } => self.mark(|dirty, now| dirty.gone(path.clone(), now)),
+            RawEvent::DirGone { path } => self.mark(|dirty, now| {
+                dirty.gone(path.clone(), now);
+                dirty.was_dir(&path);
+            }),
             RawEvent::Unheard => self.shaken(Shaken::Moved, Duration::ZERO),
             RawEvent::RootGone => self.root_gone(),
             RawEvent::Failed { text } => self.shaken(Shaken::Failed(text), RESCAN),
@@ -321,6 +324,9 @@ impl Source {
         if !dir {
             return;
         }
+        if matches!(touch, Touch::Removed | Touch::MovedOut) {
+            self.mark(|dirty, _| dirty.was_dir(&path));
+        }
         let mut queue = self.lock();
         match touch {
             Touch::Created | Touch::MovedIn => {
@@ -411,6 +417,11 @@ impl Source {
             target.update(|state, _| state.brake.root_back());
         }
         self.shaken(Shaken::Failed(text), Duration::ZERO);
+    }
+
+    /// What is wrong with the rules in the source's directories: where, and what.
+    pub fn rules_problem(&self) -> Option<(WirePath, String)> {
+        self.selection.problem()
     }
 
     /// Whether the root is not the one of the start at this moment.

@@ -58,6 +58,7 @@ fn of_source(source: &Source) -> SourceStatus {
                 .map(|(path, text)| (format!("{path}: {text}"), None)),
         )
         .chain(watching.shaken.iter().map(|text| (text.clone(), None)))
+        .chain(source.rules_problem().map(|(_, text)| (text, None)))
         .map(|(text, hint)| Problem {
             text,
             hint: hint.map(str::to_owned),

@@ -1,6 +1,7 @@
 //! What of a directory may be removed that only the target has: names that the filter rules protect
 //! stay, with the directories they are in; everything else goes, in as few removes as there can be.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::vec;
 
@@ -11,6 +12,9 @@ use syncd_proto::path::WirePath;
 use crate::net::link::Link;
 use crate::pipeline::reconcile::{CompareError, Difference, Report, ask, receive};
 use crate::pipeline::target::Target;
+
+/// Directories asked about at once.
+const QUERIES_MAX: usize = 32;
 
 /// A directory being gone through.
 struct Level {
@@ -38,6 +42,9 @@ pub(super) fn sweep(
     let is_dir = meta.kind == Kind::Dir;
     let rules = &target.selection;
     if rules.may_protect() && rules.protects(path, is_dir, None) {
+        if is_dir {
+            target.update(|state, _| state.keep(path));
+        }
         return Ok(false);
     }
     if !is_dir || !rules.may_protect() || is_clear(target, link, path, &meta, report)? {
@@ -70,6 +77,10 @@ pub(super) fn is_clear(
             let Some(done) = stack.pop() else {
                 return Ok(true);
             };
+            target.update(|state, _| match done.clear {
+                true => _ = state.kept.remove(&done.path),
+                false => state.keep(&done.path),
+            });
             if !done.clear {
                 tracing::info!(target = %target.name, path = %done.path, "kept at the target: names in it are protected by the filter rules");
             }
@@ -92,6 +103,34 @@ pub(super) fn is_clear(
         } else {
             top.may_go(below, entry.meta, report)?;
         }
+    }
+}
+
+/// How many names of the target go with the directory at `path`, itself included; 1 if it cannot be listed.
+///
+/// # Errors
+/// [`CompareError::Link`] and [`CompareError::Answer`].
+pub(super) fn weigh(link: &Arc<Link>, path: &WirePath) -> Result<u64, CompareError> {
+    let mut weight = 1;
+    let mut open = vec![path.clone()];
+    let mut asked = VecDeque::new();
+    loop {
+        while asked.len() < QUERIES_MAX
+            && let Some(path) = open.pop()
+        {
+            asked.push_back((ask(link, &path, false)?, path));
+        }
+        let Some((id, path)) = asked.pop_front() else {
+            return Ok(weight);
+        };
+        let entries = match receive(link, id, &path) {
+            Ok((_, entries)) => entries,
+            Err(CompareError::Unread(_)) => continue,
+            Err(error) => return Err(error),
+        };
+        weight += entries.len() as u64;
+        let dirs = entries.iter().filter(|entry| entry.meta.kind == Kind::Dir);
+        open.extend(dirs.filter_map(|entry| path.join(&entry.name)));
     }
 }
 

@@ -193,6 +193,20 @@ impl DirtySet {
         });
     }
 
+    /// What went from a name was a directory.
+    pub fn was_dir(&mut self, path: &WirePath) {
+        if let Some(mark) = self.marks.get_mut(path) {
+            mark.was_dir = true;
+        }
+    }
+
+    /// So many names of the target go with this one.
+    pub fn weighs(&mut self, path: &WirePath, weight: u64) {
+        if let Some(mark) = self.marks.get_mut(path) {
+            mark.weight = mark.weight.max(weight);
+        }
+    }
+
     /// An event says that a name is gone; more may follow at once, and then the directory itself.
     pub fn removed(&mut self, path: WirePath, now: Millis) {
         if let Some(parent) = path.parent() {

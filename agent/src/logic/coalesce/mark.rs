@@ -87,6 +87,8 @@ pub struct Mark {
     pub gone: bool,
     /// A comparison found that nothing there is protected: it may go with all that is in it.
     pub cleared: bool,
+    /// A directory went from here: the target may still have it, with all that is in it.
+    pub was_dir: bool,
     /// Until when a regular file that is open waits, at least.
     pub quiet_at: Millis,
     /// How many names were seen to go with it.
@@ -143,6 +145,7 @@ impl Mark {
             born: false,
             gone: false,
             cleared: false,
+            was_dir: false,
             quiet_at: now,
             weight: 1,
             witnessed: false,

@@ -31,17 +31,7 @@ pub(super) fn remove(target: &Target, link: &Link, batch: &mut Planner, mut take
         false => target.root.mounts().missing_above(&taken.path),
     };
     let weight = taken.mark.weight;
-    let pending = target.update(|state, now| {
-        // Those that wait were there as well when it all began. Counted first: what goes meanwhile must
-        // not count twice.
-        let pending = || state.dirty.removals_pending();
-        state.brake.would_hold(weight, now).then(pending)
-    });
-    if let Some(pending) = pending
-        && let Some(entries) = reconcile::count_entries(target)
-    {
-        target.update(|state, _| state.brake.recounted(entries, weight + pending));
-    }
+    recount(target, weight);
     let verdict = target.update(|state, now| {
         if lost {
             state.brake.root_lost(lost_root(target), now);
@@ -69,6 +59,51 @@ pub(super) fn remove(target: &Target, link: &Link, batch: &mut Planner, mut take
         Verdict::Held => {
             taken.mark.leave = Leave::Held;
             target.defer(taken, target.now() + HELD_MS);
+        }
+    }
+}
+
+/// Counts what the source has before it is said that too much of it goes.
+fn recount(target: &Target, weight: u64) {
+    let pending = target.update(|state, now| {
+        // Those that wait were there as well when it all began. Counted first: what goes meanwhile must
+        // not count twice.
+        let pending = || state.dirty.removals_pending();
+        state.brake.would_hold(weight, now).then(pending)
+    });
+    if let Some(pending) = pending
+        && let Some(entries) = reconcile::count_entries(target)
+    {
+        target.update(|state, _| state.brake.recounted(entries, weight + pending));
+    }
+}
+
+/// Whether something that is no directory may be sent now, as to what it takes the place of. A directory at the target
+/// may hold names that have to stay, and goes with all of them: then a comparison looks there first, and the brake is
+/// asked.
+pub(super) fn may_replace(target: &Target, mut taken: Taken) -> Option<Taken> {
+    let (limited, kept) = {
+        let state = target.lock();
+        (state.brake.is_limited(), state.kept.contains(&*taken.path))
+    };
+    let protects = target.selection.may_protect();
+    if taken.mark.was_dir && (protects || limited) || kept && protects {
+        let parent = taken.path.parent().unwrap_or_default();
+        target.update(|state, now| state.dirty.compare(parent, now));
+        target.leave(&taken);
+        return None;
+    }
+    let weight = taken.mark.weight;
+    if weight <= 1 || !limited || taken.mark.leave == Leave::Given {
+        return Some(taken);
+    }
+    recount(target, weight);
+    match target.update(|state, now| state.brake.check(weight, now)) {
+        Verdict::Go => Some(taken),
+        Verdict::Held => {
+            taken.mark.leave = Leave::Held;
+            target.defer(taken, target.now() + HELD_MS);
+            None
         }
     }
 }
@@ -104,7 +139,7 @@ fn is_emptied(target: &Target, taken: &Taken) -> bool {
 enum MayGo {
     /// With all that is in it.
     All,
-    /// Only if nothing is in it: what is protected there is not known.
+    /// Only if nothing is in it: what is protected there, or how much it is, is not known.
     Name,
     /// It is protected.
     Nothing,
@@ -114,8 +149,16 @@ enum MayGo {
 
 fn what_may_go(target: &Target, taken: &Taken) -> MayGo {
     let rules = &target.selection;
-    if taken.mark.cleared || !rules.may_protect() {
+    if taken.mark.cleared {
         return MayGo::All;
+    }
+    if !rules.may_protect() {
+        // What nobody saw go name by name is counted first, if it is a directory that is not empty.
+        let is_counted = taken.mark.witnessed || taken.mark.leave == Leave::Given;
+        return match is_counted || !target.lock().brake.is_limited() {
+            true => MayGo::All,
+            false => MayGo::Name,
+        };
     }
     let protects = |is_dir| rules.protects(&taken.path, is_dir, None);
     match (protects(false), protects(true)) {

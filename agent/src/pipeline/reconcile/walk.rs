@@ -85,7 +85,16 @@ impl Walk<'_> {
             return self.report_all(path, report);
         };
         let entry = stat(self.target, self.link, &path, What::Attributes);
-        if let Some(entry) = self.or_later(entry)?.flatten()
+        let entry = self.or_later(entry)?.flatten();
+        if let Some(here) = &entry
+            && here.kind != Kind::Dir
+        {
+            return match self.may_replace(&path, &dir, report)? {
+                true => report(path, Difference::Changed(here.clone(), dir)),
+                false => Ok(()),
+            };
+        }
+        if let Some(entry) = entry
             && !merkle::same_entry(self.policy, &entry, &dir)
         {
             report(path.clone(), Difference::Changed(entry, dir))?;
@@ -159,17 +168,30 @@ impl Walk<'_> {
         }
         let is_dir = here.kind == Kind::Dir;
         let replaces_dir = !is_dir && there.meta.kind == Kind::Dir;
-        if replaces_dir {
-            let clear = is_clear(self.target, self.link, &path, &there.meta, report);
-            if !self.or_later_whole(&path, clear)?.unwrap_or(false) {
-                return Ok(());
-            }
+        if replaces_dir && !self.may_replace(&path, &there.meta, report)? {
+            return Ok(());
         }
         report(path.clone(), Difference::Changed(here, there.meta.clone()))?;
         if is_dir {
             self.report_all(path, report)?;
         }
         Ok(())
+    }
+
+    /// Whether something that is no directory may take the place of one with all that is in it. If not, that is tried again
+    /// later, and shown until then.
+    fn may_replace(
+        &mut self,
+        path: &WirePath,
+        dir: &EntryMeta,
+        report: Report<'_>,
+    ) -> Result<bool, CompareError> {
+        let clear = is_clear(self.target, self.link, path, dir, report);
+        let clear = self.or_later_whole(path, clear)?;
+        if clear == Some(false) {
+            self.unread.add(not_replaced(path));
+        }
+        Ok(clear == Some(true))
     }
 
     fn links_differ(&self, path: &WirePath, here: &EntryMeta, there: &ListEntry) -> bool {
@@ -283,6 +305,20 @@ pub fn ask(link: &Link, path: &WirePath, content: bool) -> Result<u64, LinkError
     };
     link.ask(id, &AgentMessage::ListQuery(query))?;
     Ok(id)
+}
+
+/// Why nothing takes the place of a directory.
+pub(super) fn not_replaced(path: &WirePath) -> Unread {
+    let text =
+        "at the target a directory stands there, and names in it are protected by the filter rules";
+    Unread {
+        path: path.clone(),
+        what: What::Entries,
+        failure: Failure {
+            code: "not replaced".to_owned(),
+            text: text.to_owned(),
+        },
+    }
 }
 
 /// The whole answer to a question for a listing: the directory, if it is one, and its entries.

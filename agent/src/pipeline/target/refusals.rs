@@ -27,11 +27,12 @@ impl Target {
             state.staged = state.staged.saturating_sub(1);
         }
         let cause = match cause {
-            Cause::Path(taken) if self.may_hold_protected(&taken, reject.code) => {
+            Cause::Path(taken) if self.may_hold_more(&taken, reject.code) => {
                 if !arrived {
                     state.dirty.arrived(&taken.path);
                 }
-                // The comparison removes what may go, and leaves the rest.
+                // The comparison removes what may go, and leaves the rest; or counts what goes.
+                state.keep(&taken.path);
                 state.dirty.compare(WirePath::clone(&taken.path), now);
                 state.dirty.settle_seq(taken.mark.seq);
                 drop(state);
@@ -84,12 +85,13 @@ impl Target {
         self.wake_all();
     }
 
-    /// Whether a directory could not be removed because names may be in it that the rules protect.
-    fn may_hold_protected(&self, taken: &Taken, code: RejectCode) -> bool {
+    /// Whether a directory could not be removed because names may be in it that the rules protect, or that nobody
+    /// has counted.
+    fn may_hold_more(&self, taken: &Taken, code: RejectCode) -> bool {
         code == RejectCode::NotEmpty
             && taken.mark.gone
             && !taken.mark.cleared
-            && self.selection.may_protect()
+            && (self.selection.may_protect() || !taken.mark.witnessed)
     }
 
     /// A path could not be read or transferred: it waits, longer each time.

@@ -1,6 +1,6 @@
 //! [`State`]: what the threads of a target share, and what it does by itself.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use syncd_proto::path::WirePath;
@@ -16,6 +16,9 @@ use crate::pipeline::full_check::Checked;
 
 /// Commits and bytes that may be on their way, whatever the receiver allows.
 pub(super) const IN_FLIGHT_BYTES_MAX: usize = 32 << 20;
+
+/// Most directories that are noted as kept; what takes the place of one beyond is not looked at before.
+const KEPT_MAX: usize = 1 << 16;
 
 /// How long others wait for a path that tries whether the receiver has room again.
 const TRIAL_MS: Millis = 1_000;
@@ -102,6 +105,8 @@ pub struct State {
     pub pause: Option<Pause>,
     /// Holds deletes back.
     pub brake: Brake,
+    /// Directories that only the target has, since names in them are protected: nothing takes their place.
+    pub kept: BTreeSet<WirePath>,
     /// Every directory of the source is watched, or never will be: what changes after a comparison is
     /// heard of.
     pub watched: bool,
@@ -130,6 +135,13 @@ pub struct State {
 }
 
 impl State {
+    /// A directory of the target may hold names that have to stay.
+    pub fn keep(&mut self, path: &WirePath) {
+        if self.kept.len() < KEPT_MAX {
+            self.kept.insert(path.clone());
+        }
+    }
+
     /// That of a target nothing is known of yet.
     pub(super) fn new(settle: Settle, brake: Brake) -> Self {
         Self {
@@ -144,6 +156,7 @@ impl State {
             next_try: None,
             pause: None,
             brake,
+            kept: BTreeSet::new(),
             watched: false,
             comparing: false,
             checking: false,
