@@ -23,6 +23,7 @@ mod mounts;
 mod network;
 mod overflow;
 mod owners;
+mod places;
 mod preflight;
 mod race;
 mod refuse;
