@@ -19,6 +19,7 @@ mod kill;
 mod large;
 mod limits;
 mod live;
+mod long_paths;
 mod mounts;
 mod network;
 mod overflow;

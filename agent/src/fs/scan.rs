@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::fs::{FileType, RawDir};
 use rustix::io::Errno;
 use syncd_proto::digest::Digest;
+use syncd_proto::limits::{NAME_BYTES_MAX, PATH_BYTES_MAX, PATH_DEPTH_MAX};
 use syncd_proto::links::LinkGroups;
 use syncd_proto::meta::{EntryMeta, Kind};
 use syncd_proto::path::{Name, WirePath};
@@ -24,29 +25,44 @@ use super::read::{LargeFile, Piece, ReadError, Stamp};
 use super::root::{self, Identity, SourceRoot, is_gone};
 use crate::logic::terms::Terms;
 
-/// The entries of the directory at `path`, in no order; `None` if there is no directory. The name the
-/// receiver keeps for itself is left out at the root.
+/// What a directory holds.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// Its entries, in no order, each with its path.
+    pub entries: Vec<(WirePath, EntryMeta)>,
+    /// There are others, whose names or paths are above the limits of what can be sent.
+    pub unnamed: bool,
+}
+
+/// The entries of the directory at `path`; `None` if there is no directory. The name the receiver keeps for itself is
+/// left out.
 ///
 /// # Errors
 /// The directory is there but cannot be read.
-pub fn list(root: &SourceRoot, path: &WirePath) -> io::Result<Option<Vec<(Name, EntryMeta)>>> {
+pub fn list(root: &SourceRoot, path: &WirePath) -> io::Result<Option<Listing>> {
     let dir = match root.open_dir(path) {
         Ok(dir) => dir,
         Err(error) if is_gone(&error) => return Ok(None),
         Err(error) => return Err(error),
     };
-    let mut entries = Vec::new();
+    let mut listing = Listing::default();
     let read = for_each_name(&dir, |name| {
-        let Some(name) = name.ok().filter(|name| !name.is_reserved()) else {
+        if name.as_ref().is_ok_and(Name::is_reserved) {
+            return Ok(());
+        }
+        let name = name.ok();
+        let below = name.as_ref().and_then(|name| path.join(name));
+        let (Some(name), Some(below)) = (name, below) else {
+            listing.unnamed = true;
             return Ok(());
         };
         if let Some(entry) = root::stat_entry(dir.as_fd(), &name)? {
-            entries.push((name, entry));
+            listing.entries.push((below, entry));
         }
         Ok(())
     });
     match read {
-        Ok(()) => Ok(Some(entries)),
+        Ok(()) => Ok(Some(listing)),
         // Removed while it was open.
         Err(error) if is_gone(&error) => Ok(None),
         Err(error) => Err(error),
@@ -124,14 +140,49 @@ pub enum Unscanned {
     Content(io::Error),
     /// The entry has the name that the receiver keeps for itself.
     Reserved,
-    /// The directory has an entry whose name cannot be sent (longer than any name on Linux).
-    BadName(Vec<u8>),
+    /// The directory has entries that no message can name.
+    Unnamed(Unnamed),
     /// The receiver keeps no entries of this type.
     NotKept(Kind),
     /// Its extended attributes cannot be read.
     Attributes(io::Error),
     /// The file kept changing while its content was hashed.
     Unstable,
+}
+
+/// Entries of one directory whose names or paths are above the limits of what can be sent.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Unnamed {
+    /// How many they are.
+    pub count: u64,
+    /// The name of the first.
+    pub first: Vec<u8>,
+}
+
+impl Unnamed {
+    /// Notes one more.
+    pub fn add(&mut self, name: &[u8]) {
+        if self.count == 0 {
+            self.first = name.to_vec();
+        }
+        self.count += 1;
+    }
+}
+
+impl fmt::Display for Unnamed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} of its entries cannot be mirrored, such as ",
+            self.count
+        )?;
+        syncd_proto::path::escape(&self.first, f)?;
+        write!(
+            f,
+            ": with their names the path is above what can be sent \
+             ({PATH_BYTES_MAX} bytes, {PATH_DEPTH_MAX} names of {NAME_BYTES_MAX} bytes)"
+        )
+    }
 }
 
 impl fmt::Display for ScanProblem {
@@ -150,10 +201,7 @@ impl fmt::Display for ScanProblem {
             Unscanned::Reserved => {
                 f.write_str("not mirrored: the receiver keeps this name for itself")
             }
-            Unscanned::BadName(name) => {
-                f.write_str("has an entry whose name is too long: ")?;
-                syncd_proto::path::escape(name, f)
-            }
+            Unscanned::Unnamed(unnamed) => write!(f, "{unnamed}"),
             Unscanned::Unstable => f.write_str("kept changing while its content was hashed"),
         }
     }
@@ -282,6 +330,7 @@ impl<'a> SourceReader<'a> {
         path: &WirePath,
     ) -> io::Result<Result<Vec<(Name, EntryMeta)>, Cancelled>> {
         let mut entries = Vec::new();
+        let mut unnamed = Unnamed::default();
         let mut cancelled = false;
         let is_here = self.here.as_ref().is_some_and(|here| here.enter(dir));
         for_each_name(dir, |name| {
@@ -292,15 +341,25 @@ impl<'a> SourceReader<'a> {
             let name = match name {
                 Ok(name) => name,
                 Err(bytes) => {
-                    self.tell(path.clone(), Unscanned::BadName(bytes.to_vec()));
+                    unnamed.add(bytes);
                     return Ok(());
                 }
             };
-            if let Some(entry) = self.entry((dir.as_fd(), is_here), path, &name)? {
-                entries.push((name, entry));
+            match path.join(&name) {
+                Some(below) => {
+                    if let Some(entry) = self.entry((dir.as_fd(), is_here), below, &name)? {
+                        entries.push((name, entry));
+                    }
+                }
+                None if name.is_reserved() => {}
+                None => unnamed.add(name.as_bytes()),
             }
             Ok(())
         })?;
+        if unnamed.count > 0 {
+            // However many they are, they are told as their directory.
+            self.tell(path.clone(), Unscanned::Unnamed(unnamed));
+        }
         if self.hash_contents && !cancelled {
             entries = self.hash_all(dir.as_fd(), path, entries);
             cancelled = self.cancel.load(Ordering::Relaxed);
@@ -316,14 +375,9 @@ impl<'a> SourceReader<'a> {
     fn entry(
         &mut self,
         (dir, is_here): (BorrowedFd<'_>, bool),
-        parent: &WirePath,
+        path: WirePath,
         name: &Name,
     ) -> rustix::io::Result<Option<EntryMeta>> {
-        let Some(path) = parent.join(name) else {
-            // Above the limit of depth: the walk cannot name it, so it is told as its directory.
-            self.tell(parent.clone(), Unscanned::BadName(name.as_bytes().to_vec()));
-            return Ok(None);
-        };
         if name.is_reserved() {
             self.tell(path, Unscanned::Reserved);
             return Ok(None);
@@ -617,10 +671,11 @@ mod tests {
         symlink("target", dir.path().join("link")).unwrap();
         let root = SourceRoot::open(dir.path()).unwrap();
         let mut top = list(&root, &WirePath::root()).unwrap().unwrap();
-        top.sort_by(|a, b| a.0.cmp(&b.0));
+        top.entries.sort_by(|a, b| a.0.cmp(&b.0));
+        let top = top.entries;
         let kinds: Vec<_> = top
             .iter()
-            .map(|(name, meta)| (name.to_string(), meta.kind))
+            .map(|(at, meta)| (at.to_string(), meta.kind))
             .collect();
         assert_eq!(
             kinds,
@@ -630,15 +685,14 @@ mod tests {
             ]
         );
         assert_eq!(top[1].1.content, Some(Digest::of(b"target")));
-        let below = list(&root, &path("d")).unwrap().unwrap();
+        let below = list(&root, &path("d")).unwrap().unwrap().entries;
         assert_eq!(
             below.len(),
             3_000,
             "the reserved name is kept back at every level"
         );
-        for (name, meta) in &below {
-            let at = path("d").join(name).unwrap();
-            assert_eq!(root.stat(&at).unwrap().as_ref(), Some(meta));
+        for (at, meta) in &below {
+            assert_eq!(root.stat(at).unwrap().as_ref(), Some(meta));
         }
         assert!(list(&root, &path("absent")).unwrap().is_none());
         assert!(list(&root, &path("link")).unwrap().is_none());

@@ -56,6 +56,8 @@ pub struct DirtySet {
     settle: Settle,
     marks: BTreeMap<Arc<WirePath>, Mark>,
     comparisons: BTreeMap<Arc<WirePath>, Comparison>,
+    /// One that failed and is being done again: it has failed until it is done.
+    retried: Option<(Arc<WirePath>, Comparison)>,
     /// (due, seq) of every mark that does not wait for an earlier version to arrive.
     queue: BTreeSet<(Millis, u64)>,
     by_seq: HashMap<u64, Arc<WirePath>>,
@@ -94,6 +96,7 @@ impl DirtySet {
             settle,
             marks: BTreeMap::new(),
             comparisons: BTreeMap::new(),
+            retried: None,
             queue: BTreeSet::new(),
             by_seq: HashMap::new(),
             in_flight: HashMap::new(),
@@ -165,7 +168,10 @@ impl DirtySet {
             .iter()
             .find(|(_, comparison)| comparison.due <= now)?;
         let path = path.clone();
-        self.comparisons.remove_entry(&path)
+        let taken = self.comparisons.remove_entry(&path);
+        let failed = |(_, comparison): &&(_, Comparison)| comparison.failure.is_some();
+        self.retried = taken.as_ref().filter(failed).cloned();
+        taken
     }
 
     /// How many directories wait to be compared.
@@ -188,6 +194,7 @@ impl DirtySet {
         due: Millis,
     ) {
         comparison.due = due;
+        self.retried = None;
         if let Some(other) = self.comparisons.get(&path) {
             comparison.content |= other.content;
             comparison.due = due.min(other.due);
@@ -264,6 +271,8 @@ impl DirtySet {
 
     /// Something seen as `seq` is durable at the target, or of no interest any more.
     pub fn settle_seq(&mut self, seq: u64) {
+        self.retried
+            .take_if(|(_, comparison)| comparison.seq == seq);
         self.outstanding.remove(&seq);
     }
 

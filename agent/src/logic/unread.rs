@@ -31,6 +31,8 @@ pub enum What {
     Content,
     /// Attributes; for what is below them there is no difference.
     Attributes,
+    /// Some of a directory's entries, which no message can name; all others were compared.
+    Names,
 }
 
 impl std::fmt::Display for Unread {
@@ -64,9 +66,11 @@ impl Unreads {
     /// What is to be looked at again by itself, after a comparison of `base` that went through otherwise.
     ///
     /// # Errors
-    /// The comparison has failed: its own directory could not be read, or so much that it is done again as a whole.
+    /// The comparison has failed: its own directory could not be read, or not all of it, or so much below it that it is
+    /// done again as a whole.
     pub fn conclude(self, base: &WirePath) -> Result<Vec<Unread>, Unread> {
-        let own = |unread: &Unread| unread.what == What::Entries && unread.path == *base;
+        let whole = |what: What| matches!(what, What::Entries | What::Names);
+        let own = |unread: &Unread| whole(unread.what) && unread.path == *base;
         let Self { mut found, more } = self;
         if let Some(at) = found.iter().position(own) {
             return Err(found.swap_remove(at));
@@ -115,6 +119,12 @@ mod tests {
             unread("d/f", What::Content),
         ];
         let expected = [below[0].clone(), below[1].clone(), below[3].clone()];
+        let names = unread("d", What::Names);
+        assert_eq!(
+            after(std::slice::from_ref(&names), ".").unwrap(),
+            std::slice::from_ref(&names)
+        );
+        assert_eq!(after(std::slice::from_ref(&names), "d").unwrap_err(), names);
         assert_eq!(after(&below, "d").unwrap(), expected);
         assert_eq!(after(&below, "d/e").unwrap_err(), below[0]);
         assert_eq!(after(&[], "d").unwrap(), []);

@@ -16,7 +16,7 @@ use syncd_proto::meta::{EntryMeta, Kind};
 use syncd_proto::path::{Name, WirePath};
 use syncd_proto::tree::TreeReader;
 
-use crate::fs::scan::{ScanProblem, SourceReader};
+use crate::fs::scan::{ScanProblem, SourceReader, Unscanned};
 use crate::logic::bucket::Bucket;
 use crate::logic::coalesce::Millis;
 use crate::logic::config::FullCheck;
@@ -423,7 +423,8 @@ fn directory(
 fn leave_entries(target: &Target, path: &WirePath, both: &Both) -> u64 {
     let names = both.here.keys();
     let unread = names.filter_map(|name| both.problems.of(&path.join(name)?).cloned());
-    let unread: Vec<Unread> = unread.collect();
+    let unnamed = both.problems.unnamed_in(path).cloned();
+    let unread: Vec<Unread> = unread.chain(unnamed).collect();
     let count = unread.len() as u64;
     if count > 0 {
         target.update(|state, now| put_off(state, unread, true, now));
@@ -530,7 +531,9 @@ fn list(
     let mut problems = Problems::default();
     let mut problem = |problem: ScanProblem| {
         problems.take_in(&problem);
-        tracing::warn!(target = %target.name, "full check: {problem}");
+        if !matches!(problem.what, Unscanned::Unnamed(_)) {
+            tracing::warn!(target = %target.name, "full check: {problem}");
+        }
     };
     let take = |bytes: u64| pace.take(bytes);
     let mut reader = SourceReader::new(&target.root, &keep, &mut problem, &pace.cancel)

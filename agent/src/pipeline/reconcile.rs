@@ -38,6 +38,9 @@ const DIRTY_HIGH: usize = 20_000;
 /// How long a comparison that failed waits, in milliseconds.
 const RETRY_MS: Millis = 1_000;
 
+/// How long a directory waits that has entries which no message can name, in milliseconds.
+const NAMES_RETRY_MS: Millis = 10 * 60 * 1_000;
+
 /// How long it is between two searches for the names of linked files, in milliseconds.
 const SEEK_MS: Millis = 250;
 
@@ -242,14 +245,19 @@ fn give_back(
         error,
         CompareError::Stopped | CompareError::Link(LinkError::Closed)
     );
-    if !is_over {
+    let again = matches!(&error, CompareError::Unread(unread) if comparison.failure.as_ref() == Some(&unread.failure));
+    if !is_over && (!again || comparison.attempts <= 1) {
         tracing::warn!(target = %target.name, path = %path, "{error}");
     }
     let mut due = now + RETRY_MS;
     if let CompareError::Unread(unread) = error {
         comparison.attempts += 1;
-        comparison.failure = Some(unread.failure);
         due = now + path_delay_ms(comparison.attempts);
+        if unread.what == What::Names && comparison.attempts > ATTEMPTS_MAX {
+            // An event tells when that changes.
+            due = now + NAMES_RETRY_MS;
+        }
+        comparison.failure = Some(unread.failure);
     }
     state.dirty.give_back_comparison(path, comparison, due);
 }
@@ -263,7 +271,7 @@ pub(super) fn put_off(state: &mut State, unread: Vec<Unread>, content: bool, now
     } in unread
     {
         match what {
-            What::Entries => {
+            What::Entries | What::Names => {
                 let due = now + path_delay_ms(1);
                 state.dirty.compare_later(path, content, failure, due);
             }

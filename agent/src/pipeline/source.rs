@@ -24,6 +24,10 @@ mod unwatched;
 /// How long an overflow, or a directory that could not be watched, waits before the rescan.
 const RESCAN: Duration = Duration::from_millis(200);
 
+/// How long a directory is left alone after entries came or went that no message can name, in milliseconds: they may be
+/// many.
+const UNNAMED_MS: Millis = 200;
+
 /// One source and its targets.
 #[derive(Debug)]
 pub struct Source {
@@ -195,6 +199,13 @@ impl Source {
         self.wake.notify_all();
     }
 
+    /// A directory has, or had, entries that no message can name: a comparison says so, or that they are gone.
+    fn has_unnamed(&self, dir: &WirePath) {
+        if self.selection.includes(dir, true) {
+            self.mark(|dirty, now| dirty.compare(dir.clone(), now + UNNAMED_MS));
+        }
+    }
+
     fn compare(&self, path: &WirePath) {
         for target in &self.targets {
             target.update(|state, now| state.dirty.compare(path.clone(), now));
@@ -218,6 +229,7 @@ impl Source {
                 self.rules_touched(&to, Touch::MovedIn, dir);
                 self.renamed_selected(from, to, dir);
             }
+            RawEvent::Unnamed { dir } => self.has_unnamed(&dir),
             RawEvent::Overflow => {
                 self.lock().overflows += 1;
                 self.shaken(Shaken::Overflow, RESCAN);
@@ -378,6 +390,9 @@ impl Source {
             queue.add(to.clone(), Chore::WatchAndMark);
         }
         let listed_ahead = queue.busy || queue.scan_barrier > *self.barrier_passed.borrow();
+        if queue.may_be_too_long(&from, &to) {
+            queue.add(to.clone(), Chore::WatchThenCompare);
+        }
         if listed_ahead {
             // A listing made meanwhile may have seen the new name before we were told of it.
             queue.add(from.clone(), Chore::WatchThenCompare);

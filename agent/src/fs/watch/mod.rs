@@ -68,6 +68,11 @@ pub enum RawEvent {
         /// Whether it is a directory.
         dir: bool,
     },
+    /// Entries of a directory came or went whose names or paths are above the limits of what can be sent.
+    Unnamed {
+        /// Which directory.
+        dir: WirePath,
+    },
     /// Events were lost: nothing is known of anything until it has been watched and listed again.
     Overflow,
     /// The watch of a directory ended although nobody removed the directory (unmounted).

@@ -90,8 +90,8 @@ impl Driver {
                 Ok(_) | Err(WatchError::Gone) => {}
                 Err(error) => panic!("{path}: {error}"),
             }
-            for (name, entry) in list(&self.root, &path).unwrap().unwrap_or_default() {
-                let below = path.join(&name).unwrap();
+            let listing = list(&self.root, &path).unwrap().unwrap_or_default();
+            for (below, entry) in listing.entries {
                 self.seen.insert(below.clone());
                 if entry.kind == Kind::Dir {
                     left.push(below);
@@ -183,8 +183,7 @@ impl Driver {
         let mut missing = Vec::new();
         let mut left = vec![WirePath::root()];
         while let Some(path) = left.pop() {
-            for (name, entry) in list(&self.root, &path).unwrap().unwrap() {
-                let below = path.join(&name).unwrap();
+            for (below, entry) in list(&self.root, &path).unwrap().unwrap().entries {
                 if !self.seen.contains(&below) {
                     missing.push(below.clone());
                 }
@@ -602,9 +601,9 @@ fn measure_watching_and_check_its_memory() {
         let one = Instant::now();
         watcher.watch(&at).unwrap();
         watch_time += one.elapsed();
-        for (name, entry) in list(&root, &at).unwrap().unwrap() {
+        for (below, entry) in list(&root, &at).unwrap().unwrap().entries {
             if entry.kind == Kind::Dir {
-                left.push(at.join(&name).unwrap());
+                left.push(below);
             }
         }
     }

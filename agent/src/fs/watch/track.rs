@@ -138,8 +138,9 @@ impl Tracker {
         } else if self.is_modified_again(wd, name) {
             return;
         }
-        match name.and_then(Name::new) {
-            Some(name) => self.entry_event(id, mask, cookie, &name),
+        match name.map(Name::new) {
+            Some(Some(name)) => self.entry_event(id, mask, cookie, &name),
+            Some(None) => self.unnamed(id, mask),
             None => self.self_event(id, mask),
         }
     }
@@ -215,7 +216,7 @@ impl Tracker {
 
     fn entry_event(&mut self, parent: Id, mask: EventMask, cookie: u32, name: &Name) {
         let Some(path) = self.tree.path(parent).and_then(|path| path.join(name)) else {
-            return; // deeper than anything that is mirrored
+            return self.unnamed(parent, mask);
         };
         let dir = mask.contains(EventMask::ISDIR);
         let touch = match mask.difference(EventMask::ISDIR) {
@@ -229,6 +230,15 @@ impl Tracker {
             _ => return,
         };
         self.tell(path, touch, dir);
+    }
+
+    /// An event about an entry that no path can name.
+    fn unnamed(&mut self, parent: Id, mask: EventMask) {
+        let moves = EventMask::MOVED_FROM | EventMask::MOVED_TO;
+        let names = EventMask::CREATE | EventMask::DELETE | moves;
+        if let Some(dir) = self.tree.path(parent).filter(|_| mask.intersects(names)) {
+            self.push(RawEvent::Unnamed { dir });
+        }
     }
 
     /// An event about the watched directory itself. Mostly its parent has told it already.
@@ -391,7 +401,29 @@ impl Tracker {
 
 #[cfg(test)]
 mod tests {
+    use syncd_proto::limits::PATH_DEPTH_MAX;
+
     use super::*;
+
+    #[test]
+    fn what_no_path_can_name_is_told_as_its_directory() {
+        let mut tracker = Tracker::new(1);
+        let deep = WirePath::from_names(vec![Name::new(b"d").unwrap(); PATH_DEPTH_MAX]).unwrap();
+        let id = tracker.tree.find_or_make(&deep);
+        tracker.tree.set_wd(id, 2);
+        for (wd, mask, name) in [
+            (2, EventMask::CREATE, &b"below"[..]),
+            (2, EventMask::MODIFY, b"below"),
+            (2, EventMask::MOVED_FROM, b"below"),
+            (1, EventMask::DELETE, &[b'x'; 300]),
+            (1, EventMask::ATTRIB, &[b'x'; 300]),
+        ] {
+            tracker.event(wd, mask, 7, Some(name));
+        }
+        let unnamed = |dir: &WirePath| RawEvent::Unnamed { dir: dir.clone() };
+        let expected = [unnamed(&deep), unnamed(&deep), unnamed(&WirePath::root())];
+        assert_eq!(tracker.take_ready(), expected);
+    }
 
     #[test]
     fn a_write_after_a_close_is_told_and_those_before_it_only_once() {

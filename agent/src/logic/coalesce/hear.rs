@@ -178,6 +178,7 @@ impl DirtySet {
     /// A name is gone, with everything below it. One that was never sent is forgotten.
     pub fn gone(&mut self, path: WirePath, now: Millis) {
         self.leave_below(&path);
+        self.hasten_below(&path, now);
         let below = self.absorb_below(&path);
         if self.was_never_sent(&path) {
             self.forget(&path);
@@ -344,6 +345,18 @@ impl DirtySet {
             failure: None,
         };
         self.comparisons.insert(Arc::new(path), comparison);
+    }
+
+    /// What could not be compared may not be there any more.
+    fn hasten_below(&mut self, path: &WirePath, now: Millis) {
+        let below = range_below(&self.comparisons, path);
+        let failed = below.filter(|(_, comparison)| comparison.failure.is_some());
+        let failed: Vec<_> = failed.map(|(path, _)| path.clone()).collect();
+        for path in failed {
+            if let Some(comparison) = self.comparisons.get_mut(&path) {
+                comparison.due = comparison.due.min(now);
+            }
+        }
     }
 
     /// A directory could not be compared, as a part of what is above it: it is by itself, later.

@@ -73,7 +73,9 @@ impl DirtySet {
 
     /// Directories that could not be compared, and paths that failed.
     pub fn failed(&self) -> impl Iterator<Item = Failed<'_>> {
-        let comparisons = self.comparisons.iter().map(|(path, comparison)| {
+        let retried = self.retried.iter().map(|(path, it)| (path, it));
+        let comparisons = self.comparisons.iter().chain(retried);
+        let comparisons = comparisons.map(|(path, comparison)| {
             let Comparison {
                 attempts,
                 failure,

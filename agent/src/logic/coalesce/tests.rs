@@ -488,16 +488,25 @@ fn a_comparison_that_failed_is_shown_waits_and_is_hastened_by_who_asks_again() {
     assert_eq!(failed[0].path.to_string(), "a/b");
     assert!(!set.is_clean(&path("a/b/c")) && !set.is_settled(&path("a/b/c")));
     assert!(set.take_comparison(499).is_none());
+    // What is gone is seen to be gone at once.
+    let mut other = DirtySet::new(SETTLE);
+    other.compare_later(path("a/b"), false, failure(), 500);
+    other.gone(path("a"), 20);
+    assert_eq!(other.take_comparison(20).unwrap().0.to_string(), "a/b");
     // What is asked for below does not wait for it, and what is asked for there does not either.
     set.compare(path("a/b/c"), 10);
     assert_eq!(set.take_comparison(10).unwrap().0.to_string(), "a/b/c");
     set.compare(path("a/b"), 20);
     let (at, mut again) = set.take_comparison(20).unwrap();
     assert_eq!((again.attempts, again.content), (1, true));
+    assert_eq!(set.failed().count(), 1, "until it is done");
     again.attempts += 1;
     set.give_back_comparison(at, again, 900);
     set.retry_all(30);
-    assert_eq!(set.take_comparison(30).unwrap().1.attempts, 2);
+    let (_, again) = set.take_comparison(30).unwrap();
+    assert_eq!((again.attempts, set.failed().count()), (2, 1));
+    set.settle_seq(again.seq);
+    assert_eq!(set.failed().count(), 0);
     // All of it covers it.
     set.compare_later(path("a/b"), true, failure(), 500);
     set.compare_content(path("."), 40);

@@ -11,7 +11,7 @@ use syncd_proto::path::{Name, WirePath};
 use syncd_proto::tree::{DigestTree, TreeReader};
 
 use super::CompareError;
-use crate::fs::scan::{ScanProblem, SourceReader, Unscanned};
+use crate::fs::scan::{ScanProblem, SourceReader, Unnamed, Unscanned};
 use crate::logic::coalesce::Failure;
 use crate::logic::terms::Terms;
 use crate::logic::unread::{Unread, What};
@@ -21,11 +21,17 @@ use crate::pipeline::target::Target;
 /// Most that is remembered of one reading; above, nothing of it counts as read.
 const PROBLEMS_MAX: usize = 4_096;
 
+/// Most directories with entries that no message can name; above, no directory counts as read.
+const UNNAMED_MAX: usize = 64;
+
 /// What could not be read, by path.
 #[derive(Debug, Default)]
 pub struct Problems {
     found: BTreeMap<WirePath, Unread>,
     more: bool,
+    /// Directories with entries that no message can name.
+    unnamed: BTreeMap<WirePath, Unread>,
+    more_unnamed: bool,
 }
 
 impl Problems {
@@ -36,10 +42,8 @@ impl Problems {
             Unscanned::Unreadable(error) => (What::Entries, error),
             Unscanned::Content(error) => (What::Content, error),
             Unscanned::Attributes(error) => (What::Attributes, error),
-            Unscanned::Reserved
-            | Unscanned::BadName(_)
-            | Unscanned::NotKept(_)
-            | Unscanned::Unstable => return,
+            Unscanned::Unnamed(unnamed) => return self.take_in_unnamed(&problem.path, unnamed),
+            Unscanned::Reserved | Unscanned::NotKept(_) | Unscanned::Unstable => return,
         };
         if self.found.len() >= PROBLEMS_MAX {
             self.more = true;
@@ -49,10 +53,26 @@ impl Problems {
         self.found.entry(problem.path.clone()).or_insert(unread);
     }
 
+    /// Their paths are the longest that there are: few of them are remembered.
+    fn take_in_unnamed(&mut self, dir: &WirePath, unnamed: &Unnamed) {
+        if self.unnamed.len() < UNNAMED_MAX {
+            let unread = cannot_be_named(dir, unnamed.to_string());
+            self.unnamed.entry(dir.clone()).or_insert(unread);
+        } else {
+            self.more_unnamed = true;
+        }
+    }
+
     /// What of exactly this path could not be read.
     #[must_use]
     pub fn of(&self, path: &WirePath) -> Option<&Unread> {
         self.found.get(path)
+    }
+
+    /// That a directory has entries which no message can name.
+    #[must_use]
+    pub fn unnamed_in(&self, dir: &WirePath) -> Option<&Unread> {
+        self.unnamed.get(dir)
     }
 
     /// Everything, as a failure of the directory at `path` if it was too much to be remembered.
@@ -76,10 +96,33 @@ impl Problems {
 
     /// Whether everything at and below a path was read.
     pub(super) fn is_sure(&self, path: &WirePath) -> bool {
-        let below = (Bound::Included(path), Bound::Unbounded);
-        let next = self.found.range::<WirePath, _>(below).next();
-        !self.more && !next.is_some_and(|(other, _)| other.starts_with(path))
+        let is_none = |among: &BTreeMap<WirePath, Unread>| {
+            let below = (Bound::Included(path), Bound::Unbounded);
+            let next = among.range::<WirePath, _>(below).next();
+            !next.is_some_and(|(other, _)| other.starts_with(path))
+        };
+        !self.more && !self.more_unnamed && is_none(&self.found) && is_none(&self.unnamed)
     }
+}
+
+/// A directory with entries that no message can name.
+pub fn cannot_be_named(dir: &WirePath, text: String) -> Unread {
+    Unread {
+        path: dir.clone(),
+        what: What::Names,
+        failure: Failure {
+            code: "path too long".to_owned(),
+            text,
+        },
+    }
+}
+
+/// A directory that has an entry at the target which no message can name.
+pub(super) fn unnamed_there(dir: &WirePath, name: &Name) -> Unread {
+    let text = format!(
+        "it has entries at the target whose paths are above what can be sent, such as {name}: they have to be removed there"
+    );
+    cannot_be_named(dir, text)
 }
 
 /// What could not be read, for an error of the system.
@@ -179,7 +222,10 @@ fn with_reader<T>(
     let mut problems = Problems::default();
     let mut tell = |problem: ScanProblem| {
         problems.take_in(&problem);
-        tracing::warn!(target = %target.name, "{problem}");
+        // It is told when the comparison of the directory fails, and not each time that something above it is read.
+        if !matches!(problem.what, Unscanned::Unnamed(_)) {
+            tracing::warn!(target = %target.name, "{problem}");
+        }
     };
     let cancel = AtomicBool::new(false);
     let mut reader = SourceReader::new(&target.root, &keep, &mut tell, &cancel)
@@ -228,6 +274,34 @@ mod tests {
         let denied = io::Error::from(io::ErrorKind::PermissionDenied);
         let denied = unread(&path("d"), What::Entries, &denied);
         assert_eq!(denied.failure.code, "permission denied");
+    }
+
+    #[test]
+    fn entries_that_no_message_can_name_fail_their_directory_and_leave_the_rest() {
+        let mut problems = Problems::default();
+        let mut unnamed = Unnamed::default();
+        unnamed.add(b"one\n");
+        unnamed.add(b"two");
+        problems.take_in(&problem("d/e", Unscanned::Unnamed(unnamed.clone())));
+        assert!(!problems.is_sure(&path("d")) && problems.is_sure(&path("d/f")));
+        let told = problems.unnamed_in(&path("d/e")).unwrap();
+        assert_eq!(
+            (told.what, &*told.failure.code),
+            (What::Names, "path too long")
+        );
+        let text = &told.failure.text;
+        assert!(
+            text.starts_with("2 of its entries cannot be mirrored, such as one\\x0a: "),
+            "{text}"
+        );
+        // Its other entries count.
+        let mut problems = problems.within(&path("d/e")).unwrap();
+        for number in 0..10 * UNNAMED_MAX {
+            let at = format!("d/{number}");
+            problems.take_in(&problem(&at, Unscanned::Unnamed(unnamed.clone())));
+        }
+        assert_eq!(problems.unnamed.len(), UNNAMED_MAX);
+        assert!(!problems.is_sure(&path("elsewhere")));
     }
 
     #[test]

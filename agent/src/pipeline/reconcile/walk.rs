@@ -107,8 +107,10 @@ impl Walk<'_> {
             self.look_again(path);
             return Ok(());
         };
+        self.note_unnamed(&path, &problems);
         for entry in there {
             let Some(below) = path.join(&entry.name) else {
+                self.unread.add(reading::unnamed_there(&path, &entry.name));
                 continue;
             };
             match here.remove(&entry.name) {
@@ -229,7 +231,8 @@ impl Walk<'_> {
         while let Some(dir) = open.pop() {
             // Without attributes and contents: for what the target does not have, nothing is compared.
             let listed = reading::list(self.target, &self.plain, &dir, false);
-            let (entries, _) = self.or_later(listed)?.flatten().unwrap_or_default();
+            let (entries, problems) = self.or_later(listed)?.flatten().unwrap_or_default();
+            self.note_unnamed(&dir, &problems);
             for (name, meta) in entries {
                 let Some(below) = dir.join(&name) else {
                     continue;
@@ -254,6 +257,12 @@ impl Walk<'_> {
     ) -> Result<(), CompareError> {
         let swept = sweep(self.target, self.link, path, meta, report);
         self.or_later_whole(path, swept).map(drop)
+    }
+
+    fn note_unnamed(&mut self, dir: &WirePath, problems: &Problems) {
+        if let Some(unread) = problems.unnamed_in(dir) {
+            self.unread.add(unread.clone());
+        }
     }
 
     /// What could not be read is left out, and noted.

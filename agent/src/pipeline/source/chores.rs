@@ -168,7 +168,7 @@ impl Source {
         let mut open = vec![path.clone()];
         while let Some(dir) = open.pop() {
             match watcher.watch(&dir) {
-                Ok(_) => {}
+                Ok(_) => self.lock().met(&dir),
                 Err(WatchError::Gone) => continue,
                 Err(error) => self.unwatched(&dir, &error),
             }
@@ -189,10 +189,11 @@ impl Source {
     /// still be open.
     fn mark_listed(&self, dir: &WirePath, open: &mut Vec<WirePath>) -> std::io::Result<bool> {
         let mut any_recent = false;
-        for (name, meta) in scan::list(&self.root, dir)?.unwrap_or_default() {
-            let Some(below) = dir.join(&name) else {
-                continue;
-            };
+        let listing = scan::list(&self.root, dir)?.unwrap_or_default();
+        if listing.unnamed {
+            self.has_unnamed(dir);
+        }
+        for (below, meta) in listing.entries {
             let is_dir = meta.kind == Kind::Dir;
             if !self.selection.keeps(&below, is_dir) {
                 continue;

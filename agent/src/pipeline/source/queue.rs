@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use syncd_proto::limits::{NAME_BYTES_MAX, PATH_BYTES_MAX, PATH_DEPTH_MAX};
 use syncd_proto::path::WirePath;
 
 /// What the scanner has to do for a directory.
@@ -51,6 +52,8 @@ pub(super) struct Queue {
     pub(super) overflows: u64,
     pub(super) rescans: u64,
     pub(super) root_gone: Option<String>,
+    /// The most names and bytes that the path of a directory had.
+    pub(super) longest: (usize, usize),
     /// When the root and the mounts below it are looked at next.
     pub(super) identity_due: Option<Instant>,
     pub(super) backend: &'static str,
@@ -65,6 +68,21 @@ impl Queue {
             | (Chore::WatchAndMark, Chore::WatchThenCompare) => Chore::MarkAndCompare,
             (one, other) => one.max(other),
         };
+    }
+
+    /// A directory has been met.
+    pub(super) fn met(&mut self, path: &WirePath) {
+        let (depth, bytes) = length(path);
+        self.longest = (self.longest.0.max(depth), self.longest.1.max(bytes));
+    }
+
+    /// Whether something below a directory may have a path above the limits now that it has another name.
+    pub(super) fn may_be_too_long(&self, from: &WirePath, to: &WirePath) -> bool {
+        let (before, after) = (length(from), length(to));
+        let depth = self.longest.0 + 1 + after.0;
+        let bytes = self.longest.1 + NAME_BYTES_MAX + 1 + after.1;
+        (after.0 > before.0 && depth > PATH_DEPTH_MAX + before.0)
+            || (after.1 > before.1 && bytes > PATH_BYTES_MAX + before.1)
     }
 
     /// Everything is to be watched and compared again after `pause`, or when enough time has passed since it
@@ -82,6 +100,13 @@ impl Queue {
         let whys = self.shaken.iter().chain(&self.sweeping);
         whys.max()?.text()
     }
+}
+
+/// Names of a path, and bytes with what is between them.
+fn length(path: &WirePath) -> (usize, usize) {
+    let names = path.names();
+    let bytes = names.iter().map(|name| name.as_bytes().len() + 1);
+    (names.len(), bytes.sum())
 }
 
 /// Why everything is watched and compared again; the graver one counts.
@@ -142,6 +167,22 @@ pub(super) fn take_work(queue: &mut Queue) -> Option<Work> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_new_name_may_make_paths_below_too_long() {
+        let path = |text: &str| WirePath::from_relative(text.as_ref()).unwrap();
+        let mut queue = Queue::default();
+        queue.met(&path(&vec!["d"; PATH_DEPTH_MAX - 2].join("/")));
+        queue.met(&path("other"));
+        assert!(!queue.may_be_too_long(&path("d"), &path("longer name")));
+        assert!(!queue.may_be_too_long(&path("d"), &path("x/d")));
+        assert!(queue.may_be_too_long(&path("d"), &path("x/y/d")));
+        assert!(!queue.may_be_too_long(&path("x/y/d"), &path("d")));
+        queue.met(&path(&vec!["n".repeat(255); 254].join("/")));
+        assert!(!queue.may_be_too_long(&path("d"), &path(&"d".repeat(200))));
+        let long = ["x".repeat(150), "d".repeat(200)].join("/");
+        assert!(queue.may_be_too_long(&path("d"), &path(&long)));
+    }
 
     #[test]
     fn lost_events_are_wrong_until_all_was_watched_again_and_not_longer() {

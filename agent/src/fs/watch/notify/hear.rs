@@ -27,12 +27,11 @@ impl State {
         if let Ok(name) = path.strip_prefix(self.barrier.path()) {
             return self.barrier_arrived(event, name);
         }
-        let Some(path) = path
-            .strip_prefix(&self.place)
-            .ok()
-            .and_then(WirePath::from_relative)
-        else {
+        let Ok(at) = path.strip_prefix(&self.place) else {
             return;
+        };
+        let Some(path) = WirePath::from_relative(at) else {
+            return self.unnamed(at, event.kind);
         };
         match event.kind {
             EventKind::Create(_) if path.is_root() => {}
@@ -59,6 +58,16 @@ impl State {
     fn root_gone(&mut self) {
         self.overflowed = true;
         self.tell(RawEvent::RootGone);
+    }
+
+    /// An event about an entry that no path can name.
+    fn unnamed(&mut self, at: &Path, kind: EventKind) {
+        let name = matches!(kind, EventKind::Modify(ModifyKind::Name(_)));
+        if (name || kind.is_create() || kind.is_remove())
+            && let Some(dir) = at.parent().and_then(WirePath::from_relative)
+        {
+            self.tell(RawEvent::Unnamed { dir });
+        }
     }
 
     fn barrier_arrived(&mut self, event: &Event, name: &Path) {
