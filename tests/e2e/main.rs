@@ -26,6 +26,7 @@ mod overflow;
 mod owners;
 mod places;
 mod preflight;
+mod processes;
 mod race;
 mod refuse;
 mod regression;
