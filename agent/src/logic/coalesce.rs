@@ -373,6 +373,7 @@ impl DirtySet {
                 gone: newer.gone,
                 cleared: newer.cleared,
                 was_dir: mark.was_dir || newer.was_dir,
+                went: mark.went || newer.went,
                 quiet_at: newer.quiet_at,
                 weight: mark.weight.max(newer.weight),
                 witnessed: mark.witnessed || newer.witnessed,

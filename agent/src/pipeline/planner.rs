@@ -353,7 +353,7 @@ fn add_outcome(
     }
     match outcome {
         Outcome::Found(Found::Absent) if !taken.mark.gone => {
-            taken.mark.gone = true;
+            (taken.mark.gone, taken.mark.went) = (true, true);
             target.defer(taken, target.now() + ABSENCE_MS);
         }
         Outcome::Found(Found::Absent) if !target.delete => {
@@ -361,8 +361,8 @@ fn add_outcome(
         }
         Outcome::Found(Found::Absent) => remove(target, link, batch, taken),
         Outcome::Found(found) => {
-            if taken.mark.gone && matches!(found, Found::Dir(_)) {
-                // It went and came again before we looked: what the target has in the old one must go.
+            if taken.mark.went && matches!(found, Found::Dir(_)) {
+                // It went and came again, or a comparison saw it away: what the target has in the old one must go.
                 let path = WirePath::clone(&taken.path);
                 target.update(|state, now| state.dirty.compare(path, now));
             }

@@ -90,7 +90,8 @@ impl DirtySet {
     /// A directory stands where one was seen to go: what the target has in the old one must go too, and
     /// only a comparison knows what that is.
     pub fn is_there_again(&mut self, path: &WirePath, now: Millis) {
-        if self.marks.get(path).is_some_and(|mark| mark.gone) {
+        let went = self.marks.get_mut(path).map(|mark| &mut mark.went);
+        if went.is_some_and(std::mem::take) {
             self.compare(path.clone(), now);
         }
     }
@@ -188,7 +189,7 @@ impl DirtySet {
         self.mark(path, now, |mark, _, _| {
             mark.look = Look::Content;
             (mark.open, mark.heard_open) = (false, false);
-            mark.gone = true;
+            (mark.gone, mark.went) = (true, true);
             mark.weight += below;
             now
         });

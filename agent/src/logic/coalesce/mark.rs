@@ -85,6 +85,9 @@ pub struct Mark {
     /// It was seen to be gone; absence without that is looked at twice, since a rename may be on its
     /// way to us.
     pub gone: bool,
+    /// It was not here at some time since the target had it: in a directory of this name the target may have what
+    /// was in an older one.
+    pub went: bool,
     /// A comparison found that nothing there is protected: it may go with all that is in it.
     pub cleared: bool,
     /// A directory went from here: the target may still have it, with all that is in it.
@@ -146,6 +149,7 @@ impl Mark {
             gone: false,
             cleared: false,
             was_dir: false,
+            went: false,
             quiet_at: now,
             weight: 1,
             witnessed: false,

@@ -301,6 +301,28 @@ fn held_removals_go_when_they_have_leave() {
 }
 
 #[test]
+fn a_directory_that_comes_where_a_comparison_saw_nothing_is_compared() {
+    let mut set = DirtySet::new(SETTLE);
+    set.only_there(path("d"), false, 0);
+    set.created_dir(path("d"), 1);
+    assert_eq!(*set.take_comparison(1).unwrap().0, path("d"));
+    // Once: the mark that is left knows nothing of it any more.
+    assert!(!set.take(1, 1)[0].mark.went);
+}
+
+#[test]
+fn what_went_is_remembered_while_somebody_looks() {
+    let mut set = DirtySet::new(SETTLE);
+    set.only_there(path("d"), false, 0);
+    let looked_at = set.take(0, 1).remove(0);
+    set.created_dir(path("d"), 1);
+    assert!(set.take_comparison(1).is_none());
+    set.give_back(looked_at, 2);
+    let again = set.take(2, 1).remove(0);
+    assert!(again.mark.went && !again.mark.gone, "{again:?}");
+}
+
+#[test]
 fn a_delete_absorbs_what_was_queued_below() {
     let mut set = DirtySet::new(SETTLE);
     for name in ["d/a", "d/b/c", "dx"] {
