@@ -143,6 +143,10 @@ fn a_rename_that_makes_paths_too_long_is_told() {
         &mirror.agent,
         "1 of its entries cannot be mirrored, such as nnn",
     );
+    // And back: all of it can be named again.
+    fs::rename(&below, mirror.src("top")).expect("mv");
+    mirror.settle();
+    assert_eq!(failed(&mirror.agent), Vec::<Value>::new());
 }
 
 #[test]
