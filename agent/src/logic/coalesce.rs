@@ -116,17 +116,17 @@ impl DirtySet {
         }
     }
 
-    /// Paths that are due, parents first: at most `max`, and the marked directories above them. Paths
-    /// on their way are left until they have arrived.
+    /// Paths that are due, in the order in which they came to be, but parents first: at most `max`, and the marked
+    /// directories above them. Paths on their way are left until they have arrived.
     pub fn take(&mut self, now: Millis, max: usize) -> Vec<Taken> {
-        let mut chosen: BTreeMap<Arc<WirePath>, Mark> = BTreeMap::new();
+        let mut chosen = Vec::new();
         while chosen.len() < max {
             let Some(&(due, seq)) = self.queue.first().filter(|(due, _)| *due <= now) else {
                 break;
             };
             self.take_next((due, seq), now, &mut chosen);
         }
-        taken(chosen)
+        chosen
     }
 
     /// The same of names that were seen to go, and of nothing else.
@@ -137,20 +137,15 @@ impl DirtySet {
         };
         let due = self.queue.range(..=(now, u64::MAX));
         let due: Vec<_> = due.filter(is_gone).take(max).copied().collect();
-        let mut chosen = BTreeMap::new();
+        let mut chosen = Vec::new();
         for place in due {
             self.take_next(place, now, &mut chosen);
         }
-        taken(chosen)
+        chosen
     }
 
     /// Takes what is due at this place in the queue, unless it has to wait.
-    fn take_next(
-        &mut self,
-        place: (Millis, u64),
-        now: Millis,
-        chosen: &mut BTreeMap<Arc<WirePath>, Mark>,
-    ) {
+    fn take_next(&mut self, place: (Millis, u64), now: Millis, chosen: &mut Vec<Taken>) {
         self.queue.remove(&place);
         let Some(path) = self.by_seq.get(&place.1).cloned() else {
             return;
@@ -311,21 +306,16 @@ impl DirtySet {
         true
     }
 
-    fn take_with_parents(
-        &mut self,
-        path: Arc<WirePath>,
-        chosen: &mut BTreeMap<Arc<WirePath>, Mark>,
-    ) {
-        let mut above = path.parent();
-        while let Some(parent) = above {
-            if let Some((key, mark)) = self.remove(&parent) {
-                chosen.insert(key, mark);
+    fn take_with_parents(&mut self, path: Arc<WirePath>, chosen: &mut Vec<Taken>) {
+        let first = chosen.len();
+        let mut next = Some(WirePath::clone(&path));
+        while let Some(path) = next {
+            if let Some((path, mark)) = self.remove(&path) {
+                chosen.push(Taken { path, mark });
             }
-            above = parent.parent();
+            next = path.parent();
         }
-        if let Some((key, mark)) = self.remove(&path) {
-            chosen.insert(key, mark);
-        }
+        chosen[first..].reverse();
     }
 
     /// Makes or changes the mark of a path; `change` returns when it is due.
@@ -461,9 +451,4 @@ fn range_below<'a, V>(
 ) -> impl Iterator<Item = (&'a Arc<WirePath>, &'a V)> {
     map.range::<WirePath, _>((Bound::Included(path), Bound::Unbounded))
         .take_while(move |(other, _)| other.starts_with(path))
-}
-
-fn taken(chosen: BTreeMap<Arc<WirePath>, Mark>) -> Vec<Taken> {
-    let chosen = chosen.into_iter();
-    chosen.map(|(path, mark)| Taken { path, mark }).collect()
 }

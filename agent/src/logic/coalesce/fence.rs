@@ -134,7 +134,7 @@ mod tests {
         set.entered(path("gone"), 10);
         set.closed(path("index"), 11);
         set.gone(path("gone"), 12);
-        assert_eq!(taken(&mut set, 12), ["gone", "index"]);
+        assert_eq!(taken(&mut set, 12), ["index", "gone"]);
         set.entered(path("never listed"), 20);
         set.closed(path("index"), 21);
         assert!(taken(&mut set, 9_000).is_empty());

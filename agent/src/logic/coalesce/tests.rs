@@ -86,7 +86,7 @@ fn a_name_that_was_put_aside_and_made_anew_is_at_the_target() {
     set.give_back_rename(&rename, 9);
     set.closed(path("f"), 9);
     set.renamed(path("f"), path("g"), false, 10);
-    assert_eq!(taken(&mut set, 10), ["f", "f~", "g"]);
+    assert_eq!(taken(&mut set, 10), ["f~", "f", "g"]);
 }
 
 #[test]
@@ -195,7 +195,7 @@ fn swapped_files_are_looked_at_and_swapped_directories_compared() {
     set.renamed(path("a"), path("b"), false, 0);
     set.renamed(path("b"), path("a"), false, 0);
     assert!(renames(&mut set).is_empty());
-    assert_eq!(taken(&mut set, 0), [".", "a", "b"]);
+    assert_eq!(taken(&mut set, 0), [".", "b", "a"]);
 
     set.renamed(path("here/c"), path("there/d"), true, 0);
     set.renamed(path("there/d"), path("here/c"), true, 0);
@@ -329,7 +329,7 @@ fn a_delete_absorbs_what_was_queued_below() {
         set.written(path(name), 0);
     }
     set.gone(path("d"), 1);
-    assert_eq!(taken(&mut set, 1), ["d", "dx"]);
+    assert_eq!(taken(&mut set, 1), ["dx", "d"]);
     assert_eq!(set.outstanding(), 2);
 }
 
@@ -340,6 +340,18 @@ fn parents_come_along_and_first() {
     set.created(path("new/sub"), 0);
     set.written(path("new/sub/f"), 0);
     assert_eq!(taken(&mut set, 0), ["new", "new/sub", "new/sub/f"]);
+}
+
+#[test]
+fn what_came_first_comes_first() {
+    let mut set = DirtySet::new(SETTLE);
+    set.closed(path("pictures/b"), 0);
+    set.closed(path("pictures/a"), 0);
+    set.closed(path("page"), 0);
+    set.created_dir(path("late"), 1);
+    set.closed(path("late/f"), 0);
+    let order = ["pictures/b", "pictures/a", "page", "late", "late/f"];
+    assert_eq!(taken(&mut set, 1), order);
 }
 
 #[test]
