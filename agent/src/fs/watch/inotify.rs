@@ -38,8 +38,6 @@ struct Shared {
     queue: OwnedFd,
     wake: OwnedFd,
     stop: AtomicBool,
-    /// Events were read and are not told yet.
-    telling: AtomicBool,
     rounds: Rounds,
 }
 
@@ -68,7 +66,6 @@ impl InotifyWatcher {
             queue,
             wake,
             stop: AtomicBool::new(false),
-            telling: AtomicBool::new(false),
             rounds: Rounds::default(),
         });
         let for_reader = Arc::clone(&shared);
@@ -146,7 +143,6 @@ impl Shared {
                 let text = format!("waiting for events failed: {error}");
                 return sink.event(RawEvent::Failed { text });
             }
-            self.telling.store(true, Ordering::SeqCst);
             self.rounds.begin();
             let mut state = self.state();
             let read = state.read(&mut buffer);
@@ -158,7 +154,6 @@ impl Shared {
             for event in events {
                 sink.event(event);
             }
-            self.telling.store(waiting, Ordering::SeqCst);
             match read {
                 Ok(true) if !waiting => self.rounds.told(),
                 Ok(_) => {}
@@ -187,9 +182,9 @@ impl Shared {
 
 impl Backlog for Shared {
     fn hear(&self, most: Duration) {
-        // In this order: what is not in the queue any more was read after `telling` was set.
+        // In this order: what is not in the queue any more was read in a round that had begun.
         let queued = rustix::io::ioctl_fionread(&self.queue);
-        let is_empty = queued.is_ok_and(|bytes| bytes == 0) && !self.telling.load(Ordering::SeqCst);
+        let is_empty = queued.is_ok_and(|bytes| bytes == 0) && self.rounds.is_told();
         if !is_empty {
             self.rounds.wait(most, || self.wake());
         }

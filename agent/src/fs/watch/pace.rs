@@ -63,6 +63,12 @@ impl Rounds {
         self.changed.notify_all();
     }
 
+    /// Whether every round that has begun has left nothing behind.
+    pub(super) fn is_told(&self) -> bool {
+        let count = self.lock();
+        count.told == count.begun
+    }
+
     /// Nobody reads any more.
     pub(super) fn end(&self) {
         self.lock().ended = true;
