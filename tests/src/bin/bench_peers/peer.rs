@@ -143,13 +143,19 @@ pub(crate) trait Peer {
     /// Ends the sender's side properly.
     fn stop(&mut self);
     /// Something has changed: one shot peers start to work; the others know.
-    fn kick(&mut self, place: &Place) -> Result<(), String>;
+    fn kick(&mut self, _: &Place) -> Result<(), String> {
+        Ok(())
+    }
     /// Whether a run that was kicked is over; never for those that always run.
-    fn is_idle(&mut self) -> bool;
+    fn is_idle(&mut self) -> bool {
+        false
+    }
     /// Waits until all changes are in the mirror, and durable if the peer can tell.
     fn finish(&mut self, place: &Place, goal: Goal<'_>) -> Result<(), String>;
     /// Waits until this path is durable in the mirror; false for a peer that does not promise it.
-    fn durable(&mut self, place: &Place, path: &Path) -> Result<bool, String>;
+    fn durable(&mut self, _: &Place, _: &Path) -> Result<bool, String> {
+        Ok(false)
+    }
     /// The roots of the receiver's processes.
     fn receivers(&self) -> Vec<u32>;
     /// Kills the receiver's side with everything it has, and starts it again.

@@ -2,7 +2,6 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
-use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use syncd_tests::Process;
@@ -153,16 +152,8 @@ impl Peer for Floor {
         self.worker()?.tell(&line)
     }
 
-    fn is_idle(&mut self) -> bool {
-        false
-    }
-
     fn finish(&mut self, _: &Place, _: Goal<'_>) -> Result<(), String> {
         self.worker()?.wait()
-    }
-
-    fn durable(&mut self, _: &Place, _: &Path) -> Result<bool, String> {
-        Ok(false)
     }
 
     fn receivers(&self) -> Vec<u32> {

@@ -1,6 +1,5 @@
 //! lsyncd with `default.rsync` to the same rsync daemon.
 
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -75,20 +74,8 @@ impl Peer for Lsyncd {
         }
     }
 
-    fn kick(&mut self, _: &Place) -> Result<(), String> {
-        Ok(())
-    }
-
-    fn is_idle(&mut self) -> bool {
-        false
-    }
-
     fn finish(&mut self, place: &Place, goal: Goal<'_>) -> Result<(), String> {
         wait_goal(place, goal)
-    }
-
-    fn durable(&mut self, _: &Place, _: &Path) -> Result<bool, String> {
-        Ok(false)
     }
 
     fn receivers(&self) -> Vec<u32> {

@@ -1,6 +1,5 @@
 //! The classic script: inotifywait, and rsync for every batch of events, to the same rsync daemon.
 
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -72,20 +71,8 @@ impl Peer for Script {
         }
     }
 
-    fn kick(&mut self, _: &Place) -> Result<(), String> {
-        Ok(())
-    }
-
-    fn is_idle(&mut self) -> bool {
-        false
-    }
-
     fn finish(&mut self, place: &Place, goal: Goal<'_>) -> Result<(), String> {
         wait_goal(place, goal)
-    }
-
-    fn durable(&mut self, _: &Place, _: &Path) -> Result<bool, String> {
-        Ok(false)
     }
 
     fn receivers(&self) -> Vec<u32> {

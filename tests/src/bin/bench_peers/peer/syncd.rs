@@ -103,14 +103,6 @@ impl Peer for Syncd {
         }
     }
 
-    fn kick(&mut self, _: &Place) -> Result<(), String> {
-        Ok(())
-    }
-
-    fn is_idle(&mut self) -> bool {
-        false
-    }
-
     fn finish(&mut self, _: &Place, _: Goal<'_>) -> Result<(), String> {
         self.wait(None, PATIENCE)
     }
