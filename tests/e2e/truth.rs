@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -198,6 +198,75 @@ fn a_path_that_fails() {
     mirror.settle();
     let told = agree(&mirror.agent, 0, "in sync");
     assert_eq!(told["syncd_agent_target_failed_paths"], 0.0);
+}
+
+/// What the rules leave out never is durable, and a path is waited for where it leads to.
+#[test]
+fn a_path_is_waited_for_where_it_leads_to_or_not_at_all() {
+    let mirror = Mirror::with(Sandbox::new(), |agent| {
+        agent
+            .arg("--exclude")
+            .arg("*.tmp")
+            .arg("--exclude")
+            .arg("/scratch/")
+    });
+    fs::create_dir_all(mirror.src("releases/7")).expect("mkdir");
+    symlink("releases/7", mirror.src("current")).expect("symlink");
+    symlink(mirror.sandbox.path(), mirror.src("out")).expect("symlink");
+    mirror.agent.wait_synced(LONG);
+    for name in ["x.tmp", "releases/7/x.tmp"] {
+        fs::write(mirror.src(name), "left out").expect("write");
+    }
+    fs::create_dir(mirror.src("scratch")).expect("mkdir");
+    let wait = |name: &str| {
+        let path = mirror.src(name);
+        let path = path.to_str().expect("UTF-8");
+        ask(&mirror.agent, "wait", &["--timeout", "1", path]).0
+    };
+    for left_out in [
+        "x.tmp",
+        "current/x.tmp",
+        "scratch",
+        "scratch/below",
+        ".syncd/x",
+    ] {
+        assert_eq!(wait(left_out), Some(3), "{left_out}");
+        assert!(!mirror.dst(left_out).exists() || left_out == ".syncd/x");
+    }
+    for elsewhere in [
+        "out/password",
+        "..",
+        "../password",
+        "current/../../../password",
+    ] {
+        assert_eq!(wait(elsewhere), Some(3), "{elsewhere}");
+    }
+    for there in [
+        "",
+        "current",
+        "current/",
+        "out",
+        "current/../7/none",
+        "none",
+    ] {
+        assert_eq!(wait(there), Some(0), "{there}");
+    }
+    let Mirror {
+        agent,
+        receiver,
+        sandbox,
+    } = mirror;
+    drop(receiver);
+    fs::write(sandbox.src().join("releases/7/page"), "new").expect("write");
+    for page in [
+        "releases/7/page",
+        "current/page",
+        "releases/../current/page",
+    ] {
+        let path = sandbox.src().join(page);
+        let asked = ["--timeout", "1", path.to_str().expect("UTF-8")];
+        assert_eq!(ask(&agent, "wait", &asked).0, Some(1), "{page}");
+    }
 }
 
 #[test]

@@ -1,6 +1,5 @@
 //! Answers requests that came over the control socket.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,6 +13,9 @@ use crate::control::status::Verdict;
 use crate::pipeline::source::Source;
 use crate::pipeline::status;
 use crate::pipeline::target::{State, Target};
+use asked::Wanted;
+
+mod asked;
 
 /// The least time to find out whether everything is durable.
 const LOOK: Duration = Duration::from_millis(250);
@@ -52,7 +54,7 @@ async fn answer_one(sources: &[Arc<Source>], command: Command, started: Instant)
             }
         }
         Command::Wait { path, timeout_ms } => {
-            let wanted = match select(sources, path) {
+            let wanted = match asked::mirrored(sources, path) {
                 Ok(wanted) => wanted,
                 Err(reply) => return reply,
             };
@@ -69,7 +71,7 @@ async fn answer_one(sources: &[Arc<Source>], command: Command, started: Instant)
             };
             Reply::Wait { verdict, text }
         }
-        Command::Rescan { path } => match select(sources, path) {
+        Command::Rescan { path } => match asked::select(sources, path) {
             Ok(wanted) => {
                 for (source, path) in &wanted {
                     source.rescan(path.as_ref().unwrap_or(&WirePath::root()));
@@ -114,40 +116,6 @@ fn unknown_id(id: &str) -> Reply {
         text: format!("nothing is held as {id}, or its source is lost"),
         hint: Some("syncd-agent status shows what is held".to_owned()),
     }
-}
-
-type Wanted = Vec<(Arc<Source>, Option<WirePath>)>;
-
-/// The sources a request is about, and the path in each; all of them without a path.
-fn select(sources: &[Arc<Source>], path: Option<PathBuf>) -> Result<Wanted, Reply> {
-    let Some(path) = path else {
-        return Ok(sources
-            .iter()
-            .map(|source| (source.clone(), None))
-            .collect());
-    };
-    let found = sources.iter().find_map(|source| {
-        let relative = relative_to(source.root.path(), &path)?;
-        Some((source.clone(), Some(WirePath::from_relative(&relative)?)))
-    });
-    found.map(|found| vec![found]).ok_or_else(|| Reply::Error {
-        text: format!(
-            "{} is not below a source of this agent",
-            crate::control::protocol::path_text(&path)
-        ),
-        hint: Some("syncd-agent status lists them".to_owned()),
-    })
-}
-
-fn relative_to(root: &Path, path: &Path) -> Option<PathBuf> {
-    if path.is_relative() {
-        return Some(path.to_owned());
-    }
-    if let Ok(tail) = path.strip_prefix(root) {
-        return Some(tail.to_owned());
-    }
-    let root = root.canonicalize().ok()?;
-    path.strip_prefix(root).ok().map(Path::to_owned)
 }
 
 /// Waits until what was seen up to now (or the path's current version) is durable at every target.

@@ -439,6 +439,11 @@ impl Source {
         self.selection.problem()
     }
 
+    /// Whether the rules let a path take part.
+    pub fn includes(&self, path: &WirePath, is_dir: bool) -> bool {
+        self.selection.includes(path, is_dir)
+    }
+
     /// Whether the root is not the one of the start at this moment.
     pub fn is_root_lost(&self) -> bool {
         self.lock().root_gone.is_some() || matches!(self.root.check_identity(), Ok(false))
