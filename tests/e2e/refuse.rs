@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::Value;
 use syncd_proto::reject::RejectCode;
 use syncd_tests::require::Need;
-use syncd_tests::sandbox::{MODULE, free_port, write_private};
+use syncd_tests::sandbox::{MODULE, PASSWORD, free_port, write_private};
 use syncd_tests::{Sandbox, require, wait_until};
 
 use crate::common::{Disk, LONG, Mirror, Said, code, may_mount, noise, once, run, target_of};
@@ -71,6 +71,21 @@ fn a_wrong_password() {
         ],
         "password mismatch",
     );
+}
+
+#[test]
+fn a_password_that_is_put_right_is_used_without_a_restart() {
+    let sandbox = Sandbox::new();
+    let receiver = sandbox.receiver().start();
+    write_private(&sandbox.password_file(), "wrong\n").expect("password");
+    fs::write(sandbox.src().join("f"), "waits").expect("write");
+    let agent = sandbox.agent(&receiver).start();
+    wait_until(LONG, "it is refused", || {
+        target_of(&agent)["state"] == "refused"
+    });
+    write_private(&sandbox.password_file(), &format!("{PASSWORD}\n")).expect("password");
+    agent.wait_synced(LONG);
+    sandbox.assert_equal();
 }
 
 #[test]

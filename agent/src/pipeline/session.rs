@@ -1,5 +1,6 @@
 //! One session after the other with a target: connect, run, and come back after a pause.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use syncd_proto::attributes::Attributes;
 use syncd_proto::message::{AgentMessage, Bye, Ping, Purpose, ReceiverMessage, Rejected};
 use tokio::io::ReadHalf;
 
-use crate::fs::accounts;
+use crate::fs::{accounts, password};
 use crate::logic::backoff::Backoff;
 use crate::logic::config::TargetConfig;
 use crate::logic::password::Password;
@@ -37,23 +38,24 @@ pub struct Access {
     pub config: TargetConfig,
     /// Certificate, key and authorities.
     pub tls: TlsSettings,
-    /// Password, if there is one.
+    /// Password, if there is one, as it was at the start.
     pub password: Option<Password>,
     /// Extended attributes to mirror.
     pub attributes: Attributes,
 }
 
 impl Access {
-    /// Opens a session.
+    /// Opens a session, with the password that the file has now: it may have been changed on both sides.
     ///
     /// # Errors
     /// [`ConnectError`].
     pub async fn connect(&self, purpose: Purpose) -> Result<Connected, ConnectError> {
-        let names = tokio::task::spawn_blocking(accounts::names).await;
-        let names = names.unwrap_or_default();
+        let file = self.config.access.password_file.clone();
+        let read = move || (accounts::names(), file.and_then(|file| reread(&file)));
+        let (names, password) = tokio::task::spawn_blocking(read).await.unwrap_or_default();
         let dial = Dial {
             tls: &self.tls,
-            password: self.password.as_ref(),
+            password: password.as_ref().or(self.password.as_ref()),
             timeout: self.config.access.connect_timeout,
             compress: self.config.access.compress,
             attributes: self.attributes,
@@ -61,6 +63,18 @@ impl Access {
         };
         handshake::connect(&dial, &self.config.to, purpose).await
     }
+}
+
+/// The password of a file that could be read at the start; what is wrong with it now is logged.
+fn reread(file: &Path) -> Option<Password> {
+    let read = password::read(file);
+    read.inspect_err(|error| {
+        tracing::warn!(
+            "{error}; the password of the start is used: {}",
+            error.hint()
+        )
+    })
+    .ok()
 }
 
 /// Keeps a session with a target open until `stop`. With `once`, a failure to connect at first, or one
