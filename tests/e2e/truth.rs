@@ -146,9 +146,17 @@ fn at_rest_and_behind() {
     wait_until(LONG, "it is late", || {
         numbers(&agent)["syncd_agent_target_dirty_paths"] > 0.0
     });
+    // What is to be compared waits as well, and is not on its way.
+    for name in ["d/d00000", "d/d00001"] {
+        agent.control().rescan(name).expect("rescan");
+    }
+    wait_until(LONG, "comparisons wait", || {
+        numbers(&agent)["syncd_agent_target_dirty_paths"] > 2.0
+    });
     let told = agree(&agent, 1, "behind");
     waited(&agent, 1);
     assert_eq!(told["syncd_agent_target_connected"], 0.0);
+    assert_eq!(told["syncd_agent_target_in_flight_paths"], 0.0);
     assert!(told["syncd_agent_target_sent_bytes_total"] >= sent);
     let later = numbers(&agent);
     assert!(later["syncd_agent_target_lag_seconds"] > told["syncd_agent_target_lag_seconds"]);
@@ -282,6 +290,17 @@ fn deletes_that_are_held() {
     wait_until(LONG, "the brake is on", || {
         numbers(&agent)["syncd_agent_target_brake_engaged"] == 1.0
     });
+    // Who waits for one of them waits for the removal above it, and nobody else does.
+    for (name, code) in [
+        ("goes", 2),
+        ("goes/d00001", 2),
+        ("goes/d00001/f00001", 2),
+        ("stays", 0),
+    ] {
+        let path = sandbox.src().join(name);
+        let asked = ["--timeout", "1", path.to_str().expect("UTF-8")];
+        assert_eq!(ask(&agent, "wait", &asked).0, Some(code), "{name}");
+    }
     let told = agree(&agent, 2, "degraded");
     assert!(told["syncd_agent_target_held_deletes"] > 0.0, "{told:?}");
     assert!(told["syncd_agent_target_held_seconds"] >= 0.0);

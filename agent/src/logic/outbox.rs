@@ -114,11 +114,14 @@ impl Outbox {
         )
     }
 
-    /// Whether nothing on its way concerns a path or what is below it.
+    /// Whether nothing on its way concerns a path, what is below it, or a directory above that goes or comes with it.
     #[must_use]
     pub fn is_clean(&self, path: &WirePath) -> bool {
         let concerns = |cause: &Cause| match cause {
-            Cause::Path(taken) => taken.path.starts_with(path),
+            Cause::Path(taken) => {
+                let is_above = path.starts_with(&taken.path);
+                taken.path.starts_with(path) || is_above && taken.mark.concerns_below()
+            }
             Cause::Rename(rename) => rename.to.starts_with(path) || path.starts_with(&rename.to),
             Cause::Follows(_) => false,
         };

@@ -103,7 +103,7 @@ fn of_target(target: &Target) -> TargetStatus {
     let state = target.lock();
     let (sent, received) = state.link.as_ref().map_or((0, 0), |link| link.bytes());
     let failed_total = state.dirty.failed().count() as u64;
-    let waiting = state.dirty.len() as u64;
+    let waiting = (state.dirty.len() + state.dirty.comparisons()) as u64;
     let outstanding = state.dirty.outstanding() as u64;
     TargetStatus {
         to: target.name.clone(),

@@ -174,6 +174,13 @@ impl Mark {
         })
     }
 
+    /// Whether what is under a directory of this name is concerned as well: it may be removed with it, or come with it.
+    #[must_use]
+    pub fn concerns_below(&self) -> bool {
+        let went = self.gone || self.went || self.was_dir || self.leave != Leave::NotAsked;
+        went || self.born || self.remote == Remote::Absent
+    }
+
     /// Whether the target cannot have what is under this name.
     pub(super) fn is_unsent(&self, dir: bool) -> bool {
         self.born || self.remote == Remote::Absent || (!dir && self.look == Look::Content)

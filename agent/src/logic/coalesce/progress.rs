@@ -31,6 +31,10 @@ impl DirtySet {
                 .renames
                 .iter()
                 .any(|rename| related(&rename.to) || related(&rename.from))
+            && !std::iter::successors(path.parent(), WirePath::parent).any(|above| {
+                let mark = self.marks.get(&above);
+                mark.is_some_and(Mark::concerns_below) || self.is_in_work(&above)
+            })
     }
 
     /// How many paths are marked and renames waiting.
