@@ -387,6 +387,7 @@ fn modules(args: ModulesArgs) -> Result<u8, Fatal> {
         password: password.as_ref(),
         timeout: access.connect_timeout,
         compress: access.compress,
+        spare: false,
         attributes: Attributes::NONE,
         names: &[],
     };

@@ -100,6 +100,7 @@ async fn call(tls: &TlsSettings, to: &str, port: NonZeroU16, password: Option<&[
     let password = password.and_then(Password::from_file_content);
     let dial = Dial {
         compress: true,
+        spare: false,
         tls,
         password: password.as_ref(),
         timeout: TIMEOUT,
@@ -319,6 +320,7 @@ async fn modules_are_listed_without_naming_one() {
     let target = Target::parse(b"localhost::x", Some(port)).unwrap();
     let dial = Dial {
         compress: true,
+        spare: false,
         tls: &sandbox.tls(),
         password: None,
         timeout: TIMEOUT,
@@ -430,6 +432,7 @@ async fn nobody_there_and_no_answer_are_told_apart() {
         let target = Target::parse(b"127.0.0.1::www", Some(port)).unwrap();
         let dial = Dial {
             compress: true,
+            spare: false,
             tls: &sandbox.tls(),
             password: None,
             timeout: SHORT,

@@ -159,6 +159,29 @@ impl Filter {
         })
     }
 
+    /// Whether the rules surely say the same about whatever is in a directory under both these names of it. Rules that
+    /// lie in it move along.
+    pub fn decides_alike(
+        &self,
+        from: &WirePath,
+        to: &WirePath,
+        scope_of: &mut ScopeOf<'_>,
+    ) -> bool {
+        let parents = [from, to].map(|path| path.parent().unwrap_or_default());
+        let [old, new] = [0, 1].map(|at| scope_of(&parents[at]));
+        let is_same = parents[0] == parents[1];
+        let (from, to) = (bytes_of(from), bytes_of(to));
+        let is_alike = |rule: &Rule| {
+            let elsewhere = |dir: &[u8]| !rule.matcher.may_match_below(dir);
+            rule.matcher.is_of_names() || (elsewhere(&from) && elsewhere(&to))
+        };
+        self.entries.iter().all(|entry| match entry {
+            Entry::Rule(rule) => is_alike(rule),
+            Entry::PerDir(index) if is_same => new.rules(*index).iter().all(|rule| is_alike(rule)),
+            Entry::PerDir(index) => old.rules(*index).is_empty() && new.rules(*index).is_empty(),
+        })
+    }
+
     /// The scope of a directory in that of its parent ([`Scope::default`] for the root), with the texts
     /// of its own files.
     #[must_use]

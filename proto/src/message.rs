@@ -20,6 +20,10 @@ use crate::reject::RejectCode;
 /// Feature: an agent's payloads may be compressed ([`crate::pack`]).
 pub const FEATURE_ZSTD: u64 = 1;
 
+/// Feature: a rename does not take the place of a directory that is not empty, but is rejected with
+/// [`RejectCode::NotEmpty`]. An agent asks for it that has rules by which names there may have to stay.
+pub const FEATURE_SPARE: u64 = 1 << 1;
+
 /// What an agent comes for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub enum Purpose {
@@ -38,7 +42,7 @@ pub struct Hello {
     pub version_min: u16,
     /// Highest protocol version it speaks.
     pub version_max: u16,
-    /// Optional features it has, one bit each ([`FEATURE_ZSTD`]).
+    /// Optional features it has, one bit each ([`FEATURE_ZSTD`], [`FEATURE_SPARE`]).
     pub features: u64,
     /// What it comes for.
     pub purpose: Purpose,

@@ -117,7 +117,8 @@ pub enum Op {
         /// Major and minor number of a device.
         rdev: (u32, u32),
     },
-    /// Rename, replacing whatever stands at `to`.
+    /// Rename, replacing whatever stands at `to`; after
+    /// [`FEATURE_SPARE`](crate::message::FEATURE_SPARE) nothing but a directory that is not empty.
     Rename {
         /// Old name.
         from: WirePath,

@@ -9,15 +9,15 @@ use syncd_tests::{Agent, Receiver, Sandbox, wait_until};
 use crate::common::{LONG, code, once, patient, run, target_of, wait_content};
 
 /// A mirror whose two sides are not to be equal. Fields go in this order: the agent first.
-struct Filtered {
-    agent: Agent,
+pub(crate) struct Filtered {
+    pub(crate) agent: Agent,
     _receiver: Receiver,
-    sandbox: Sandbox,
+    pub(crate) sandbox: Sandbox,
 }
 
 impl Filtered {
     #[track_caller]
-    fn start(sandbox: Sandbox, rules: &[&str]) -> Self {
+    pub(crate) fn start(sandbox: Sandbox, rules: &[&str]) -> Self {
         let receiver = sandbox.receiver().start();
         let agent = patient(sandbox.agent(&receiver));
         let agent = rules
@@ -32,21 +32,21 @@ impl Filtered {
         }
     }
 
-    fn src(&self, name: &str) -> PathBuf {
+    pub(crate) fn src(&self, name: &str) -> PathBuf {
         self.sandbox.src().join(name)
     }
 
-    fn dst(&self, name: &str) -> PathBuf {
+    pub(crate) fn dst(&self, name: &str) -> PathBuf {
         self.sandbox.dst().join(name)
     }
 
     #[track_caller]
-    fn settle(&self) {
+    pub(crate) fn settle(&self) {
         self.agent.wait_synced(LONG);
     }
 
     #[track_caller]
-    fn expect(&self, there: &[&str], not_there: &[&str]) {
+    pub(crate) fn expect(&self, there: &[&str], not_there: &[&str]) {
         for name in there {
             assert!(exists(&self.dst(name)), "{name} is not at the target");
         }
@@ -56,11 +56,11 @@ impl Filtered {
     }
 }
 
-fn exists(path: &Path) -> bool {
+pub(crate) fn exists(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
 }
 
-fn write(path: PathBuf, text: &str) {
+pub(crate) fn write(path: PathBuf, text: &str) {
     fs::create_dir_all(path.parent().expect("a parent")).expect("mkdir");
     fs::write(path, text).expect("write");
 }

@@ -27,6 +27,7 @@ mod owners;
 mod places;
 mod preflight;
 mod processes;
+mod protected;
 mod race;
 mod refuse;
 mod regression;

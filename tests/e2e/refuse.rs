@@ -305,6 +305,38 @@ fn removals_beyond_max_delete_are_refused_and_shown_until_it_is_raised() {
 }
 
 #[test]
+fn what_a_rename_takes_the_place_of_counts_for_max_delete() {
+    let mut sandbox = Sandbox::new();
+    for name in ["new/f", "current/a", "current/b", "current/c"] {
+        let path = sandbox.src().join(name);
+        fs::create_dir_all(path.parent().expect("a parent")).expect("mkdir");
+        fs::write(path, name).expect("write");
+    }
+    sandbox.conf().module(MODULE).set("max delete", "2");
+    let mut mirror = Mirror::of(sandbox);
+    fs::remove_dir_all(mirror.src("current")).expect("remove");
+    fs::rename(mirror.src("new"), mirror.src("current")).expect("rename");
+    wait_until(LONG, "the status says what is held", || {
+        mirror.target()["failed"].as_array().is_some_and(|failed| {
+            failed
+                .iter()
+                .any(|failed| failed.to_string().contains("`max delete`"))
+        })
+    });
+    let left = ["a", "b", "c"].map(|name| mirror.dst("current").join(name).exists());
+    let left = left.iter().filter(|left| **left).count();
+    assert!(left >= 1, "at most two of three may go");
+    mirror
+        .sandbox
+        .conf()
+        .module(MODULE)
+        .set("max delete", "100");
+    mirror.sandbox.write_conf();
+    mirror.receiver.signal(rustix::process::Signal::HUP);
+    mirror.settle();
+}
+
+#[test]
 fn what_the_module_hides_is_refused_shown_and_kept() {
     let mut sandbox = Sandbox::new();
     sandbox.conf().module(MODULE).set("exclude", "*.key /own/");

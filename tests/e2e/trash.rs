@@ -67,6 +67,28 @@ fn what_is_overwritten_or_deleted_is_in_the_trash() {
     assert_eq!(kept(&trash).len(), 3);
 }
 
+#[test]
+fn what_a_rename_takes_the_place_of_is_in_the_trash() {
+    let (sandbox, trash) = keeping();
+    for name in ["new/f", "current/f", "current/e/g", "one", "two"] {
+        let path = sandbox.src().join(name);
+        fs::create_dir_all(path.parent().expect("a parent")).expect("mkdir");
+        fs::write(path, format!("first {name}")).expect("write");
+    }
+    let mirror = Mirror::of(sandbox);
+    fs::remove_dir_all(mirror.src("current")).expect("remove");
+    fs::rename(mirror.src("new"), mirror.src("current")).expect("rename");
+    fs::rename(mirror.src("one"), mirror.src("two")).expect("rename");
+    mirror.settle();
+    let gone = ["current/f", "current/e/g", "two"];
+    let gone = gone.map(|name| (PathBuf::from(name), format!("first {name}").into_bytes()));
+    let kept = kept(&trash);
+    assert!(
+        gone.iter().all(|version| kept.contains(version)),
+        "{kept:?}"
+    );
+}
+
 /// A trash in the module is nothing that an agent would remove from a mirror where it does not belong.
 #[test]
 fn a_trash_in_the_module_survives_a_comparison() {

@@ -13,7 +13,8 @@ use syncd_proto::exchange::agent::{self, AgentSession, Channel, Reply};
 use syncd_proto::frame::{Frame, FrameLimits};
 use syncd_proto::limits::ID_NAMES_MAX;
 use syncd_proto::message::{
-    AgentMessage, FEATURE_ZSTD, Hello, IdQuery, ModuleLine, Purpose, ReceiverMessage, Welcome,
+    AgentMessage, FEATURE_SPARE, FEATURE_ZSTD, Hello, IdQuery, ModuleLine, Purpose,
+    ReceiverMessage, Welcome,
 };
 use syncd_proto::op::IdName;
 use syncd_proto::path::WirePath;
@@ -50,10 +51,21 @@ pub struct Dial<'a> {
     pub timeout: Duration,
     /// Whether content may be compressed.
     pub compress: bool,
+    /// Whether names at the target may have to stay that nobody names.
+    pub spare: bool,
     /// Extended attributes to mirror.
     pub attributes: Attributes,
     /// Names of our users and groups.
     pub names: &'a [IdName],
+}
+
+impl Dial<'_> {
+    /// Features that are asked for.
+    fn features(&self) -> u64 {
+        let compress = if self.compress { FEATURE_ZSTD } else { 0 };
+        let spare = if self.spare { FEATURE_SPARE } else { 0 };
+        compress | spare
+    }
 }
 
 /// An open session.
@@ -88,7 +100,7 @@ pub async fn connect(
         target.sub_path.clone(),
         target.user.clone(),
         dial.attributes,
-        dial.compress,
+        dial.features(),
     )?;
     let deadline = Deadline::of(dial);
     let (mut call, reply) = greet(dial, deadline, &target.address(), hello).await?;
@@ -152,7 +164,7 @@ pub async fn modules(dial: &Dial<'_>, address: &Address) -> Result<Vec<ModuleLin
         WirePath::root(),
         user,
         Attributes::NONE,
-        false,
+        0,
     )?;
     let deadline = Deadline::of(dial);
     match greet(dial, deadline, address, hello).await?.1 {
@@ -183,7 +195,7 @@ fn hello(
     sub_path: WirePath,
     user: Option<Vec<u8>>,
     attributes: Attributes,
-    compress: bool,
+    features: u64,
 ) -> Result<Hello, ConnectError> {
     let mut nonce = [0; 32];
     getrandom::fill(&mut nonce)
@@ -192,7 +204,7 @@ fn hello(
     Ok(Hello {
         version_min: VERSION,
         version_max: VERSION,
-        features: if compress { FEATURE_ZSTD } else { 0 },
+        features,
         purpose,
         module,
         sub_path,

@@ -16,8 +16,8 @@ use syncd_proto::error::{DecodeError, ProtocolError};
 use syncd_proto::exchange::agent::{AgentSession, CommitError};
 use syncd_proto::frame::Frame;
 use syncd_proto::message::{
-    AgentMessage, Digests, FEATURE_ZSTD, Ids, Listing, ReceiverMessage, Reject, Rejected,
-    Signature, Welcome,
+    AgentMessage, Digests, FEATURE_SPARE, FEATURE_ZSTD, Ids, Listing, ReceiverMessage, Reject,
+    Rejected, Signature, Welcome,
 };
 use syncd_proto::op::{Op, TransferId};
 use syncd_proto::pack;
@@ -151,6 +151,12 @@ impl Link {
     #[must_use]
     pub fn welcome(&self) -> &Welcome {
         &self.welcome
+    }
+
+    /// Whether renames leave directories at the target that are not empty.
+    #[must_use]
+    pub fn spares(&self) -> bool {
+        self.welcome.features & FEATURE_SPARE != 0
     }
 
     /// What was agreed about metadata.

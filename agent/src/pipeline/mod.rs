@@ -119,7 +119,7 @@ fn prepare_source(
     };
     let mut reach = Vec::new();
     for config in &source.targets {
-        let access = Arc::new(prepare_access(config, attributes)?);
+        let access = Arc::new(prepare_access(config, attributes, selection.may_protect())?);
         let name = config.to.to_string();
         let target = Target::new(
             name,
@@ -157,13 +157,18 @@ fn attributes(source: &config::Source, root: &SourceRoot) -> Result<Attributes, 
     Ok(wanted)
 }
 
-fn prepare_access(config: &TargetConfig, attributes: Attributes) -> Result<Access, Fatal> {
+fn prepare_access(
+    config: &TargetConfig,
+    attributes: Attributes,
+    spare: bool,
+) -> Result<Access, Fatal> {
     let (tls, password) = load(&config.access)?;
     Ok(Access {
         config: config.clone(),
         tls,
         password,
         attributes,
+        spare,
     })
 }
 

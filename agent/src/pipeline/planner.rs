@@ -51,7 +51,7 @@ pub fn run(target: &Arc<Target>) {
     while let Some(work) = next_work(target) {
         let mut batch = Planner::new();
         let (link, horizon) = (work.link, work.horizon);
-        add_renames(target, &mut batch, work.renames);
+        add_renames(target, &link, &mut batch, work.renames);
         for (taken, found) in work.ready {
             add(target, &link, &mut batch, taken, found);
         }
@@ -146,11 +146,16 @@ fn begin(state: &mut State, link: Arc<Link>, taken: Vec<Taken>, horizon: u64) ->
 
 fn take_work(state: &mut State, link: Arc<Link>, now: Millis, most: usize) -> Work {
     let parents = state.dirty.take_new_parents(now);
-    let renames = if parents.is_empty() {
+    let mut renames = if parents.is_empty() {
         state.dirty.take_renames(now, RENAMES_MAX)
     } else {
         Vec::new()
     };
+    if link.spares() {
+        for rename in &mut renames {
+            state.dirty.await_rename(rename);
+        }
+    }
     // Names of renamed things are those they had before the later ones.
     let first = match parents.is_empty() {
         true => renames.first().map(|rename| rename.seq),
@@ -183,12 +188,20 @@ fn wait_for_room(target: &Target, link: &Link) {
 /// Adds renames as the source did them. A file whose old name is there again is not renamed but looked at,
 /// and so is whatever was renamed from there afterwards: it may have been swapped, or an editor is about to
 /// put a new version there, and the old one must not vanish until then.
-fn add_renames(target: &Target, batch: &mut Planner, renames: Vec<Rename>) {
+fn add_renames(target: &Target, link: &Link, batch: &mut Planner, renames: Vec<Rename>) {
     let mut doubtful: Vec<WirePath> = Vec::new();
     for rename in renames {
+        if !may_replay(target, link, &rename) {
+            target.update(|state, now| {
+                state.dirty.rename_arrived(&rename);
+                state.dirty.give_back_rename(&rename, now);
+            });
+            continue;
+        }
         let is_back = || matches!(target.root.stat(&rename.from), Ok(Some(_)));
         if !rename.dir && !rename.swap && (doubtful.contains(&rename.from) || is_back()) {
             target.update(|state, now| {
+                state.dirty.rename_arrived(&rename);
                 state.dirty.give_back_rename(&rename, now);
                 state.dirty.recent(rename.from.clone(), now);
             });
@@ -197,6 +210,12 @@ fn add_renames(target: &Target, batch: &mut Planner, renames: Vec<Rename>) {
             add_rename(target, batch, rename);
         }
     }
+}
+
+/// Whether nothing is lost or taken along that has to stay: a receiver that can leave what is in the way of a rename
+/// does so, and says so; in an exchange names would move with what the rules protect.
+fn may_replay(target: &Target, link: &Link, rename: &Rename) -> bool {
+    !target.selection.may_protect() || (link.spares() && !rename.swap)
 }
 
 fn add_rename(target: &Target, batch: &mut Planner, rename: Rename) {
@@ -208,7 +227,10 @@ fn add_rename(target: &Target, batch: &mut Planner, rename: Rename) {
             target.lock().links.exchanged(&rename.from, &rename.to);
             batch.exchange(rename);
         } else {
-            target.update(|state, _| state.dirty.settle_seq(rename.seq));
+            target.update(|state, _| {
+                state.dirty.rename_arrived(&rename);
+                state.dirty.settle_seq(rename.seq);
+            });
         }
         return;
     }

@@ -422,7 +422,7 @@ fn compare_asked(
         equal: None,
         unread: Vec::new(),
     };
-    if !target.selection.includes(path, true) {
+    if !target.selection.includes(path, true) && !is_file(target, link, path)? {
         return Ok(differ);
     }
     settle_commits(target, link)?;
@@ -514,6 +514,13 @@ fn compare_asked(
     differing.extend(inodes.keys().filter(is_unread).cloned());
     learn(target, policy, &groups, &differing);
     Ok(Compared { unread, ..differ })
+}
+
+/// Whether something that is no directory, and takes part as such, has this name.
+fn is_file(target: &Target, link: &Link, path: &WirePath) -> Result<bool, CompareError> {
+    let entry = reading::stat(target, link, path, What::Entries)?;
+    let is_file = entry.is_some_and(|entry| entry.kind != Kind::Dir);
+    Ok(is_file && target.selection.includes(path, false))
 }
 
 /// Removes what the target has of a directory that is gone here. `known` to be there, or else it may be one that could

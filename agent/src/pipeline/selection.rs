@@ -94,6 +94,15 @@ impl Selection {
         self.filter.depends_on_place()
     }
 
+    /// Whether what the target has in a directory stays or goes by the same rules under another name of it.
+    #[must_use]
+    pub fn protects_alike(&self, from: &WirePath, to: &WirePath) -> bool {
+        !self.filter.may_protect()
+            || self
+                .filter
+                .decides_alike(from, to, &mut |dir| self.scope(dir))
+    }
+
     /// Whether a file holds rules for its directory.
     #[must_use]
     pub fn is_rules_file(&self, path: &WirePath) -> bool {

@@ -42,6 +42,8 @@ pub struct Access {
     pub password: Option<Password>,
     /// Extended attributes to mirror.
     pub attributes: Attributes,
+    /// Whether rules may protect names at the target.
+    pub spare: bool,
 }
 
 impl Access {
@@ -58,6 +60,7 @@ impl Access {
             password: password.as_ref().or(self.password.as_ref()),
             timeout: self.config.access.connect_timeout,
             compress: self.config.access.compress,
+            spare: self.spare,
             attributes: self.attributes,
             names: &names,
         };

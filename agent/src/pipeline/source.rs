@@ -287,10 +287,11 @@ impl Source {
         }
     }
 
-    /// A rename is one only between names that take part, and away from one that may go.
+    /// A rename is one only between names that take part, and away from one that may go, with all that is in it.
     fn renamed_selected(&self, from: WirePath, to: WirePath, dir: bool) {
         let both = self.selection.includes(&from, dir) && self.selection.includes(&to, dir);
-        if !both || self.selection.protects(&from, dir, None) {
+        let is_alike = !dir || self.selection.protects_alike(&from, &to);
+        if !both || !is_alike || self.selection.protects(&from, dir, None) {
             // A file that an editor puts aside is mostly back at once: absence is then looked at twice.
             let aside = !dir && self.selection.includes(&from, dir);
             let left = if aside {

@@ -385,8 +385,10 @@ impl Target {
             ..
         } = &mut *state;
         outbox.applied(ack.applied, |cause, note| {
-            if let Cause::Path(taken) = cause {
-                dirty.arrived(&taken.path);
+            match cause {
+                Cause::Path(taken) => dirty.arrived(&taken.path),
+                Cause::Rename(rename) => dirty.rename_arrived(rename),
+                Cause::Follows(_) => {}
             }
             if note.is_some_and(|note| note.staged) {
                 *staged = staged.saturating_sub(1);

@@ -11,6 +11,8 @@ use crate::wildmatch::{Case, Pattern};
 #[derive(Debug)]
 pub(super) struct Matcher {
     text: Text,
+    /// The pattern without slashes around it.
+    written: Vec<u8>,
     place: Place,
     dir_only: bool,
     /// It starts with `**`: that may match nothing before a slash.
@@ -67,6 +69,7 @@ impl Matcher {
         };
         Some(Self {
             text,
+            written: pattern.to_vec(),
             place,
             dir_only,
             any_prefix,
@@ -78,6 +81,51 @@ impl Matcher {
     /// Whether the verdict on a path can change when the directory around it gets another name.
     pub(super) fn depends_on_place(&self) -> bool {
         self.place != Place::Name
+    }
+
+    /// Whether only the last name of a path counts.
+    pub(super) fn is_of_names(&self) -> bool {
+        let is_one = |name: &[u8]| {
+            let crosses = name.windows(2).any(|pair| pair == b"**");
+            !crosses && !name.contains(&b'/') && !name.contains(&b'[')
+        };
+        match &self.place {
+            Place::Name => true,
+            Place::Whole => self.written.strip_prefix(b"**/").is_some_and(is_one),
+            Place::Tail(_) | Place::AnySlash | Place::Below(_) => false,
+        }
+    }
+
+    /// Whether the pattern could match something below a directory because of what the directory is called.
+    pub(super) fn may_match_below(&self, dir: &[u8]) -> bool {
+        let names = |path| <[u8]>::split(path, |&byte| byte == b'/');
+        let parts: Vec<&[u8]> = names(&self.written).collect();
+        let dir = match &self.place {
+            Place::Name | Place::AnySlash | Place::Whole => return true,
+            Place::Tail(_) => {
+                let (Some(name), Some((_, above))) = (names(dir).next_back(), parts.split_last())
+                else {
+                    return true;
+                };
+                return above.iter().any(|part| may_be(part, name));
+            }
+            Place::Below(base) if base.is_empty() => dir,
+            Place::Below(base) => match dir.strip_prefix(base.as_slice()) {
+                Some([b'/', below @ ..]) => below,
+                Some([]) => return true,
+                _ => return base.starts_with(dir),
+            },
+        };
+        for (at, name) in names(dir).enumerate() {
+            match parts.get(at) {
+                None => return false,
+                // From here on anything may match.
+                Some(part) if is_open(part) => return true,
+                Some(part) if !may_be(part, name) => return false,
+                Some(_) => {}
+            }
+        }
+        parts.len() > names(dir).count()
     }
 
     /// Whether the rule applies to the path, given from the root.
@@ -122,6 +170,16 @@ impl Matcher {
                 .enumerate()
                 .any(|(at, &byte)| byte == b'/' && matches(&text[at + 1..]))
     }
+}
+
+/// Whether what a part of a pattern matches may go on beyond a slash.
+fn is_open(part: &[u8]) -> bool {
+    part.contains(&b'[') || part.windows(2).any(|pair| pair == b"**")
+}
+
+/// Whether a part of a pattern may match this name: surely not if it is another one, without wildcards.
+fn may_be(part: &[u8], name: &[u8]) -> bool {
+    part == name || part.iter().any(|byte| b"*?[]\\".contains(byte))
 }
 
 /// The last `count` names of a path; `None` if it has fewer.
@@ -220,5 +278,70 @@ mod tests {
     fn an_unreadable_pattern_is_none() {
         assert!(Matcher::new(b"a[b", b"", false).is_none());
         assert!(Matcher::new(b"a[b]", b"", false).is_some());
+    }
+
+    #[test]
+    fn which_directories_a_pattern_may_reach_into() {
+        let may = |pattern: &str, base: &str, dir: &str| {
+            let matcher = Matcher::new(pattern.as_bytes(), base.as_bytes(), false).unwrap();
+            matcher.may_match_below(dir.as_bytes())
+        };
+        for (pattern, base, dir) in [
+            ("/a/b", "", "a"),
+            ("/a/b/c/", "", "a/b"),
+            ("/a*/b", "", "ax"),
+            ("/[ab]/c", "", "z"),
+            ("/**/c", "", "z"),
+            ("/a/***", "", "a"),
+            ("/a/**", "", "a/b/c"),
+            ("/b/c", "a", "a/b"),
+            ("/b", "a", "a"),
+            ("/x", "a/b", "a"),
+            ("a/b", "", "x/a"),
+            ("a/?/c", "", "z"),
+            ("a/**", "", "z"),
+        ] {
+            assert!(may(pattern, base, dir), "{pattern} may reach into {dir}");
+        }
+        for (pattern, base, dir) in [
+            ("/a/b", "", "b"),
+            ("/a/b", "", "a/b"),
+            ("/a", "", "a"),
+            ("/a*/b", "", "ax/c"),
+            ("/b/c", "a", "b"),
+            ("/b/c", "a", "ab/b"),
+            ("a/b", "", "a/x"),
+            ("a/b", "", "b"),
+        ] {
+            assert!(!may(pattern, base, dir), "{pattern} reaches into {dir}");
+        }
+        let of_names = |pattern: &str| Matcher::new(pattern.as_bytes(), b"", false).unwrap();
+        for pattern in ["*.o", "**/c", "**/c*", "cache/"] {
+            assert!(of_names(pattern).is_of_names(), "{pattern}");
+        }
+        for pattern in ["/c", "a/c", "**/a/c", "**/a**", "**c", "a**"] {
+            assert!(!of_names(pattern).is_of_names(), "{pattern}");
+        }
+    }
+
+    proptest::proptest! {
+        /// Where a directory's name is said to make no difference, it makes none.
+        #[test]
+        fn what_is_out_of_reach_is_matched_alike(
+            pattern in "[/]?([ab*?]|[*][*]|/){1,6}[/]?",
+            base in "(a|b)?",
+            dirs in ("[ab](/[ab])?", "[ab](/[ab])?"),
+            below in "[ab](/[ab]){0,2}",
+            is_dir: bool,
+        ) {
+            let Some(matcher) = Matcher::new(pattern.as_bytes(), base.as_bytes(), false) else {
+                return Ok(());
+            };
+            let reaches = |dir: &str| matcher.may_match_below(dir.as_bytes());
+            let found = |dir: &str| matcher.matches(format!("{dir}/{below}").as_bytes(), is_dir);
+            if matcher.is_of_names() || !(reaches(&dirs.0) || reaches(&dirs.1)) {
+                proptest::prop_assert_eq!(found(&dirs.0), found(&dirs.1));
+            }
+        }
     }
 }

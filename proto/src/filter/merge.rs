@@ -69,6 +69,11 @@ impl Scope {
         self.0.broken.as_deref()
     }
 
+    /// The rules that one of the files comes to, the nearest directory's first.
+    pub(super) fn rules(&self, index: usize) -> &[Arc<Rule>] {
+        self.0.lists.get(index).map_or(&[], Vec::as_slice)
+    }
+
     pub(super) fn decides(
         &self,
         index: usize,

@@ -20,6 +20,7 @@ use super::attic::Keep;
 use super::attributes::{Lacking, Place};
 use super::fake;
 use super::meta::{Keeper, identity_of, kind_of, mtime_of, statx_at, statx_fd};
+use super::recover::names;
 use super::refusal::Refusal;
 use super::root::{LISTABLE, Root};
 use super::touched::Touched;
@@ -47,6 +48,8 @@ pub struct Applier<'a> {
     pub keeper: &'a Keeper,
     /// What has been changed.
     pub touched: &'a mut Touched,
+    /// Whether a rename leaves a directory alone that is not empty.
+    pub spares: bool,
 }
 
 type Done = Result<(), Refusal>;
@@ -94,6 +97,7 @@ impl Applier<'_> {
             base: self.base,
             keeper: self.keeper,
             touched: &mut *self.touched,
+            spares: self.spares,
         }
     }
 
@@ -273,6 +277,10 @@ impl Applier<'_> {
             return Err(mismatch(op, from, "another version is there"));
         }
         self.movable(op, (&from_dir, from_name), from, to)?;
+        if self.spares && holds_any(&to_dir, to_name) {
+            let text = format!("cannot rename {from} to {to}: something is in that directory");
+            return Err(Refusal::new(RejectCode::NotEmpty, text));
+        }
         self.replaceable(op, (&to_dir, to_name), to)?;
         self.keeper
             .guard
@@ -471,6 +479,16 @@ impl Applier<'_> {
         let own = statx_at(&dir, name.as_bytes());
         own.ok().flatten().as_ref().is_some_and(marked)
             || statx_fd(&*dir).as_ref().is_ok_and(marked)
+    }
+}
+
+/// Whether this is a directory in which something is, or may be.
+fn holds_any(dir: &OwnedFd, name: &[u8]) -> bool {
+    let flags = LISTABLE | OFlags::NOFOLLOW;
+    match rustix::fs::openat(dir, name, flags, Mode::empty()) {
+        Ok(opened) => names(&opened).map_or(true, |names| !names.is_empty()),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => false,
+        Err(_) => true,
     }
 }
 

@@ -203,12 +203,14 @@ pub struct Committer {
     durable: u64,
     chain: Digest,
     totals: Totals,
+    spares: bool,
 }
 
 impl Committer {
-    /// A committer of what this one prepares; the session's chain begins with `first_root`.
+    /// A committer of what this one prepares; the session's chain begins with `first_root`. `spares`: renames take no
+    /// place of a directory in which something is.
     #[must_use]
-    pub fn new(preparer: &Preparer, anchor: Anchor, first_root: Digest) -> Self {
+    pub fn new(preparer: &Preparer, anchor: Anchor, first_root: Digest, spares: bool) -> Self {
         let home = anchor.module.identity().dev;
         Self {
             root: Arc::clone(&preparer.root),
@@ -222,6 +224,7 @@ impl Committer {
             durable: 0,
             chain: first_root,
             totals: Totals::default(),
+            spares,
         }
     }
 
@@ -322,6 +325,7 @@ impl Committer {
             base: &self.anchor.sub_path,
             keeper: &self.keeper,
             touched: &mut self.touched,
+            spares: self.spares,
         }
     }
 

@@ -16,8 +16,8 @@ use syncd_proto::exchange::Counters;
 use syncd_proto::exchange::receiver::{ReceiverSession, Verified};
 use syncd_proto::frame::{Frame, FrameLimits};
 use syncd_proto::message::{
-    Draining, Durability, FEATURE_ZSTD, Leftover, Purpose, ReceiverMessage, Refused, Reject,
-    Rejected, Welcome,
+    Draining, Durability, FEATURE_SPARE, FEATURE_ZSTD, Leftover, Purpose, ReceiverMessage, Refused,
+    Reject, Rejected, Welcome,
 };
 use syncd_proto::reject::RejectCode;
 
@@ -325,7 +325,8 @@ fn committer(module: &Module, open: &SessionOpen, preparer: &Preparer) -> Commit
         path: module.confined.path.clone(),
         sub_path: open.sub_path.clone(),
     };
-    Committer::new(preparer, anchor, first_root(&open.session))
+    let spares = features(module, open) & FEATURE_SPARE != 0;
+    Committer::new(preparer, anchor, first_root(&open.session), spares)
 }
 
 fn compare(module: &Module, open: &SessionOpen) -> syncd_proto::meta::Compare {
@@ -339,8 +340,8 @@ fn compare(module: &Module, open: &SessionOpen) -> syncd_proto::meta::Compare {
 /// Features both sides have.
 fn features(module: &Module, open: &SessionOpen) -> u64 {
     let ours = match module.setup.rules.refuses_compression {
-        true => 0,
-        false => FEATURE_ZSTD,
+        true => FEATURE_SPARE,
+        false => FEATURE_SPARE | FEATURE_ZSTD,
     };
     open.features & ours
 }

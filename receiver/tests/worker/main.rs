@@ -16,8 +16,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bench::{Agent, Bench, dir_meta, meta, path};
 use syncd_proto::digest::Digest;
 use syncd_proto::message::{
-    Basis, DigestQuery, Durability, IdQuery, PatchOp, Ping, Purpose, ReceiverMessage, Rejected,
-    SignatureInfo, SignatureQuery, SignatureWant, StageBegin, StageChunk, StageEnd,
+    Basis, DigestQuery, Durability, FEATURE_SPARE, IdQuery, PatchOp, Ping, Purpose,
+    ReceiverMessage, Rejected, SignatureInfo, SignatureQuery, SignatureWant, StageBegin,
+    StageChunk, StageEnd,
 };
 use syncd_proto::meta::{Kind, Meta};
 use syncd_proto::op::{Content, Expect, IdKind, IdName, Op};

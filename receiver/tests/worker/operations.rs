@@ -3,6 +3,32 @@
 use super::*;
 
 #[test]
+fn a_rename_spares_what_is_in_a_directory_if_that_was_agreed_on() {
+    let bench = Bench::start(|_| {});
+    fs::create_dir_all(bench.at("full/d")).unwrap();
+    fs::create_dir_all(bench.at("empty")).unwrap();
+    for name in ["from", "other"] {
+        fs::create_dir(bench.at(name)).unwrap();
+        fs::write(bench.at(name).join("f"), "1").unwrap();
+    }
+    fs::write(bench.at("file"), "2").unwrap();
+    let mut agent = bench
+        .open_as(1, |open| open.features |= FEATURE_SPARE)
+        .unwrap();
+    let renames = [("from", "full"), ("file", "full"), ("from", "empty")];
+    let rejects = agent.commit(renames.map(|(from, to)| rename(from, to)).into());
+    let expected = [(0, RejectCode::NotEmpty), (1, RejectCode::NotEmpty)];
+    assert_eq!(rejects, expected);
+    assert!(bench.at("full/d").exists() && bench.at("empty/f").exists());
+    assert!(bench.at("file").exists() && !bench.at("from").exists());
+    drop(agent);
+    bench.ended();
+    let mut agent = bench.open_as(2, |_| {}).unwrap();
+    assert_eq!(agent.commit(vec![rename("other", "full")]), []);
+    assert!(bench.at("full/f").exists() && !bench.at("full/d").exists());
+}
+
+#[test]
 fn a_file_arrives_whole_with_its_metadata_and_is_replaced_by_another_inode() {
     let bench = Bench::start(|_| {});
     let mut agent = bench.open();

@@ -56,6 +56,7 @@ async fn call(
         password: ready.1.as_ref(),
         timeout: target.access.connect_timeout,
         compress: target.access.compress,
+        spare: false,
         attributes: source.attributes,
         names: &[],
     };

@@ -25,6 +25,8 @@ pub struct Rename {
     pub dir: bool,
     /// Two directories whose names were swapped, or one that went there and back.
     pub swap: bool,
+    /// Nothing is put at the new name until it has arrived, or will not.
+    pub awaited: bool,
 }
 
 /// A rename that was pushed.
@@ -69,6 +71,7 @@ impl DirtySet {
         if dir && !replay {
             self.is_there_again(&to, now);
         }
+        let was_dir = self.marks.get(&to).is_some_and(|mark| mark.was_dir);
         self.absorb_below(&to);
         self.forget(&to);
         for (tail, mark) in moved {
@@ -104,6 +107,9 @@ impl DirtySet {
                 self.times_of_parent(&from, now);
             }
             self.written(to.clone(), now);
+            if was_dir {
+                self.was_dir(&to);
+            }
             if open {
                 self.modified(to, now);
             }
@@ -121,6 +127,20 @@ impl DirtySet {
             .count();
         self.renames_in_hand |= count > 0;
         self.renames.drain(..count).collect()
+    }
+
+    /// A rename that was taken may be refused because of what stands at its new name: until that is known nothing else
+    /// takes that place.
+    pub fn await_rename(&mut self, rename: &mut Rename) {
+        rename.awaited = true;
+        self.sent(&Arc::new(rename.to.clone()));
+    }
+
+    /// A rename has arrived, or will not.
+    pub fn rename_arrived(&mut self, rename: &Rename) {
+        if rename.awaited {
+            self.arrived(&Arc::new(rename.to.clone()));
+        }
     }
 
     /// The number of the first rename that waits.
@@ -323,6 +343,7 @@ impl DirtySet {
                     to,
                     dir,
                     swap: false,
+                    awaited: false,
                 });
             }
         }

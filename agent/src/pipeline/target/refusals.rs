@@ -41,7 +41,8 @@ impl Target {
             }
             cause => cause,
         };
-        if reject.code.is_stale() {
+        let in_the_way = matches!(&cause, Cause::Rename(_)) && reject.code == RejectCode::NotEmpty;
+        if reject.code.is_stale() || in_the_way {
             // The agent's picture was behind: it looks again, and nobody has to do anything.
             tracing::debug!(target = %self.name, code = %reject.code, "looked at again: {}", reject.text);
         } else if reject.code.pauses_transfers() && state.resting_until(now).is_some() {
@@ -70,6 +71,10 @@ impl Target {
             other => {
                 match &other {
                     Cause::Rename(rename) => {
+                        if in_the_way {
+                            // What takes its place, if it is no directory, has to wait for a comparison.
+                            state.keep(&rename.to);
+                        }
                         state.links.forget_below(&rename.from);
                         state.links.forget_below(&rename.to);
                     }

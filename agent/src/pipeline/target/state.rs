@@ -185,7 +185,12 @@ impl State {
                 taken.mark.remote = Remote::Unknown;
                 self.dirty.give_back(taken, now);
             }
-            Cause::Rename(rename) => self.dirty.give_back_rename(&rename, now),
+            Cause::Rename(rename) => {
+                if !arrived {
+                    self.dirty.rename_arrived(&rename);
+                }
+                self.dirty.give_back_rename(&rename, now);
+            }
             Cause::Follows(path) => {
                 self.dirty
                     .found(path.clone(), Look::Content, Remote::Unknown, now);
