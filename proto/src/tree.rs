@@ -244,6 +244,13 @@ impl DigestTree {
     }
 }
 
+/// Puts the entries of a directory in byte order of their names, each once: a name that goes and comes while a
+/// directory is read may be read twice.
+pub fn put_in_order(entries: &mut Vec<(Name, EntryMeta)>) {
+    entries.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+    entries.dedup_by(|a, b| a.0 == b.0);
+}
+
 /// The list of linked names of a directory, being hashed.
 struct OpenList {
     name: Option<Name>,
@@ -289,7 +296,8 @@ fn begin<R: TreeReader>(
     };
     let complete = entries.is_some();
     let mut entries = entries.unwrap_or_default();
-    entries.sort_unstable_by(|a, b| b.0.cmp(&a.0));
+    put_in_order(&mut entries);
+    entries.reverse();
     let (name, meta) = entry.unzip();
     Ok(Open {
         dir,
@@ -340,7 +348,7 @@ mod tests {
         }
     }
 
-    /// A tree in memory: path -> size of a file, or `None` for a directory.
+    /// A tree in memory: path -> size of a file, or `None` for a directory. What is in `twice/` is read twice.
     struct Fake(BTreeMap<String, Option<u64>>);
 
     impl TreeReader for Fake {
@@ -363,7 +371,11 @@ mod tests {
                 };
                 (!name.contains('/')).then(|| (Name::new(name.as_bytes()).unwrap(), meta))
             });
-            Ok(Some(found.collect()))
+            let mut found: Vec<_> = found.collect();
+            if dir.ends_with("twice/") {
+                found.extend(found.clone());
+            }
+            Ok(Some(found))
         }
 
         fn open(
@@ -417,6 +429,18 @@ mod tests {
         assert_eq!(one.digest(&path("c")), two.digest(&path("c")));
         assert_eq!(one.digest(&path("a/x")), None);
         assert_eq!(tree(1).root_digest(), one.root_digest());
+    }
+
+    #[test]
+    fn what_was_read_twice_counts_once() {
+        let tree = |dir: &str| {
+            let (file, below) = (format!("{dir}/f"), format!("{dir}/d"));
+            let tree = build(&[(dir, None), (&file, Some(1)), (&below, None)]);
+            assert!(tree.is_complete(&WirePath::root()));
+            assert_eq!((tree.len(), tree.entries()), (3, 3));
+            tree.digest(&path(dir))
+        };
+        assert_eq!(tree("twice"), tree("once"));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use syncd_proto::links::{LinkGroups, LinkNames};
 use syncd_proto::message::{DigestQuery, Digests, ListEntry, ListQuery, Listing};
 use syncd_proto::meta::{Compare, EntryMeta, Kind};
 use syncd_proto::path::{Name, WirePath};
-use syncd_proto::tree::{DigestTree, TreeReader};
+use syncd_proto::tree::{DigestTree, TreeReader, put_in_order};
 
 use super::attributes::{self, Place};
 use super::fake;
@@ -164,7 +164,7 @@ impl Trees {
         }
         let dir = opened.map(|(_, meta)| meta).filter(|_| found.is_some());
         let mut entries = found.unwrap_or_default();
-        entries.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        put_in_order(&mut entries);
         let mut pages = entries.chunks(ENTRIES_PER_FRAME).peekable();
         loop {
             let page = pages.next().unwrap_or_default();
