@@ -12,6 +12,7 @@
 //! | [`hooks`] | the commands around a session |
 //! | [`sessions`] | who is connected, and who was |
 //! | [`control`] | the socket where that is asked |
+//! | [`threads`] | work that may block |
 //! | [`workers`] | the processes that touch files |
 //! | [`mod@reload`] | SIGHUP |
 
@@ -23,6 +24,7 @@ pub mod hooks;
 pub mod policy;
 pub mod reload;
 pub mod sessions;
+pub mod threads;
 pub mod workers;
 
 use std::ffi::OsString;
@@ -43,6 +45,7 @@ use crate::error::Fatal;
 use crate::front::control::Control;
 use crate::front::reload::Generation;
 use crate::front::sessions::Sessions;
+use crate::front::threads::apart;
 use crate::front::workers::Pool;
 use crate::fs::lock_file::LockFiles;
 use crate::fs::pid_file::PidFile;
@@ -182,10 +185,11 @@ async fn accept(listener: TcpListener, budget: Budget, front: Arc<Front>, alive:
 async fn tend(front: Arc<Front>) {
     loop {
         let generation = front.generation();
-        let found = tokio::task::spawn_blocking(move || {
-            policy::with_trash(&generation.config, generation.me)
+        let found = apart(move || policy::with_trash(&generation.config, generation.me));
+        let setups = found.await.unwrap_or_else(|error| {
+            warn!("old versions stay in the trash: {error}");
+            Vec::new()
         });
-        let setups = found.await.unwrap_or_default();
         let keeps = setups.iter().filter_map(|setup| setup.rules.trash.as_ref());
         let every_s = keeps.map(|trash| trash::look_every_s(trash.keep_s)).min();
         for setup in &setups {
@@ -215,7 +219,7 @@ async fn drain(front: &Front, mut all_gone: mpsc::Receiver<()>) {
 
 async fn blocking_load(options: &Options) -> Result<Generation, String> {
     let config = options.config.clone();
-    tokio::task::spawn_blocking(move || reload::load(&config))
+    apart(move || reload::load(&config))
         .await
         .unwrap_or_else(|error| Err(format!("loading the configuration: {error}")))
 }

@@ -1,29 +1,34 @@
-//! No thread can be started: a program that cannot even begin ends and says so.
+//! No thread can be started: a program that cannot even begin ends and says so; one that runs says so, and goes on when
+//! it can again.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use rustix::process::Signal;
+use rustix::process::{Resource, Signal, getrlimit};
 use syncd_tests::require::Need;
-use syncd_tests::{Binaries, Exit, Sandbox, require};
+use syncd_tests::sandbox::MODULE;
+use syncd_tests::{Binaries, Exit, ReservedPort, Sandbox, require};
 
-use crate::common::{LONG, run, tool};
+use crate::common::{LONG, patient, run, tool};
 
 /// Users that nobody else is, so that only what is started here counts.
-const USERS: [u32; 2] = [1_954_322, 1_954_323];
+const USERS: [u32; 4] = [1_954_322, 1_954_323, 1_954_324, 1_954_325];
+
+/// One process with one thread.
+const ALONE: &str = "prlimit --nproc=1";
 
 fn may_limit() -> bool {
     require(&[Need::Root, Need::Tool("setpriv"), Need::Tool("prlimit")])
 }
 
-/// A script that becomes `program` as this user, who may have one process with one thread.
+/// A script that becomes `program` as this user, with this before it.
 #[track_caller]
-fn as_user(sandbox: &Sandbox, user: u32, program: &Path) -> PathBuf {
+fn as_user(sandbox: &Sandbox, user: u32, before: &str, program: &Path) -> PathBuf {
     let script = sandbox.path().join(format!("as-{user}"));
     let program = program.display();
     let text = format!(
-        "#!/bin/sh\nexec prlimit --nproc=1 setpriv --reuid {user} --regid {user} --clear-groups {program} \"$@\"\n"
+        "#!/bin/sh\nexec {before} setpriv --reuid {user} --regid {user} --clear-groups {program} \"$@\"\n"
     );
     // Another process writes it: a descriptor that is open for writing could be inherited.
     let write = r#"printf %s "$1" > "$2" && chmod 755 "$2""#;
@@ -51,12 +56,12 @@ fn a_program_that_can_start_no_thread_ends_and_says_so() {
     if !may_limit() {
         return;
     }
-    let [user, other] = USERS;
+    let [user, other, ..] = USERS;
     let sandbox = Sandbox::new();
     let receiver = sandbox.receiver().start();
     let both = Binaries::locate();
-    let no_agent = as_user(&sandbox, user, &both.agent);
-    let no_receiver = as_user(&sandbox, other, &both.receiver);
+    let no_agent = as_user(&sandbox, user, ALONE, &both.agent);
+    let no_receiver = as_user(&sandbox, other, ALONE, &both.receiver);
     let builder = sandbox.agent(&receiver).program(no_agent);
     give(&sandbox, user);
     for name in ["sync", "verify"] {
@@ -69,6 +74,86 @@ fn a_program_that_can_start_no_thread_ends_and_says_so() {
     let ended = sandbox.receiver().program(no_receiver).spawn();
     expect_told(ended.wait_exit(LONG), &ended.log());
     receiver.signal(Signal::TERM);
+}
+
+/// How many processes and threads this user may have as far as a running program of theirs is concerned; all that are
+/// allowed if nothing is said.
+#[track_caller]
+fn limit(sandbox: &Sandbox, user: u32, pid: u32, most: Option<u64>) {
+    let most = most.or(getrlimit(Resource::Nproc).maximum);
+    let most = most.map_or_else(|| "unlimited".to_owned(), |most| most.to_string());
+    let (user, pid) = (user.to_string(), pid.to_string());
+    let most = format!("--nproc={most}:");
+    let command = [
+        "--reuid",
+        &user,
+        "--regid",
+        &user,
+        "--clear-groups",
+        "prlimit",
+        "--pid",
+        &pid,
+        &most,
+    ];
+    tool("setpriv", &command, sandbox.path());
+}
+
+#[test]
+fn a_receiver_that_can_start_no_more_threads_refuses_and_says_so() {
+    if !may_limit() {
+        return;
+    }
+    let user = USERS[2];
+    let mut sandbox = Sandbox::new();
+    sandbox.conf().module(MODULE).unset("uid").unset("gid");
+    let program = as_user(&sandbox, user, "", &Binaries::locate().receiver);
+    let builder = sandbox.receiver().program(program);
+    give(&sandbox, user);
+    chown(sandbox.password_file(), Some(0), Some(0)).expect("chown");
+    let receiver = builder.start();
+    fs::write(sandbox.src().join("f"), "text").expect("write");
+    limit(&sandbox, user, receiver.pid(), Some(1));
+    let agent = patient(sandbox.agent(&receiver)).start();
+    let told = "the system starts no more threads for it: Resource temporarily unavailable";
+    receiver.wait_line(LONG, told);
+    agent.wait_line(LONG, told);
+    limit(&sandbox, user, receiver.pid(), None);
+    agent.wait_synced(LONG);
+    assert_eq!(fs::read(sandbox.dst().join("f")).expect("read"), b"text");
+    assert!(!receiver.log().contains("panicked"), "{}", receiver.log());
+}
+
+#[test]
+fn an_agent_that_can_start_no_more_threads_says_so_and_tries_again() {
+    if !may_limit() {
+        return;
+    }
+    let user = USERS[3];
+    let sandbox = Sandbox::new();
+    let port = ReservedPort::take();
+    let receivers = sandbox.receiver().port(port.number());
+    let receiver = receivers.start();
+    let program = as_user(&sandbox, user, "", &Binaries::locate().agent);
+    let builder = sandbox.agent(&receiver).program(program);
+    give(&sandbox, user);
+    for name in [sandbox.secrets_file(), sandbox.certs().join("server.key")] {
+        chown(name, Some(0), Some(0)).expect("chown");
+    }
+    let agent = builder.start();
+    agent.wait_synced(LONG);
+    limit(&sandbox, user, agent.pid(), Some(1));
+    receiver.terminate(LONG);
+    drop(receiver);
+    agent.wait_line(
+        LONG,
+        "cannot start a connection: Resource temporarily unavailable",
+    );
+    let _receiver = receivers.start();
+    fs::write(sandbox.src().join("f"), "text").expect("write");
+    limit(&sandbox, user, agent.pid(), None);
+    agent.wait_synced(LONG);
+    assert_eq!(fs::read(sandbox.dst().join("f")).expect("read"), b"text");
+    assert!(!agent.log().contains("panicked"), "{}", agent.log());
 }
 
 /// It ended with an error of the system, in words that say what is missing.

@@ -152,7 +152,7 @@ impl ConnectError {
                 "write the destination as USER@HOST::MODULE and give a password file"
             }
             Self::Protocol(_) => "check that both sides run released versions, and report this",
-            Self::System(_) => "check the limits of this machine: ulimit -n",
+            Self::System(_) => "check the limits of this machine: ulimit -n, ulimit -u",
         }
     }
 

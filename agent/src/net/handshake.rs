@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
 use rustls::pki_types::UnixTime;
@@ -20,7 +20,7 @@ use syncd_proto::op::IdName;
 use syncd_proto::path::WirePath;
 use syncd_proto::{ALPN, EXPORTER_LABEL, VERSION, auth};
 use tokio::io::{ReadHalf, WriteHalf};
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
@@ -30,6 +30,7 @@ use crate::logic::password::Password;
 use crate::logic::target::{Address, Target};
 use crate::logic::terms::Terms;
 use crate::net::framing::{FrameReader, FrameWriter};
+use crate::net::threads::apart;
 use crate::net::tls::TlsSettings;
 
 /// Encrypted bytes that may wait in memory for the socket.
@@ -314,13 +315,16 @@ async fn dial_tcp(
 ) -> Result<(TcpStream, SocketAddr), ConnectError> {
     let Address { host, port, .. } = address;
     let lookup = async {
-        let found = lookup_host((host.as_str(), port.get())).await;
-        found
-            .map(|found| found.take(ADDRESSES_MAX).collect::<Vec<_>>())
-            .map_err(|error| ConnectError::Unreachable {
-                text: format!("{host}: {error}"),
-                nobody_listens: false,
-            })
+        let asked = (host.clone(), port.get());
+        let found = apart(move || {
+            let found = asked.to_socket_addrs()?;
+            Ok::<_, io::Error>(found.take(ADDRESSES_MAX).collect::<Vec<_>>())
+        });
+        let found = found.await.map_err(ConnectError::System)?;
+        found.map_err(|error| ConnectError::Unreachable {
+            text: format!("{host}: {error}"),
+            nobody_listens: false,
+        })
     };
     let found = deadline.within(Stage::Resolve, lookup).await?;
     let mut text = format!("{host} port {port}");

@@ -4,4 +4,5 @@ mod connect_error;
 pub mod framing;
 pub mod handshake;
 pub mod link;
+pub mod threads;
 pub mod tls;

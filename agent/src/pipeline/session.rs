@@ -17,6 +17,7 @@ use crate::logic::rate::Bwlimit;
 use crate::net::framing::FrameReader;
 use crate::net::handshake::{self, ConnectError, Connected, Dial, Stream};
 use crate::net::link::Link;
+use crate::net::threads::apart;
 use crate::net::tls::TlsSettings;
 use crate::pipeline::owners::Owners;
 use crate::pipeline::stop::Stop;
@@ -54,7 +55,7 @@ impl Access {
     pub async fn connect(&self, purpose: Purpose) -> Result<Connected, ConnectError> {
         let file = self.config.access.password_file.clone();
         let read = move || (accounts::names(), file.and_then(|file| reread(&file)));
-        let (names, password) = tokio::task::spawn_blocking(read).await.unwrap_or_default();
+        let (names, password) = apart(read).await.map_err(ConnectError::System)?;
         let dial = Dial {
             tls: &self.tls,
             password: password.as_ref().or(self.password.as_ref()),

@@ -16,7 +16,6 @@ use syncd_proto::message::{Hello, Purpose, ReceiverMessage, Refused};
 use syncd_proto::path::escaped;
 use syncd_proto::reject::RejectCode;
 use tokio::net::{TcpStream, UnixStream};
-use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
@@ -25,6 +24,7 @@ use crate::front::hooks::{Hooks, Status};
 use crate::front::policy::{self, Asked};
 use crate::front::reload::{self, Generation};
 use crate::front::sessions::{Entered, Live};
+use crate::front::threads::apart;
 use crate::front::workers::{Unavailable, Worker};
 use crate::logic::authorize::{Admission, Authorization, Grant, PendingLogin, Refusal, Slot};
 use crate::logic::hosts::PeerAddr;
@@ -187,6 +187,14 @@ impl Stage {
         }
     }
 
+    /// Number of the next frame to the agent.
+    const fn next_out(&self) -> u64 {
+        match self {
+            Self::Greeted(_) => 0,
+            Self::Answered(_) => 1,
+        }
+    }
+
     fn accept(self) -> Handover {
         match self {
             Self::Greeted(greeted) => greeted.accept(),
@@ -212,7 +220,7 @@ impl Guest<'_> {
         }
         let (generation, slots) = (Arc::clone(&self.generation), self.front.slots.clone());
         let question = asked.clone();
-        let admission = blocking(move || policy::admit(&generation, &question, &slots)).await?;
+        let admission = blocking(0, move || policy::admit(&generation, &question, &slots)).await?;
         let (authorization, stage) = match admission {
             Admission::Decided(decided) => (decided, Stage::Greeted(stage)),
             Admission::Challenge(pending) => self.challenge(*stage, &hello, pending).await?,
@@ -255,7 +263,7 @@ impl Guest<'_> {
 
     async fn list(&mut self, greeted: Greeted, asked: Asked) -> Result<(), End> {
         let generation = Arc::clone(&self.generation);
-        let modules = blocking(move || policy::visible(&generation, &asked)).await?;
+        let modules = blocking(0, move || policy::visible(&generation, &asked)).await?;
         info!(peer = %self.peer, identity = %self.identity, modules = modules.modules.len(), "modules listed");
         self.send(greeted.list(modules)).await
     }
@@ -281,7 +289,7 @@ impl Guest<'_> {
             .map_err(|error| violation(1, &error))?;
         let user = hello.user.clone().unwrap_or_default();
         let module = hello.module.clone();
-        let judged = blocking(move || log_in(*pending, &state, &answer, &user, &module));
+        let judged = blocking(1, move || log_in(*pending, &state, &answer, &user, &module));
         let (authorization, proved) = judged.await?;
         let stage = Stage::Answered(Box::new(proved.unwrap_or(unproved)));
         Ok((authorization, stage))
@@ -295,7 +303,7 @@ impl Guest<'_> {
         grant: Grant,
     ) -> Result<Handed, End> {
         let generation = Arc::clone(&self.generation);
-        let (setup, grant) = blocking(move || {
+        let (setup, grant) = blocking(stage.next_out(), move || {
             let setup = policy::setup(&generation.config, generation.me, &grant);
             (setup, grant)
         })
@@ -532,8 +540,13 @@ fn turned_away(stage: Stage, hello: Hello, mut refused: Refused, log: String) ->
 
 fn violation(next_out: u64, error: &ProtocolError) -> End {
     let text = format!("protocol error: {error}");
+    cut_short(next_out, RejectCode::Protocol, text)
+}
+
+/// A refusal where no state is left.
+fn cut_short(next_out: u64, code: RejectCode, text: String) -> End {
     let refused = Refused {
-        code: RejectCode::Protocol,
+        code,
         text: text.clone(),
     };
     End::Refused {
@@ -566,9 +579,15 @@ fn shorten(text: &mut String) {
     text.truncate(end);
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, End> {
-    let done = spawn_blocking(work).await;
-    done.map_err(|error| End::Lost(format!("the decision failed: {error}")))
+/// Decides what may block; `next_out` numbers the refusal if that cannot be.
+async fn blocking<T: Send + 'static>(
+    next_out: u64,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, End> {
+    apart(work).await.map_err(|error| {
+        let text = format!("the receiver cannot decide about the connection: {error}");
+        cut_short(next_out, RejectCode::Other, text)
+    })
 }
 
 /// An open session.

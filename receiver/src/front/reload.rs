@@ -15,6 +15,7 @@ use crate::front::accounts::Me;
 use crate::front::credentials::{self, Files};
 use crate::front::policy::{self, Asked};
 use crate::front::sessions::Live;
+use crate::front::threads::apart;
 use crate::fs::config;
 use crate::logic::rsyncd_conf::{Config, Diagnostic, Located, Severity, Text};
 use crate::net::tls::Tls;
@@ -94,7 +95,9 @@ pub async fn review(front: &Front) {
 /// Ends one session if it would not be admitted now, as it was.
 pub async fn judge(generation: &Arc<Generation>, live: Arc<Live>) {
     let generation = Arc::clone(generation);
-    let judged = tokio::task::spawn_blocking(move || {
+    let judged = Arc::clone(&live);
+    let judged = apart(move || {
+        let live = judged;
         if let Err(why) = admitted(&generation, &live) {
             let module = escaped(&live.module);
             let identity = &live.identity;
@@ -103,7 +106,13 @@ pub async fn judge(generation: &Arc<Generation>, live: Arc<Live>) {
         }
     });
     if let Err(error) = judged.await {
-        error!(%error, "a session could not be judged after a reload");
+        // It may be one that would not be let in any more.
+        error!(
+            session = live.id,
+            "closed after a reload, it could not be judged: {error}"
+        );
+        let text = "the receiver could not tell whether it is still allowed after a reload";
+        live.worker.close(live.id, text.to_owned());
     }
 }
 

@@ -14,7 +14,6 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot, watch};
-use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, error, info, warn};
 
@@ -22,6 +21,7 @@ use syncd_proto::limits::ID_NAMES_MAX;
 use syncd_proto::op::IdName;
 use syncd_proto::path::escaped;
 
+use crate::front::threads::apart;
 use crate::fs::ids::Directory;
 use crate::fs::logbook::{Grave, Logbook, harmless};
 use crate::logic::removals;
@@ -283,8 +283,11 @@ async fn look_up(
     let looked = async {
         let mut directory = directory.lock_owned().await;
         // It goes on with the lock held if nobody waits any more: never more than one thread does.
-        let looked = spawn_blocking(move || directory.numbers(&names));
-        looked.await.unwrap_or_default()
+        let looked = apart(move || directory.numbers(&names));
+        looked.await.unwrap_or_else(|error| {
+            warn!("owners keep the agent's numbers, names of users and groups were not looked up: {error}");
+            Vec::new()
+        })
     };
     let numbers = timeout(NAMES_MAX, looked).await.unwrap_or_else(|_| {
         warn!("names of users and groups were not found within {NAMES_MAX:?}: owners keep the agent's numbers");
