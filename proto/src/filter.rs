@@ -6,7 +6,10 @@
 //! rules exclude is not only not sent, it is not removed at the target either ([`Filter::protects`]).
 //! The rules of a module are compiled by [`Filter::of_daemon`].
 
+mod cvs;
 mod daemon;
+mod gather;
+mod ground;
 mod matcher;
 mod merge;
 mod parse;
@@ -14,18 +17,21 @@ mod rule;
 mod statement;
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::path::{WirePath, escape};
 
 pub use daemon::DaemonRules;
+pub use ground::RulesFile;
 pub use merge::{ReadText, Scope};
 pub use rule::{Origin, RuleRef};
 pub use statement::{Preset, Rules, Statement};
 
-use merge::{PerDir, bytes_of};
-use parse::{Line, Merge, Style};
+use gather::Gather;
+use ground::{Ground, as_path, bytes_of};
+use merge::PerDir;
+use parse::{Line, Style};
 use rule::{Rule, View};
 
 /// Most rules of a source, those of one directory included.
@@ -107,7 +113,9 @@ pub type ScopeOf<'a> = dyn FnMut(&WirePath) -> Scope + 'a;
 #[derive(Debug, Default)]
 pub struct Filter {
     entries: Vec<Entry>,
-    per_dir: Vec<PerDir>,
+    per_dir: Vec<Arc<PerDir>>,
+    /// The absolute path of what they are about, without slashes around it.
+    root: Arc<[u8]>,
 }
 
 #[derive(Debug)]
@@ -123,7 +131,10 @@ impl Filter {
     /// # Errors
     /// The first rule that cannot be used.
     pub fn compile(rules: &Rules, read: &mut ReadFile<'_>) -> Result<Self, FilterError> {
-        let mut filter = Self::default();
+        let mut filter = Self {
+            root: ground::resolved(b"", rules.source().as_os_str().as_encoded_bytes()).into(),
+            ..Self::default()
+        };
         for (statement, origin) in rules.entries() {
             filter.add_statement(statement, origin, read)?;
         }
@@ -136,7 +147,13 @@ impl Filter {
         self.entries.is_empty()
     }
 
-    /// Names of the files looked for in each directory.
+    /// Whether files are looked for in each directory.
+    #[must_use]
+    pub fn has_per_dir(&self) -> bool {
+        !self.per_dir.is_empty()
+    }
+
+    /// Names of the files looked for in each directory, but for those that such files name.
     pub fn per_dir_names(&self) -> impl Iterator<Item = &[u8]> {
         self.per_dir.iter().map(|file| file.name.as_slice())
     }
@@ -177,19 +194,24 @@ impl Filter {
         };
         self.entries.iter().all(|entry| match entry {
             Entry::Rule(rule) => is_alike(rule),
-            Entry::PerDir(index) if is_same => new.rules(*index).iter().all(|rule| is_alike(rule)),
-            Entry::PerDir(index) => old.rules(*index).is_empty() && new.rules(*index).is_empty(),
+            Entry::PerDir(index) if is_same => new.all_rules(*index, &is_alike),
+            Entry::PerDir(index) => old.is_silent(*index) && new.is_silent(*index),
         })
     }
 
     /// The scope of a directory in that of its parent ([`Scope::default`] for the root), with the texts
     /// of its own files.
     #[must_use]
-    pub fn with_dir(&self, parent: &Scope, dir: &WirePath, read: &mut ReadText<'_>) -> Scope {
+    pub fn with_dir<'a>(
+        &'a self,
+        parent: &Scope,
+        dir: &WirePath,
+        read: &'a mut ReadText<'a>,
+    ) -> Scope {
         if self.per_dir.is_empty() {
             return Scope::default();
         }
-        parent.enter(&self.per_dir, dir, read)
+        Gather::enter(&self.per_dir, &self.root, parent, dir, read)
     }
 
     /// What the rules say about a path and the directories above it.
@@ -351,62 +373,39 @@ impl Filter {
             let why = format!("there are more than {RULES_MAX} rules");
             return Err(FilterError::new(&by(), why, "leave some out"));
         }
-        match parse::line(text, style, b"", origin)? {
+        match parse::line(text, style, &Ground::of_root(&self.root), origin)? {
             Line::Rule(rule) => self.entries.push(Entry::Rule(rule)),
+            Line::Cvs(rules) => self.entries.extend(rules.into_iter().map(Entry::Rule)),
             Line::Clear => {
                 self.entries.clear();
                 self.per_dir.clear();
             }
             Line::Merge(merge) => {
-                if merge.exclude_self {
-                    self.exclude_file(&merge)?;
-                }
+                let excluded = merge.excluded_self()?;
+                self.entries.extend(excluded.map(Entry::Rule));
                 if merge.per_dir {
-                    return self.add_per_dir(merge);
+                    return self.add_per_dir(PerDir::new(merge)?);
                 }
                 if depth == MERGE_DEPTH_MAX {
-                    let why = format!("files merge each other {MERGE_DEPTH_MAX} deep");
-                    return Err(FilterError::new(&by(), why, "break the circle"));
+                    return Err(merge.is_circle());
                 }
-                let file = path_of(&merge.file);
-                self.add_file(&file, merge.style, &merge.by, read, depth + 1)?;
+                let file = as_path(&merge.file);
+                self.add_file(file, merge.style, &merge.by, read, depth + 1)?;
             }
         }
         Ok(())
     }
 
-    /// The modifier `e`: the file of rules takes no part itself.
-    fn exclude_file(&mut self, merge: &Merge) -> Result<(), FilterError> {
-        let name = merge.file.rsplit(|&byte| byte == b'/').next();
-        let mut text = b"- ".to_vec();
-        text.extend_from_slice(name.unwrap_or_default());
-        if let Line::Rule(mut rule) = parse::line(&text, Style::FILTER, b"", &merge.by.origin)? {
-            rule.by = merge.by.clone();
-            self.entries.push(Entry::Rule(rule));
-        }
-        Ok(())
-    }
-
-    fn add_per_dir(&mut self, merge: Merge) -> Result<(), FilterError> {
-        if crate::path::Name::new(&merge.file).is_none() {
-            let hint = "write \": .rsync-filter\"; parents of the source are not searched";
-            return Err(FilterError::new(&merge.by, "its file is not a name", hint));
-        }
-        if self.per_dir.iter().any(|file| file.name == merge.file) {
+    fn add_per_dir(&mut self, file: PerDir) -> Result<(), FilterError> {
+        if self.per_dir.iter().any(|known| known.name == file.name) {
             // As rsync has it: the first place counts.
             return Ok(());
         }
         if self.per_dir.len() == PER_DIR_MAX {
-            let why = format!("there are more than {PER_DIR_MAX} per-directory files");
-            return Err(FilterError::new(&merge.by, why, "leave some out"));
+            return Err(gather::too_many(&file.by));
         }
         self.entries.push(Entry::PerDir(self.per_dir.len()));
-        self.per_dir.push(PerDir {
-            name: merge.file,
-            style: merge.style,
-            no_inherit: merge.no_inherit,
-            by: merge.by,
-        });
+        self.per_dir.push(Arc::new(file));
         Ok(())
     }
 }
@@ -420,11 +419,6 @@ enum Hit {
 /// The first `depth` names of a path.
 fn prefix(path: &WirePath, depth: usize) -> Option<WirePath> {
     WirePath::from_names(path.names().get(..depth)?.to_vec())
-}
-
-fn path_of(bytes: &[u8]) -> PathBuf {
-    use std::os::unix::ffi::OsStrExt;
-    std::ffi::OsStr::from_bytes(bytes).into()
 }
 
 #[cfg(test)]

@@ -1,10 +1,13 @@
-//! Files of filter rules: those that the configuration names, and those in the directories of a source.
+//! Files of filter rules: those that the configuration names, and those in the directories of a source
+//! and above it.
 
 use std::fs;
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use syncd_proto::path::{Name, WirePath};
+use rustix::fs::OFlags;
+use syncd_proto::path::WirePath;
 
 use super::read::{self, ReadError, Stability};
 use super::root::SourceRoot;
@@ -16,8 +19,12 @@ use crate::logic::terms::Terms;
 /// # Errors
 /// It cannot be read, or is too large.
 pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
     let file = fs::File::open(path)?;
+    read_open(file)
+}
+
+fn read_open(file: fs::File) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
     file.take(RULES_BYTES_MAX + 1).read_to_end(&mut text)?;
     if text.len() as u64 > RULES_BYTES_MAX {
         return Err(io::ErrorKind::FileTooLarge.into());
@@ -25,21 +32,40 @@ pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// Reads the file of rules `name` in a directory of a source; `None` if there is none.
+/// Reads a file of rules that may lie above a source; `None` if there is none.
 ///
 /// # Errors
 /// Something is there, and it is no file that can be read.
-pub fn read_in_dir(
-    root: &SourceRoot,
-    dir: &WirePath,
-    name: &[u8],
-) -> Result<Option<Vec<u8>>, ReadError> {
-    let Some(path) = Name::new(name).and_then(|name| dir.join(&name)) else {
-        return Ok(None);
+pub fn read_above(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    // A pipe of that name must not stop the agent.
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let opened = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(flags)
+        .open(path);
+    let file = match opened {
+        Ok(file) => file,
+        Err(error) => {
+            return match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Ok(None),
+                _ => Err(error),
+            };
+        }
     };
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no file"));
+    }
+    read_open(file).map(Some)
+}
+
+/// Reads a file of rules in a source; `None` if there is none.
+///
+/// # Errors
+/// Something is there, and it is no file that can be read.
+pub fn read_within(root: &SourceRoot, path: &WirePath) -> Result<Option<Vec<u8>>, ReadError> {
     match read::read_small(
         root,
-        &path,
+        path,
         RULES_BYTES_MAX,
         Stability::Waived,
         &Terms::default(),

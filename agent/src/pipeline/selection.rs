@@ -1,19 +1,23 @@
 //! [`Selection`]: the filter rules of a source at work, with the rules that lie in its directories.
 //!
-//! Scopes of directories are kept until one of their files, or a directory's name, changes.
+//! Scopes of directories are kept until one of their files, or a directory's name, changes. Files above
+//! the source are not watched: they are read anew with everything else.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use syncd_proto::path::{Name, WirePath};
 
 use crate::fs::root::SourceRoot;
 use crate::fs::rules;
-use crate::logic::filter::{Filter, FilterError, Rules, Scope, Verdict};
+use crate::logic::filter::{Filter, FilterError, Rules, RulesFile, Scope, Verdict};
 
 /// Most directories whose scopes are kept.
 const SCOPES_MAX: usize = 4_096;
+
+/// Most files that files of rules name whose places are known one by one.
+const MERGED_MAX: usize = 1_024;
 
 /// Which paths of a source take part.
 #[derive(Debug)]
@@ -28,6 +32,21 @@ struct Scopes {
     by_dir: BTreeMap<WirePath, Scope>,
     /// How often they were forgotten: what was read before that is not kept.
     generation: u64,
+    /// Names of files to look for in each directory that such files have named.
+    names: BTreeSet<Vec<u8>>,
+    /// Files that such files merge, and the directory below which each counts.
+    merged: BTreeMap<WirePath, WirePath>,
+}
+
+impl Scopes {
+    fn note(&mut self, file: &WirePath, dir: &WirePath) {
+        let counts_in = match self.merged.get(file) {
+            Some(known) => common(known, dir),
+            None if self.merged.len() < MERGED_MAX => dir.clone(),
+            None => return,
+        };
+        self.merged.insert(file.clone(), counts_in);
+    }
 }
 
 impl Selection {
@@ -37,10 +56,11 @@ impl Selection {
     /// The first rule, or file of rules, that cannot be used.
     pub fn new(rules: &Rules, root: Arc<SourceRoot>) -> Result<Self, FilterError> {
         let base: PathBuf = rules.base().into();
-        let mut read =
-            |file: &std::path::Path| rules::read_file(&base.join(file)).map_err(|e| e.to_string());
+        let mut read = |file: &Path| rules::read_file(&base.join(file)).map_err(|e| e.to_string());
+        let place = std::path::absolute(root.path()).unwrap_or_else(|_| root.path().into());
+        let rules = rules.clone().of_source(&place);
         Ok(Self {
-            filter: Filter::compile(rules, &mut read)?,
+            filter: Filter::compile(&rules, &mut read)?,
             root,
             scopes: Mutex::default(),
         })
@@ -103,14 +123,20 @@ impl Selection {
                 .decides_alike(from, to, &mut |dir| self.scope(dir))
     }
 
-    /// Whether a file holds rules for its directory.
+    /// The directory that rules in a file are about, if it has any.
     #[must_use]
-    pub fn is_rules_file(&self, path: &WirePath) -> bool {
-        path.file_name().is_some_and(|name| {
-            self.filter
-                .per_dir_names()
-                .any(|own| own == name.as_bytes())
-        })
+    pub fn ruled_by(&self, path: &WirePath) -> Option<WirePath> {
+        if !self.filter.has_per_dir() {
+            return None;
+        }
+        let scopes = self.lock();
+        let name = path.file_name()?.as_bytes();
+        let own = self.filter.per_dir_names().any(|own| own == name) || scopes.names.contains(name);
+        let around = own.then(|| path.parent().unwrap_or_default());
+        match (around, scopes.merged.get(path)) {
+            (Some(around), Some(merged)) => Some(common(&around, merged)),
+            (around, merged) => around.or_else(|| merged.cloned()),
+        }
     }
 
     /// A directory whose rules cannot be used, and why: nothing in it is mirrored.
@@ -129,7 +155,7 @@ impl Selection {
 
     /// Rules in directories may have changed.
     pub fn forget(&self) {
-        if self.filter.per_dir_names().next().is_none() {
+        if !self.filter.has_per_dir() {
             return;
         }
         let mut scopes = self.lock();
@@ -139,7 +165,7 @@ impl Selection {
 
     /// The scope of a directory, from its files and those of the directories above it.
     fn scope(&self, dir: &WirePath) -> Scope {
-        if self.filter.per_dir_names().next().is_none() {
+        if !self.filter.has_per_dir() {
             return Scope::default();
         }
         let generation = self.lock().generation;
@@ -177,12 +203,42 @@ impl Selection {
     }
 
     fn read(&self, parent: &Scope, dir: &WirePath) -> Scope {
-        self.filter.with_dir(parent, dir, &mut |name| {
-            rules::read_in_dir(&self.root, dir, name).map_err(|error| error.to_string())
-        })
+        let mut asked = Vec::new();
+        let mut read = |file: &RulesFile| match file {
+            RulesFile::Within(path) => {
+                asked.push(path.clone());
+                rules::read_within(&self.root, path).map_err(|error| error.to_string())
+            }
+            RulesFile::Outside(path) => rules::read_above(path).map_err(|error| error.to_string()),
+        };
+        let scope = self.filter.with_dir(parent, dir, &mut read);
+        let mut scopes = self.lock();
+        for name in scope.names() {
+            if !scopes.names.contains(name) {
+                scopes.names.insert(name.to_vec());
+            }
+        }
+        for file in asked {
+            let is_own = file.parent().as_ref() == Some(dir)
+                && file
+                    .file_name()
+                    .is_some_and(|name| scopes.names.contains(name.as_bytes()));
+            if !is_own {
+                scopes.note(&file, dir);
+            }
+        }
+        scope
     }
 
     fn lock(&self) -> MutexGuard<'_, Scopes> {
         self.scopes.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The lowest directory that both are in, or are.
+fn common(one: &WirePath, other: &WirePath) -> WirePath {
+    let both = one.names().iter().zip(other.names());
+    let shared = both.take_while(|(one, other)| one == other).count();
+    let names = one.names().get(..shared).unwrap_or_default();
+    WirePath::from_names(names.to_vec()).unwrap_or_default()
 }

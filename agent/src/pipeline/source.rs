@@ -267,8 +267,9 @@ impl Source {
 
     /// What directories say about themselves may be different now.
     fn rules_touched(&self, path: &WirePath, touch: Touch, dir: bool) {
-        if self.selection.is_rules_file(path) && touch != Touch::Modified {
-            self.rescan(&path.parent().unwrap_or_default());
+        let ruled = self.selection.ruled_by(path);
+        if let Some(dir) = ruled.filter(|_| touch != Touch::Modified) {
+            self.rescan(&dir);
         } else if dir && !matches!(touch, Touch::Attrib | Touch::Modified) {
             self.selection.forget();
         }

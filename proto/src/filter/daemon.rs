@@ -39,11 +39,11 @@ impl Filter {
     pub fn of_daemon(rules: &DaemonRules, read: &mut ReadFile<'_>) -> Result<Self, FilterError> {
         let mut filter = Self::default();
         let rule = Style {
-            whole_dirs: true,
+            of_module: true,
             ..Style::FILTER
         };
         let pattern = |include| Style {
-            whole_dirs: true,
+            of_module: true,
             ..Style::patterns(include)
         };
         filter.add_words(&rules.filter, rule, "filter", read)?;

@@ -3,8 +3,10 @@
 //! A pattern without a slash and without `**` is about the last name of a path. One with a leading slash
 //! is about the whole path, from the directory it was written for. Any other is about as many trailing
 //! names as it has itself, or, if it has a `**`, about whatever follows any slash. A trailing slash
-//! limits it to directories, and `dir/***` is the directory with all that is in it.
+//! limits it to directories, and `dir/***` is the directory with all that is in it. The modifier `/`
+//! puts the path of the source itself before the path.
 
+use super::ground::Ground;
 use crate::wildmatch::{Case, Pattern};
 
 /// A pattern, compiled.
@@ -14,6 +16,8 @@ pub(super) struct Matcher {
     /// The pattern without slashes around it.
     written: Vec<u8>,
     place: Place,
+    /// What stands before the path that it is held against (without slashes around it).
+    lead: Vec<u8>,
     dir_only: bool,
     /// It starts with `**`: that may match nothing before a slash.
     any_prefix: bool,
@@ -44,9 +48,14 @@ enum Place {
 }
 
 impl Matcher {
-    /// Compiles a pattern that was written for the directory `base`. `None` if its wildcards cannot be
-    /// read.
-    pub(super) fn new(pattern: &[u8], base: &[u8], negated: bool) -> Option<Self> {
+    /// Compiles a pattern that was written on this ground, `absolute` if it is about the whole path from
+    /// `/` on. `None` if its wildcards cannot be read.
+    pub(super) fn new(
+        pattern: &[u8],
+        ground: &Ground,
+        negated: bool,
+        absolute: bool,
+    ) -> Option<Self> {
         let (pattern, dir_only) = match pattern {
             [rest @ .., b'/'] if !rest.is_empty() => (rest, true),
             _ => (pattern, false),
@@ -55,8 +64,14 @@ impl Matcher {
         let wild = pattern.iter().any(|byte| b"*?[".contains(byte));
         let crosses = pattern.windows(2).any(|pair| pair == b"**");
         let any_prefix = pattern.starts_with(b"**");
+        let lead = match pattern {
+            _ if absolute => ground.root.to_vec(),
+            [b'/', ..] => ground.lead.clone(),
+            _ => Vec::new(),
+        };
         let (pattern, place) = match pattern {
-            [b'/', rest @ ..] => (rest, Place::Below(base.to_vec())),
+            [b'/', rest @ ..] if absolute || !lead.is_empty() => (rest, Place::Whole),
+            [b'/', rest @ ..] => (rest, Place::Below(ground.base.clone())),
             _ if slashes == 0 && !crosses => (pattern, Place::Name),
             _ if any_prefix => (pattern, Place::Whole),
             _ if crosses => (pattern, Place::AnySlash),
@@ -71,8 +86,9 @@ impl Matcher {
             text,
             written: pattern.to_vec(),
             place,
+            any_prefix: any_prefix && lead.is_empty(),
+            lead,
             dir_only,
-            any_prefix,
             whole_dir: pattern.ends_with(b"***"),
             negated,
         })
@@ -135,6 +151,13 @@ impl Matcher {
     }
 
     fn finds(&self, path: &[u8], is_dir: bool) -> bool {
+        if self.lead.is_empty() || self.place == Place::Name {
+            return self.finds_in(path, is_dir);
+        }
+        self.finds_in(&[&self.lead, path].join(&b'/'), is_dir)
+    }
+
+    fn finds_in(&self, path: &[u8], is_dir: bool) -> bool {
         let part = match &self.place {
             Place::Name => tail(path, 1),
             Place::Tail(names) => tail(path, *names),
@@ -203,7 +226,8 @@ mod tests {
             Some(dir) => (dir, true),
             None => (path, false),
         };
-        let matcher = Matcher::new(pattern.as_bytes(), b"", false).unwrap();
+        let ground = Ground::default();
+        let matcher = Matcher::new(pattern.as_bytes(), &ground, false, false).unwrap();
         matcher.matches(path.as_bytes(), is_dir)
     }
 
@@ -259,7 +283,11 @@ mod tests {
 
     #[test]
     fn an_anchor_is_where_the_rule_was_written() {
-        let matcher = Matcher::new(b"/f*", b"a[1]", false).unwrap();
+        let ground = Ground {
+            base: b"a[1]".to_vec(),
+            ..Ground::default()
+        };
+        let matcher = Matcher::new(b"/f*", &ground, false, false).unwrap();
         assert!(matcher.matches(b"a[1]/foo", false));
         assert!(!matcher.matches(b"foo", false));
         assert!(!matcher.matches(b"a1/foo", false));
@@ -268,22 +296,59 @@ mod tests {
     }
 
     #[test]
+    fn the_path_of_the_source_counts_where_it_is_asked_for() {
+        let ground = Ground {
+            base: Vec::new(),
+            lead: b"me/src".to_vec(),
+            root: b"home/me/src"[..].into(),
+        };
+        for (pattern, absolute, path, expected) in [
+            (&b"/home/me/src/a"[..], true, &b"a"[..], true),
+            (b"/a", true, b"a", false),
+            (b"src/a", true, b"a", true),
+            (b"src/a", false, b"a", false),
+            (b"a", true, b"b/a", true),
+            (b"/home/**", true, b"b/a", true),
+            (b"**/src/a", true, b"a", true),
+            (b"src/**", true, b"b/a", true),
+            (b"/me/src/a", false, b"a", true),
+            (b"/me/*/a", false, b"a", true),
+            (b"/src/a", false, b"a", false),
+            (b"/a", false, b"a", false),
+            (b"b/a", false, b"b/a", true),
+        ] {
+            let matcher = Matcher::new(pattern, &ground, false, absolute).unwrap();
+            let pattern = String::from_utf8_lossy(pattern);
+            assert_eq!(matcher.matches(path, false), expected, "{pattern}");
+        }
+    }
+
+    #[test]
     fn negation_turns_everything_round() {
-        let matcher = Matcher::new(b"*/", b"", true).unwrap();
+        let matcher = Matcher::new(b"*/", &Ground::default(), true, false).unwrap();
         assert!(matcher.matches(b"file", false));
         assert!(!matcher.matches(b"dir", true));
     }
 
     #[test]
     fn an_unreadable_pattern_is_none() {
-        assert!(Matcher::new(b"a[b", b"", false).is_none());
-        assert!(Matcher::new(b"a[b]", b"", false).is_some());
+        let is_read =
+            |pattern: &[u8]| Matcher::new(pattern, &Ground::default(), false, false).is_some();
+        assert!(!is_read(b"a[b"));
+        assert!(is_read(b"a[b]"));
+    }
+
+    fn based(base: &str) -> Ground {
+        Ground {
+            base: base.into(),
+            ..Ground::default()
+        }
     }
 
     #[test]
     fn which_directories_a_pattern_may_reach_into() {
         let may = |pattern: &str, base: &str, dir: &str| {
-            let matcher = Matcher::new(pattern.as_bytes(), base.as_bytes(), false).unwrap();
+            let matcher = Matcher::new(pattern.as_bytes(), &based(base), false, false).unwrap();
             matcher.may_match_below(dir.as_bytes())
         };
         for (pattern, base, dir) in [
@@ -315,7 +380,8 @@ mod tests {
         ] {
             assert!(!may(pattern, base, dir), "{pattern} reaches into {dir}");
         }
-        let of_names = |pattern: &str| Matcher::new(pattern.as_bytes(), b"", false).unwrap();
+        let of_names =
+            |pattern: &str| Matcher::new(pattern.as_bytes(), &based(""), false, false).unwrap();
         for pattern in ["*.o", "**/c", "**/c*", "cache/"] {
             assert!(of_names(pattern).is_of_names(), "{pattern}");
         }
@@ -330,11 +396,14 @@ mod tests {
         fn what_is_out_of_reach_is_matched_alike(
             pattern in "[/]?([ab*?]|[*][*]|/){1,6}[/]?",
             base in "(a|b)?",
+            lead in "(|b|a/b)",
+            absolute: bool,
             dirs in ("[ab](/[ab])?", "[ab](/[ab])?"),
             below in "[ab](/[ab]){0,2}",
             is_dir: bool,
         ) {
-            let Some(matcher) = Matcher::new(pattern.as_bytes(), base.as_bytes(), false) else {
+            let ground = Ground { lead: lead.into_bytes(), root: b"a/b"[..].into(), ..based(&base) };
+            let Some(matcher) = Matcher::new(pattern.as_bytes(), &ground, false, absolute) else {
                 return Ok(());
             };
             let reaches = |dir: &str| matcher.may_match_below(dir.as_bytes());

@@ -2,76 +2,121 @@
 //!
 //! Rules of a directory come before those it inherits. A file that cannot be read, or has a rule that
 //! cannot, excludes everything in and below its directory until it is put right: so nothing is sent
-//! that should not be, and nothing is removed that should be kept.
+//! that should not be, and nothing is removed that should be kept. How the files are read is
+//! [`super::gather`]'s business.
 
 use std::sync::Arc;
 
-use crate::path::WirePath;
-
-use super::parse::{self, Line, Style};
-use super::rule::{Origin, Rule, RuleRef, View};
-use super::{FilterError, RULES_MAX};
+use super::FilterError;
+use super::ground::RulesFile;
+use super::parse::{Merge, Style};
+use super::rule::{Rule, RuleRef, Side, View};
 
 /// A file to look for in each directory.
 #[derive(Debug)]
 pub(super) struct PerDir {
     pub(super) name: Vec<u8>,
+    /// As it was written before the name: the directory above the source from which on it is looked for.
+    pub(super) from: Option<Vec<u8>>,
     pub(super) style: Style,
     pub(super) no_inherit: bool,
     /// The rule that asks for it.
     pub(super) by: Arc<RuleRef>,
 }
 
-/// What the per-directory files say for the entries of one directory; cheap to copy.
-#[derive(Debug, Clone, Default)]
-pub struct Scope(Arc<Inside>);
-
-#[derive(Debug, Default)]
-struct Inside {
-    /// For each [`PerDir`], its rules, the nearest directory's first.
-    lists: Vec<Vec<Arc<Rule>>>,
-    broken: Option<Arc<FilterError>>,
-}
-
-/// Reads the file of this name in the directory in question: its text, or none if there is none, or
-/// why it cannot be read.
-pub type ReadText<'a> = dyn FnMut(&[u8]) -> Result<Option<Vec<u8>>, String> + 'a;
-
-impl Scope {
-    /// The scope of a directory within this one, that of its parent.
-    pub(super) fn enter(&self, files: &[PerDir], dir: &WirePath, read: &mut ReadText<'_>) -> Self {
-        let base = bytes_of(dir);
-        let mut inside = Inside {
-            lists: Vec::with_capacity(files.len()),
-            broken: self.0.broken.clone(),
-        };
-        for (index, file) in files.iter().enumerate() {
-            let inherited = match self.0.lists.get(index) {
-                Some(list) if !file.no_inherit => list.as_slice(),
-                _ => &[],
-            };
-            let found = match read(&file.name) {
-                Ok(None) => Ok(inherited.to_vec()),
-                Ok(Some(text)) => file.list(&base, &text, inherited),
-                Err(why) => Err(file.unreadable(&base, &why)),
-            };
-            inside.lists.push(found.unwrap_or_else(|error| {
-                inside.broken.get_or_insert_with(|| Arc::new(error));
-                Vec::new()
-            }));
+impl PerDir {
+    /// The file that a rule asks for.
+    pub(super) fn new(merge: Merge) -> Result<Self, FilterError> {
+        let slash = merge.file.iter().rposition(|&byte| byte == b'/');
+        let name = &merge.file[slash.map_or(0, |at| at + 1)..];
+        if crate::path::Name::new(name).is_none() {
+            let hint = "write \": .rsync-filter\", or \": /.rsync-filter\" for the directories above the source too";
+            return Err(FilterError::new(&merge.by, "its file is not a name", hint));
         }
-        Self(Arc::new(inside))
+        Ok(Self {
+            name: name.to_vec(),
+            from: slash.map(|at| merge.file[..=at].to_vec()),
+            style: merge.style,
+            no_inherit: merge.no_inherit,
+            by: merge.by,
+        })
     }
 
+    fn is_for(&self, side: Side) -> bool {
+        self.style
+            .side
+            .is_none_or(|own| own == Side::Both || own == side)
+    }
+
+    /// Whether somebody on some side would look for a file of this name twice.
+    pub(super) fn meets(&self, other: &Self) -> bool {
+        self.name == other.name
+            && [Side::Sender, Side::Receiver]
+                .iter()
+                .any(|&side| self.is_for(side) && other.is_for(side))
+    }
+}
+
+/// What the per-directory files say for the entries of one directory; cheap to copy.
+#[derive(Debug, Clone, Default)]
+pub struct Scope(pub(super) Arc<Inside>);
+
+#[derive(Debug, Default)]
+pub(super) struct Inside {
+    /// The files that are looked for: first those of the whole source, then those that such files name.
+    pub(super) slots: Vec<Option<Slot>>,
+    pub(super) broken: Option<Arc<FilterError>>,
+}
+
+/// A file that is looked for, and what it says here.
+#[derive(Debug, Clone)]
+pub(super) struct Slot {
+    pub(super) file: Arc<PerDir>,
+    /// The nearest directory's first.
+    pub(super) items: Arc<Vec<Item>>,
+    /// The directories above have not been looked into.
+    pub(super) is_new: bool,
+}
+
+/// A rule of such a file.
+#[derive(Debug, Clone)]
+pub(super) enum Item {
+    Rule(Arc<Rule>),
+    /// The rules of the file of this slot stand here.
+    Slot(usize),
+}
+
+/// Reads a file of rules: its text, or none if there is none, or why it cannot be read.
+pub type ReadText<'a> = dyn FnMut(&RulesFile) -> Result<Option<Vec<u8>>, String> + 'a;
+
+impl Scope {
     /// Why everything in the directory is excluded, if a file of rules cannot be used.
     #[must_use]
     pub fn broken(&self) -> Option<&FilterError> {
         self.0.broken.as_deref()
     }
 
-    /// The rules that one of the files comes to, the nearest directory's first.
-    pub(super) fn rules(&self, index: usize) -> &[Arc<Rule>] {
-        self.0.lists.get(index).map_or(&[], Vec::as_slice)
+    /// Whether one of the files says nothing so far.
+    pub(super) fn is_silent(&self, index: usize) -> bool {
+        let slot = self.0.slots.get(index).and_then(Option::as_ref);
+        slot.is_none_or(|slot| slot.items.is_empty())
+    }
+
+    /// Whether this is so of every rule that one of the files comes to, with those that it names.
+    pub(super) fn all_rules(&self, index: usize, holds: &dyn Fn(&Rule) -> bool) -> bool {
+        let slot = self.0.slots.get(index).and_then(Option::as_ref);
+        slot.is_none_or(|slot| {
+            slot.items.iter().all(|item| match item {
+                Item::Rule(rule) => holds(rule),
+                Item::Slot(nested) => self.all_rules(*nested, holds),
+            })
+        })
+    }
+
+    /// Names of the files that are looked for in directories below.
+    pub fn names(&self) -> impl Iterator<Item = &[u8]> {
+        let slots = self.0.slots.iter().flatten();
+        slots.map(|slot| slot.file.name.as_slice())
     }
 
     pub(super) fn decides(
@@ -81,68 +126,11 @@ impl Scope {
         is_dir: bool,
         view: View,
     ) -> Option<&Arc<Rule>> {
-        let list = self.0.lists.get(index)?;
-        list.iter().find(|rule| rule.decides(path, is_dir, view))
+        let slot = self.0.slots.get(index)?.as_ref()?;
+        slot.items.iter().find_map(|item| match item {
+            Item::Rule(rule) => rule.decides(path, is_dir, view).then_some(rule),
+            // Each slot was added by one before it, so this ends.
+            Item::Slot(nested) => self.decides(*nested, path, is_dir, view),
+        })
     }
-}
-
-impl PerDir {
-    /// The rules of one file, before those that are inherited.
-    fn list(
-        &self,
-        base: &[u8],
-        text: &[u8],
-        inherited: &[Arc<Rule>],
-    ) -> Result<Vec<Arc<Rule>>, FilterError> {
-        let source: Arc<str> = self.display(base).into();
-        let mut own = Vec::new();
-        let mut inherited = inherited;
-        for (number, rule) in parse::lines(text, self.style) {
-            let origin = Origin::line(&source, number);
-            match parse::line(rule, self.style, base, &origin)? {
-                Line::Rule(rule) => own.push(Arc::new(rule)),
-                Line::Clear => {
-                    own.clear();
-                    inherited = &[];
-                }
-                Line::Merge(merge) => {
-                    let why = "a per-directory file cannot merge another";
-                    let hint = "merge it from the configuration, or copy its rules here";
-                    return Err(FilterError::new(&merge.by, why, hint));
-                }
-            }
-            if own.len() + inherited.len() > RULES_MAX {
-                let why = format!("there are more than {RULES_MAX} rules");
-                let by = RuleRef {
-                    text: rule.to_vec(),
-                    origin,
-                };
-                return Err(FilterError::new(&by, why, "leave some out"));
-            }
-        }
-        own.extend_from_slice(inherited);
-        Ok(own)
-    }
-
-    fn unreadable(&self, base: &[u8], why: &str) -> FilterError {
-        let by = RuleRef {
-            text: self.by.text.clone(),
-            origin: Origin::option(&self.display(base)),
-        };
-        let why = format!("its file cannot be read: {why}");
-        FilterError::new(&by, why, "make the file readable, or remove it")
-    }
-
-    fn display(&self, base: &[u8]) -> String {
-        let mut path = base.to_vec();
-        path.extend((!base.is_empty()).then_some(b'/'));
-        path.extend_from_slice(&self.name);
-        crate::path::escaped(&path).to_string()
-    }
-}
-
-/// A path as patterns see it: names with `/` between them.
-pub(super) fn bytes_of(path: &WirePath) -> Vec<u8> {
-    let names: Vec<&[u8]> = path.names().iter().map(|name| name.as_bytes()).collect();
-    names.join(&b'/')
 }

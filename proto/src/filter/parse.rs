@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use super::FilterError;
+use super::cvs;
+use super::ground::Ground;
 use super::matcher::Matcher;
 use super::rule::{Origin, Rule, RuleRef, Side};
+use super::{FilterError, MERGE_DEPTH_MAX};
 
 /// The longest rule, in bytes: that of the longest path.
 pub(super) const RULE_BYTES_MAX: usize = 4_096;
@@ -20,8 +22,12 @@ pub(super) struct Style {
     /// The side of every rule in it, if it was given one.
     pub(super) side: Option<Side>,
     pub(super) perishable: bool,
-    /// An excluded `dir/` is excluded with all that is in it.
-    pub(super) whole_dirs: bool,
+    /// Every rule is about the whole path from `/` on.
+    pub(super) absolute: bool,
+    /// `!` alone clears, although there are no prefixes.
+    pub(super) cvs: bool,
+    /// The rules are those of a module: an excluded `dir/` is excluded with all that is in it.
+    pub(super) of_module: bool,
 }
 
 /// Which prefixes a line may have.
@@ -43,7 +49,9 @@ impl Style {
         words: false,
         side: None,
         perishable: false,
-        whole_dirs: false,
+        absolute: false,
+        cvs: false,
+        of_module: false,
     };
 
     /// Lines of `exclude` and `include`.
@@ -76,6 +84,8 @@ pub(super) enum Line {
     Rule(Rule),
     /// Forget what was read before.
     Clear,
+    /// The list of what CVS ignores.
+    Cvs(Vec<Rule>),
     /// More rules, in a file.
     Merge(Merge),
 }
@@ -92,6 +102,31 @@ pub(super) struct Merge {
     /// The file itself is excluded.
     pub(super) exclude_self: bool,
     pub(super) by: Arc<RuleRef>,
+}
+
+impl Merge {
+    /// What the modifier `e` asks for: the file of rules takes no part itself.
+    pub(super) fn excluded_self(&self) -> Result<Option<Rule>, FilterError> {
+        if !self.exclude_self {
+            return Ok(None);
+        }
+        let name = self.file.rsplit(|&byte| byte == b'/').next();
+        let mut text = b"- ".to_vec();
+        text.extend_from_slice(name.unwrap_or_default());
+        match line(&text, Style::FILTER, &Ground::default(), &self.by.origin)? {
+            Line::Rule(rule) => Ok(Some(Rule {
+                by: self.by.clone(),
+                ..rule
+            })),
+            _ => Ok(None),
+        }
+    }
+
+    /// The refusal of files without an end.
+    pub(super) fn is_circle(&self) -> FilterError {
+        let why = format!("files merge each other {MERGE_DEPTH_MAX} deep");
+        FilterError::new(&self.by, why, "break the circle")
+    }
 }
 
 /// Splits a file into rules with their line numbers; comments and empty lines are left out.
@@ -116,11 +151,11 @@ pub(super) fn lines(text: &[u8], style: Style) -> impl Iterator<Item = (usize, &
     })
 }
 
-/// Reads one rule that was written for the directory `base`.
+/// Reads one rule that was written on this ground.
 pub(super) fn line(
     text: &[u8],
     style: Style,
-    base: &[u8],
+    ground: &Ground,
     origin: &Origin,
 ) -> Result<Line, FilterError> {
     let by = Arc::new(RuleRef {
@@ -137,6 +172,7 @@ pub(super) fn line(
     }
     let mut head = Head::of(style);
     let rest = match style.prefixes {
+        Prefixes::None if style.cvs && text == b"!" => return Ok(Line::Clear),
         Prefixes::None => text,
         Prefixes::Old => match text {
             b"!" => return Ok(Line::Clear),
@@ -159,11 +195,23 @@ pub(super) fn line(
         let hint = "write \"!\" alone; to negate a rule, write \"-! PATTERN\"";
         return Err(FilterError::new(&by, "something follows the clear", hint));
     }
+    if head.cvs && !head.merge {
+        if rest.is_empty() {
+            return head.cvs_list(style, &by);
+        }
+        let hint = "write \"-C\" alone; for a file of patterns, write \"merge,C FILE\"";
+        return Err(FilterError::new(&by, "something follows the C", hint));
+    }
+    let rest = if head.cvs && rest.is_empty() {
+        cvs::FILE
+    } else {
+        rest
+    };
     if rest.is_empty() {
         let hint = "write it as \"- PATTERN\"";
         return Err(FilterError::new(&by, "it has no pattern", hint));
     }
-    head.finish(rest, style, base, by)
+    head.finish(rest, style, ground, by)
 }
 
 /// What stands before the pattern.
@@ -181,6 +229,10 @@ struct Head {
     exclude_self: bool,
     no_inherit: bool,
     words: bool,
+    absolute: bool,
+    /// As CVS reads its files, or its list.
+    cvs: bool,
+    of_module: bool,
     /// `Some(include)`: the lines of the merged file are patterns only.
     plain: Option<bool>,
 }
@@ -213,6 +265,9 @@ impl Head {
             exclude_self: false,
             no_inherit: false,
             words: false,
+            absolute: style.absolute,
+            cvs: false,
+            of_module: style.of_module,
             plain: None,
         }
     }
@@ -250,7 +305,7 @@ impl Head {
 
     fn modify(&mut self, modifier: u8, by: &RuleRef) -> Result<(), FilterError> {
         match modifier {
-            b'-' | b'+' if self.merge && self.plain.is_none() => {
+            b'-' | b'+' if self.merge && self.plain.is_none() && !self.cvs => {
                 self.plain = Some(modifier == b'+');
             }
             b'e' if self.merge => self.exclude_self = true,
@@ -258,6 +313,10 @@ impl Head {
             b'w' if self.merge => self.words = true,
             b'!' if !self.merge => self.negated = true,
             b'p' => self.perishable = true,
+            b'/' if !self.of_module => self.absolute = true,
+            b'C' if !self.of_module && !self.side_is_fixed && self.plain.is_none() => {
+                self.cvs = true;
+            }
             b's' if !self.side_is_fixed => self.sender = true,
             b'r' if !self.side_is_fixed => self.receiver = true,
             _ => return Err(refused_modifier(modifier, by)),
@@ -265,13 +324,8 @@ impl Head {
         Ok(())
     }
 
-    fn finish(
-        self,
-        pattern: &[u8],
-        style: Style,
-        base: &[u8],
-        by: Arc<RuleRef>,
-    ) -> Result<Line, FilterError> {
+    /// The side that the rule is for, if it or the rule that merges its file says so.
+    fn side(&self, style: Style, by: &RuleRef) -> Result<Option<Side>, FilterError> {
         let own = match (self.sender, self.receiver) {
             (false, false) => None,
             (true, false) => Some(Side::Sender),
@@ -280,37 +334,73 @@ impl Head {
         };
         if own.is_some() && style.side.is_some() {
             let hint = "leave it to the rule that merges the file";
-            return Err(FilterError::new(&by, "its side is set already", hint));
+            return Err(FilterError::new(by, "its side is set already", hint));
         }
-        let side = own.or(style.side);
-        if self.merge {
-            return Ok(Line::Merge(Merge {
-                file: pattern.to_vec(),
-                style: Style {
-                    prefixes: match self.plain {
-                        Some(_) => Prefixes::None,
-                        None => Prefixes::All,
-                    },
-                    include: self.plain.unwrap_or(self.include),
-                    words: self.words,
-                    side,
-                    perishable: self.perishable,
-                    whole_dirs: style.whole_dirs,
+        Ok(own.or(style.side))
+    }
+
+    /// The rule `-C`.
+    fn cvs_list(&self, style: Style, by: &RuleRef) -> Result<Line, FilterError> {
+        let side = self.side(style, by)?.unwrap_or(Side::Both);
+        let rules = cvs::rules(by).filter_map(|by| {
+            let ground = Ground::default();
+            let matcher = Matcher::new(&by.text, &ground, self.negated, self.absolute)?;
+            Some(Rule {
+                matcher,
+                include: self.include,
+                side,
+                perishable: true,
+                by: Arc::new(by),
+            })
+        });
+        Ok(Line::Cvs(rules.collect()))
+    }
+
+    fn merge(self, file: &[u8], side: Option<Side>, by: Arc<RuleRef>) -> Line {
+        let has_prefixes = self.plain.is_none() && !self.cvs;
+        Line::Merge(Merge {
+            file: file.to_vec(),
+            style: Style {
+                prefixes: if has_prefixes {
+                    Prefixes::All
+                } else {
+                    Prefixes::None
                 },
-                per_dir: self.per_dir,
-                no_inherit: self.no_inherit,
-                exclude_self: self.exclude_self,
-                by,
-            }));
+                include: self.plain.unwrap_or(self.include),
+                words: self.words || self.cvs,
+                side,
+                perishable: self.perishable,
+                absolute: self.absolute,
+                cvs: self.cvs,
+                of_module: self.of_module,
+            },
+            per_dir: self.per_dir,
+            no_inherit: self.no_inherit || self.cvs,
+            exclude_self: self.exclude_self,
+            by,
+        })
+    }
+
+    fn finish(
+        self,
+        pattern: &[u8],
+        style: Style,
+        ground: &Ground,
+        by: Arc<RuleRef>,
+    ) -> Result<Line, FilterError> {
+        let side = self.side(style, &by)?;
+        if self.merge {
+            return Ok(self.merge(pattern, side, by));
         }
         let mut whole = pattern.to_vec();
-        if style.whole_dirs && !self.include && pattern.len() > 1 && pattern.ends_with(b"/") {
+        if style.of_module && !self.include && pattern.len() > 1 && pattern.ends_with(b"/") {
             whole.extend_from_slice(b"***");
         }
-        let matcher = Matcher::new(&whole, base, self.negated).ok_or_else(|| {
-            let hint = "close every [, use known classes, and quote a bracket in a name as \\[";
-            FilterError::new(&by, "its wildcards cannot be read", hint)
-        })?;
+        let matcher =
+            Matcher::new(&whole, ground, self.negated, self.absolute).ok_or_else(|| {
+                let hint = "close every [, use known classes, and quote a bracket in a name as \\[";
+                FilterError::new(&by, "its wildcards cannot be read", hint)
+            })?;
         Ok(Line::Rule(Rule {
             matcher,
             include: self.include,
@@ -342,16 +432,16 @@ fn kind(text: &[u8]) -> Option<(u8, &[u8])> {
 fn refused_modifier(modifier: u8, by: &RuleRef) -> FilterError {
     let (why, hint) = match modifier {
         b'C' => (
-            "the modifier C (CVS ignore) is not supported",
-            "write the patterns out, or merge a list of them with \"dir-merge,-\"",
+            "it has no modifier C (CVS ignore) here",
+            "write \"-C\" or \":C\" in the agent's rules; elsewhere write the patterns out",
         ),
         b'x' => (
             "the modifier x (names of attributes) is not supported",
-            "leave it out",
+            "leave it out; attributes are switched off as a kind: xattrs, acls, capabilities",
         ),
         b'/' => (
-            "the modifier / (absolute paths) is not supported",
-            "write the pattern from the source's directory, with a leading /",
+            "it has no modifier / (absolute paths) here",
+            "write the pattern from the module's directory, with a leading /",
         ),
         _ => {
             let why = format!(
@@ -372,7 +462,7 @@ mod tests {
         line(
             text.as_bytes(),
             Style::FILTER,
-            b"",
+            &Ground::default(),
             &Origin::option("--filter"),
         )
     }
@@ -430,6 +520,33 @@ mod tests {
         assert!(!found.per_dir && found.style.words && found.style.include);
         assert_eq!(merge(". list").style, Style::FILTER);
         assert_eq!(merge("dir-merge,s x").style.side, Some(Side::Sender));
+        let found = merge(":C");
+        assert_eq!(found.file, b".cvsignore");
+        assert!(found.no_inherit && found.style.words && found.style.cvs);
+        assert_eq!(found.style.prefixes, Prefixes::None);
+        assert!(merge(":/ x").style.absolute);
+    }
+
+    #[test]
+    fn what_cvs_ignores_is_a_list_that_may_perish() {
+        let Ok(Line::Cvs(rules)) = read("-C") else {
+            panic!("-C is a list");
+        };
+        assert!(rules.iter().all(|rule| rule.perishable && !rule.include));
+        let found = rules
+            .iter()
+            .find(|rule| rule.matcher.matches(b"a/b.o", false));
+        assert_eq!(
+            found.unwrap().by.to_string(),
+            "\"*.o\" (--filter: the list of \"-C\")"
+        );
+        assert!(!rules.iter().any(|rule| rule.matcher.matches(b"a.c", false)));
+        assert!(
+            !rules
+                .iter()
+                .any(|rule| rule.matcher.matches(b".git", false))
+        );
+        assert!(rules.iter().any(|rule| rule.matcher.matches(b".git", true)));
     }
 
     #[test]
@@ -443,10 +560,11 @@ mod tests {
             ("-q a", "no modifier 'q'"),
             ("*.o", "it is no rule"),
             ("-a", "no modifier 'a'"),
-            (":C", "CVS"),
-            ("-C", "CVS"),
+            ("HC", "CVS"),
+            (":-C", "CVS"),
+            (":C-", "no modifier '-'"),
+            ("-C x", "follows the C"),
             ("-x user.a", "attributes"),
-            ("-/ /a", "absolute"),
             ("-e a", "no modifier 'e'"),
             (".! a", "no modifier '!'"),
             ("Ps a", "no modifier 's'"),
@@ -475,7 +593,14 @@ mod tests {
 
     #[test]
     fn old_prefixes_are_optional() {
-        let read = |text: &[u8]| line(text, Style::patterns(true), b"", &Origin::option("x"));
+        let read = |text: &[u8]| {
+            line(
+                text,
+                Style::patterns(true),
+                &Ground::default(),
+                &Origin::option("x"),
+            )
+        };
         assert!(matches!(read(b"!"), Ok(Line::Clear)));
         for (text, include, path) in [
             (&b"- a"[..], false, &b"a"[..]),

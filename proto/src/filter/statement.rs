@@ -9,6 +9,7 @@ use super::rule::Origin;
 pub struct Rules {
     list: Vec<(Statement, Origin)>,
     base: PathBuf,
+    source: PathBuf,
 }
 
 /// One entry of the rules.
@@ -91,7 +92,20 @@ impl Rules {
         self
     }
 
-    /// That directory.
+    /// Says where the directory is that they are about: an absolute path.
+    #[must_use]
+    pub fn of_source(mut self, source: &Path) -> Self {
+        self.source = source.into();
+        self
+    }
+
+    /// That path; empty if nobody has said so.
+    #[must_use]
+    pub fn source(&self) -> &Path {
+        &self.source
+    }
+
+    /// The directory that relative paths are taken from.
     #[must_use]
     pub fn base(&self) -> &Path {
         &self.base

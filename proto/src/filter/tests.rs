@@ -12,7 +12,7 @@ fn path(text: &str) -> WirePath {
 
 fn try_filter(rules: &[&str], files: &[(&str, &str)]) -> Result<Filter, FilterError> {
     let files: BTreeMap<_, _> = files.iter().copied().collect();
-    let mut list = Rules::default();
+    let mut list = Rules::default().of_source(Path::new("/home/me/src"));
     for rule in rules {
         let statement = Statement::Filter(rule.as_bytes().to_vec());
         list.push(statement, Origin::option("--filter"));
@@ -36,9 +36,11 @@ fn scopes<'a>(
         let mut scope = Scope::default();
         for depth in 0..=dir.names().len() {
             let here = prefix(dir, depth).unwrap();
-            scope = filter.with_dir(&scope, &here, &mut |name| {
-                let name = std::str::from_utf8(name).unwrap();
-                let at = here.to_path_buf().join(name);
+            scope = filter.with_dir(&scope, &here, &mut |file| {
+                let at = match file {
+                    RulesFile::Within(path) => path.to_path_buf(),
+                    RulesFile::Outside(path) => path.clone(),
+                };
                 let found = texts.iter().find(|(path, _)| Path::new(path) == at);
                 match found {
                     Some((_, "unreadable")) => Err("permission denied".to_owned()),
@@ -176,9 +178,129 @@ fn modifiers_of_directory_rules() {
 }
 
 #[test]
+fn directories_above_are_looked_into_where_the_rule_says_so() {
+    let texts = [
+        ("/.rules", "- top\n- deep\n- /home/me/src/one\n"),
+        ("/home/me/.rules", "+ deep\n- /src/two\n- /two\n- a/x\n"),
+        (".rules", "- three\n"),
+    ];
+    for (rule, excluded) in [
+        (": /.rules", "top one two a/x three"),
+        (": /home/.rules", "two a/x three"),
+        (": ../.rules", "two a/x three"),
+        (": ../../../.rules", "top one two a/x three"),
+        (": /etc/.rules", "three"),
+        (": sub/.rules", "three"),
+        (": .rules", "three"),
+        (":n /.rules", "three"),
+    ] {
+        let filter = filter(&[rule]);
+        for name in ["top", "one", "two", "a/x", "three", "deep", "b/two", "x"] {
+            let expected = !excluded.split(' ').any(|excluded| excluded == name);
+            assert_eq!(sent(&filter, &texts, name), expected, "{rule}: {name}");
+        }
+    }
+    let all = filter(&[": /.rules"]);
+    let verdict = all.verdict(&path("a/top"), false, &mut scopes(&all, &texts));
+    let Verdict::Excluded { by, .. } = verdict else {
+        panic!("{verdict:?}");
+    };
+    assert_eq!(by.to_string(), "\"- top\" (/.rules line 1)");
+    // What cannot be read stops everything, and a file there may name any other.
+    let broken = [("/home/.rules", "unreadable")];
+    assert!(!sent(&all, &broken, "x"));
+    let merging = [("/home/.rules", ". more"), ("/home/more", "- x\n- /y")];
+    assert!(!sent(&all, &merging, "a/x"));
+    assert!(!sent(&all, &merging, "y"));
+}
+
+#[test]
+fn files_in_directories_name_further_files() {
+    let filter = filter(&[": .rules", "- z"]);
+    let texts = [
+        ("a/.rules", "- one\n. sub/list\n: .more\n. list\n"),
+        ("a/sub/list", "- two\n- /a/three\n- /four\n"),
+        ("list", "- five\n"),
+        ("a/list", "- six\n"),
+        ("a/.more", "+ z\n- seven\n"),
+        ("a/b/.more", "- /eight\n- five\n"),
+        ("a/c/.rules", "!\n"),
+        ("a/c/.more", "- nine\n"),
+        (".more", "- ten\n"),
+    ];
+    for (name, included) in [
+        ("a/one", false),
+        ("a/two", false),
+        ("two", true),
+        ("a/three", false),
+        ("a/four", true),
+        ("four", true),
+        ("a/five", false),
+        ("a/six", true),
+        ("a/seven", false),
+        ("a/b/seven", false),
+        ("seven", true),
+        ("a/z", true),
+        ("z", false),
+        ("a/b/eight", false),
+        ("a/eight", true),
+        ("a/c/seven", true),
+        ("a/c/nine", true),
+        ("a/c/z", false),
+        ("ten", true),
+        ("a/ten", true),
+    ] {
+        assert_eq!(sent(&filter, &texts, name), included, "{name}");
+    }
+    let verdict = filter.verdict(&path("a/two"), false, &mut scopes(&filter, &texts));
+    let Verdict::Excluded { by, .. } = verdict else {
+        panic!("{verdict:?}");
+    };
+    assert_eq!(by.to_string(), "\"- two\" (a/sub/list line 1)");
+    let scope = scopes(&filter, &texts)(&path("a/b"));
+    let names: Vec<_> = scope.names().collect();
+    assert_eq!(names, [&b".rules"[..], b".more"]);
+}
+
+#[test]
+fn what_cvs_ignores_can_be_left_out() {
+    let filter = filter(&["+ keep.o", ":C", "-C"]);
+    let texts = [
+        (".cvsignore", "one two\n- three"),
+        ("a/.cvsignore", "x ! y"),
+    ];
+    for (name, included) in [
+        ("one", false),
+        ("two", false),
+        ("-", false),
+        ("three", false),
+        ("a/one", true),
+        ("a/x", true),
+        ("a/y", false),
+        ("b/c.o", false),
+        ("keep.o", true),
+        (".git/", false),
+        (".git", true),
+        (".cvsignore", true),
+    ] {
+        assert_eq!(sent(&filter, &texts, name), included, "{name}");
+    }
+    assert!(kept(&filter, "a/b.o"));
+    let mut root = |_: &WirePath| Scope::default();
+    assert!(!filter.protects(&path("a/b.o"), false, Some(&path("a")), &mut root));
+}
+
+#[test]
 fn a_directory_whose_rules_cannot_be_used_is_left_alone() {
     let filter = filter(&[": .rules"]);
-    for text in ["nonsense", "unreadable", ": other", ". other"] {
+    for text in [
+        "nonsense",
+        "unreadable",
+        ": ..",
+        ". other",
+        ". /etc/passwd",
+        ". .rules",
+    ] {
         let texts = [("a/.rules", text)];
         assert!(!sent(&filter, &texts, "a/x"), "{text}");
         assert!(!sent(&filter, &texts, "a/b/x"), "{text}");
@@ -198,8 +320,8 @@ fn what_cannot_be_used_is_named() {
         (&["merge nowhere"][..], "cannot read nowhere"),
         (&["merge loop"], "deep"),
         (&["merge bad"], "bad line 2: rule \"oops\""),
-        (&[": /etc/rules"], "not a name"),
-        (&[": a/rules"], "not a name"),
+        (&[": /etc/"], "not a name"),
+        (&[": .."], "not a name"),
     ] {
         let files = [("loop", ". loop"), ("bad", "- a\noops\n")];
         let error = try_filter(rules, &files).unwrap_err();
