@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use syncd_agent::logic::filter::{Filter, Origin, Rules, Scope, Statement};
+use syncd_agent::logic::filter::{Filter, Origin, Rules, RulesFile, Scope, Statement};
 use syncd_proto::path::WirePath;
 
 const CASES: u64 = 300;
@@ -151,7 +151,10 @@ fn sent_by_us(tree: &Tree, rules: &[(&str, String)]) -> Paths {
     let mut open = vec![(WirePath::root(), Scope::default())];
     while let Some((dir, parent)) = open.pop() {
         let at = tree.src().join(dir.to_path_buf());
-        let mut read = |name: &[u8]| Ok(fs::read(at.join(std::str::from_utf8(name).unwrap())).ok());
+        let mut read = |file: &RulesFile| match file {
+            RulesFile::Within(path) => Ok(fs::read(tree.src().join(path.to_path_buf())).ok()),
+            RulesFile::Outside(path) => Err(format!("{path:?} was asked for")),
+        };
         let scope = filter.with_dir(&parent, &dir, &mut read);
         assert_eq!(scope.broken(), None);
         for (path, is_dir) in entries(tree, &dir) {
@@ -181,7 +184,10 @@ fn leave_below(tree: &Tree, filter: &Filter, dir: &WirePath, left: &mut Paths) -
         let top = WirePath::from_names(path.names()[..1].to_vec());
         let removed = top.filter(|top| *top != path);
         let mut scope_of = |_: &WirePath| Scope::default();
-        let protected = filter.protects(&path, is_dir, removed.as_ref(), &mut scope_of);
+        let protected =
+            filter.protects(&path, is_dir, removed.as_ref(), &mut scope_of, &mut |_| {
+                false
+            });
         // What is in a protected directory is protected with it.
         let below = is_dir && leave_below(tree, filter, &path, left);
         if protected || below {

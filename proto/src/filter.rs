@@ -109,6 +109,9 @@ pub type ReadFile<'a> = dyn FnMut(&Path) -> Result<Vec<u8>, String> + 'a;
 /// Gives the scope of a directory.
 pub type ScopeOf<'a> = dyn FnMut(&WirePath) -> Scope + 'a;
 
+/// Says whether a directory is sent: it takes part, and the source has it.
+pub type IsSent<'a> = dyn FnMut(&WirePath) -> bool + 'a;
+
 /// Rules, compiled.
 #[derive(Debug, Default)]
 pub struct Filter {
@@ -216,7 +219,7 @@ impl Filter {
 
     /// What the rules say about a path and the directories above it.
     pub fn verdict(&self, path: &WirePath, is_dir: bool, scope_of: &mut ScopeOf<'_>) -> Verdict {
-        match self.walk(path, is_dir, |_| View::Transfer, scope_of) {
+        match self.walk(path, is_dir, |_| View::Transfer, scope_of, &mut |_| false) {
             Hit::Excluded(by, depth) => Verdict::Excluded {
                 by,
                 above: prefix(path, depth).filter(|above| above != path),
@@ -237,28 +240,34 @@ impl Filter {
 
     /// Whether a name at the target must not be removed although the source has not got it. `removed`
     /// is a directory above it that is to be removed as well.
+    ///
+    /// What is in a protected directory stays with it, unless the source has that directory too and
+    /// `is_sent` says so: then it is mirrored, and each name in it is asked about by itself.
     pub fn protects(
         &self,
         path: &WirePath,
         is_dir: bool,
         removed: Option<&WirePath>,
         scope_of: &mut ScopeOf<'_>,
+        is_sent: &mut IsSent<'_>,
     ) -> bool {
-        let dying_below = removed.map_or(usize::MAX, |dir| dir.names().len());
+        let top = removed.unwrap_or(path).names().len();
         let view = |depth| View::Protect {
-            dying: depth > dying_below,
+            dying: removed.is_some() && depth > top,
         };
-        let hit = self.walk(path, is_dir, view, scope_of);
+        let mut passes = |here: &WirePath| here.names().len() < top && is_sent(here);
+        let hit = self.walk(path, is_dir, view, scope_of, &mut passes);
         matches!(hit, Hit::Excluded(..))
     }
 
-    /// Decides from the top: the first excluded directory ends it.
+    /// Decides from the top: the first excluded directory ends it, but for those that are passed.
     fn walk(
         &self,
         path: &WirePath,
         is_dir: bool,
         view: impl Fn(usize) -> View,
         scope_of: &mut ScopeOf<'_>,
+        passes: &mut IsSent<'_>,
     ) -> Hit {
         let mut last = Hit::Included(None);
         if self.entries.is_empty() {
@@ -273,8 +282,10 @@ impl Filter {
             let scope = scope_of(&dir);
             let text = bytes_of(&here);
             last = self.decide(&text, is_dir || !is_last, view(at), &scope);
-            if let Hit::Excluded(by, _) = last {
-                return Hit::Excluded(by, at);
+            if let Hit::Excluded(by, _) = &last
+                && (is_last || !passes(&here))
+            {
+                return Hit::Excluded(by.clone(), at);
             }
         }
         last

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use syncd_proto::meta::Kind;
 use syncd_proto::path::{Name, WirePath};
 
 use crate::fs::root::SourceRoot;
@@ -98,8 +99,17 @@ impl Selection {
     /// above it that goes.
     #[must_use]
     pub fn protects(&self, path: &WirePath, is_dir: bool, removed: Option<&WirePath>) -> bool {
-        self.filter
-            .protects(path, is_dir, removed, &mut |dir| self.scope(dir))
+        let mut is_sent = |dir: &WirePath| {
+            let found = self.root.stat(dir).ok().flatten();
+            found.is_some_and(|found| found.kind == Kind::Dir) && self.includes(dir, true)
+        };
+        self.filter.protects(
+            path,
+            is_dir,
+            removed,
+            &mut |dir| self.scope(dir),
+            &mut is_sent,
+        )
     }
 
     /// Whether any name could have to stay.

@@ -63,7 +63,13 @@ fn sent(filter: &Filter, texts: &[(&str, &str)], name: &str) -> bool {
 }
 
 fn kept(filter: &Filter, name: &str) -> bool {
-    filter.protects(&path(name), false, None, &mut |_| Scope::default())
+    filter.protects(
+        &path(name),
+        false,
+        None,
+        &mut |_| Scope::default(),
+        &mut |_| false,
+    )
 }
 
 #[test]
@@ -123,11 +129,33 @@ fn excluded_names_are_protected_unless_the_side_says_otherwise() {
 }
 
 #[test]
+fn a_protected_directory_that_is_sent_protects_itself_alone() {
+    let filter = filter(&["P guarded/", "P *.o"]);
+    let asked = |name: &str, removed: Option<&str>, sent: bool| {
+        let removed = removed.map(path);
+        let mut root = |_: &WirePath| Scope::default();
+        filter.protects(&path(name), false, removed.as_ref(), &mut root, &mut |_| {
+            sent
+        })
+    };
+    assert!(asked("guarded/x", None, false));
+    assert!(!asked("guarded/x", None, true));
+    assert!(asked("guarded/x.o", None, true));
+    assert!(asked("a/guarded/x", Some("a"), true));
+}
+
+#[test]
 fn perishable_rules_do_not_protect_what_is_in_a_removed_directory() {
     let filter = filter(&["-p *.o"]);
     let mut root = |_: &WirePath| Scope::default();
-    assert!(filter.protects(&path("a/b.o"), false, None, &mut root));
-    assert!(!filter.protects(&path("a/b.o"), false, Some(&path("a")), &mut root));
+    assert!(filter.protects(&path("a/b.o"), false, None, &mut root, &mut |_| false));
+    assert!(!filter.protects(
+        &path("a/b.o"),
+        false,
+        Some(&path("a")),
+        &mut root,
+        &mut |_| false
+    ));
 }
 
 #[test]
@@ -287,7 +315,13 @@ fn what_cvs_ignores_can_be_left_out() {
     }
     assert!(kept(&filter, "a/b.o"));
     let mut root = |_: &WirePath| Scope::default();
-    assert!(!filter.protects(&path("a/b.o"), false, Some(&path("a")), &mut root));
+    assert!(!filter.protects(
+        &path("a/b.o"),
+        false,
+        Some(&path("a")),
+        &mut root,
+        &mut |_| false
+    ));
 }
 
 #[test]
@@ -307,7 +341,13 @@ fn a_directory_whose_rules_cannot_be_used_is_left_alone() {
         assert!(sent(&filter, &texts, "a/"), "{text}");
         assert!(sent(&filter, &texts, "b/x"), "{text}");
         let mut scope_of = scopes(&filter, &texts);
-        assert!(filter.protects(&path("a/x"), false, Some(&path("a")), &mut scope_of));
+        assert!(filter.protects(
+            &path("a/x"),
+            false,
+            Some(&path("a")),
+            &mut scope_of,
+            &mut |_| false
+        ));
         let scope = scope_of(&path("a"));
         let error = scope.broken().unwrap();
         assert!(error.to_string().starts_with("a/.rules"), "{error}");

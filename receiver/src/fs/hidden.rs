@@ -70,7 +70,8 @@ impl Hidden {
         };
         let mut no_scope = |_: &WirePath| Scope::default();
         let verdict = filter.verdict(&whole, is_dir, &mut no_scope);
-        !verdict.is_included() || filter.protects(&whole, is_dir, None, &mut no_scope)
+        !verdict.is_included()
+            || filter.protects(&whole, is_dir, None, &mut no_scope, &mut |_| false)
     }
 
     /// The same of something that is there.
