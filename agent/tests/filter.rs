@@ -150,7 +150,6 @@ fn sent_by_us(tree: &Tree, rules: &[(&str, String)]) -> Paths {
     let mut sent = Paths::new();
     let mut open = vec![(WirePath::root(), Scope::default())];
     while let Some((dir, parent)) = open.pop() {
-        let at = tree.src().join(dir.to_path_buf());
         let mut read = |file: &RulesFile| match file {
             RulesFile::Within(path) => Ok(fs::read(tree.src().join(path.to_path_buf())).ok()),
             RulesFile::Outside(path) => Err(format!("{path:?} was asked for")),

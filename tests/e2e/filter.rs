@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
+use syncd_tests::require::{Need, require};
 use syncd_tests::{Agent, Receiver, Sandbox, wait_until};
 
 use crate::common::{LONG, code, once, patient, run, target_of, wait_content};
@@ -271,6 +272,179 @@ fn a_file_of_rules_counts_from_when_it_is_written() {
 }
 
 #[test]
+fn rules_above_the_source_count_and_are_read_again_with_everything() {
+    let sandbox = Sandbox::new();
+    let above = sandbox
+        .src()
+        .parent()
+        .expect("a parent")
+        .join(".rsync-filter");
+    fs::write(&above, "- *.o\n- /src/top\n- /top2\n").expect("write");
+    for name in ["a.o", "a.c", "top", "top2", "d/top", "d/keep.o"] {
+        write(sandbox.src().join(name), "1");
+    }
+    assert_eq!(sandbox.src().file_name(), Some("src".as_ref()));
+    write(sandbox.src().join("d/.rsync-filter"), "+ keep.o\n");
+    let mirror = Filtered::start(sandbox, &["--filter=: /.rsync-filter"]);
+    mirror.expect(&["a.c", "top2", "d/top", "d/keep.o"], &["a.o", "top"]);
+    // Nobody watches it, and its text stays what it was until everything is compared.
+    fs::write(&above, "- *.c\n").expect("write");
+    write(mirror.src("e/b.o"), "1");
+    write(mirror.src("e/b.c"), "1");
+    mirror.settle();
+    mirror.expect(&["e/b.c"], &["e/b.o"]);
+    assert!(mirror.agent.control().rescan(".").is_ok());
+    mirror.settle();
+    mirror.expect(&["a.o", "top", "e/b.o", "a.c"], &[]);
+    write(mirror.src("new.c"), "1");
+    write(mirror.src("new.o"), "1");
+    mirror.settle();
+    mirror.expect(&["new.o"], &["new.c"]);
+}
+
+#[test]
+fn files_that_files_of_rules_name_count_from_when_they_are_written() {
+    let sandbox = Sandbox::new();
+    for name in ["a/x", "a/y", "a/b/z", "b/x"] {
+        write(sandbox.src().join(name), "1");
+    }
+    write(sandbox.src().join("a/.rules"), ". lists/one\n: .more\n");
+    write(sandbox.src().join("a/lists/one"), "- x\n");
+    write(sandbox.src().join("a/b/.more"), "- z\n");
+    let mirror = Filtered::start(sandbox, &["--filter=: .rules"]);
+    mirror.expect(&["a/y", "b/x", "a/b/.more"], &["a/x", "a/b/z"]);
+    write(mirror.src("a/lists/one"), "- y2\n");
+    wait_content(&mirror.dst("a/x"), b"1");
+    write(mirror.src("a/b/.more"), "- z2\n");
+    wait_content(&mirror.dst("a/b/z"), b"1");
+    for name in ["a/y2", "a/b/z2", "a/b/z3", "b/z2"] {
+        write(mirror.src(name), "1");
+    }
+    mirror.settle();
+    mirror.expect(&["a/b/z3", "b/z2"], &["a/y2", "a/b/z2"]);
+    // A file that is named and missing stops what it is about.
+    fs::remove_file(mirror.src("a/lists/one")).expect("remove");
+    mirror
+        .agent
+        .wait_line(LONG, "a/lists/one cannot be read: it is not there");
+    write(mirror.src("a/lists/one"), "");
+    wait_content(&mirror.dst("a/y2"), b"1");
+}
+
+/// The same rules, the same trees, both programs.
+#[test]
+fn what_rsync_leaves_is_what_is_left_here() {
+    if !require(&[Need::Tool("rsync")]) {
+        return;
+    }
+    let rules = [
+        "--filter=: /.rsync-filter",
+        "--filter=P guarded/",
+        "--filter=H hidden*",
+        "--filter=-/ src/d/absolute",
+        "--filter=:C",
+        "--filter=-C",
+        "--filter=-p perish*",
+    ];
+    let sandbox = Sandbox::new();
+    let theirs = sandbox.src().parent().expect("a parent").join("theirs/src");
+    fs::create_dir_all(&theirs).expect("mkdir");
+    for (name, text) in [
+        (".rsync-filter", "- /anchored\n: .more\n. common\n"),
+        ("common", "- *.tmp\n- /d/two\n"),
+        ("d/.more", "+ keep.bak\n- *.bak\n- e/\n"),
+        ("d/.cvsignore", "ignored *.class"),
+    ] {
+        for side in [&sandbox.src(), &sandbox.dst(), &theirs] {
+            write(side.join(name), text);
+        }
+    }
+    let names = [
+        "a.c",
+        "a.o",
+        "anchored",
+        "d/anchored",
+        "x.tmp",
+        "d/two",
+        "two",
+        "d/keep.bak",
+        "d/n.bak",
+        "n.bak",
+        "d/e/f",
+        "e/f",
+        "d/ignored",
+        "d/g/ignored",
+        "d/x.class",
+        "hidden",
+        "hidden.d/f",
+        "d/absolute",
+        "absolute",
+        "guarded/f",
+        "perish",
+    ];
+    for name in names {
+        write(sandbox.src().join(name), "1");
+    }
+    let old = [
+        "gone",
+        "a.o",
+        "old/gone",
+        "old/perish",
+        "old/x.o",
+        "older/x.tmp",
+        "older/gone",
+        "guarded/gone",
+        "d/guarded/f",
+        "hidden",
+        "hidden.d/f",
+        "d/keep.bak",
+        "d/gone.bak",
+        "d/x.class",
+        "core",
+        "d/e/gone",
+    ];
+    for name in old {
+        for side in [&sandbox.dst(), &theirs] {
+            write(side.join(name), "0");
+        }
+    }
+    let status = std::process::Command::new("rsync")
+        .args(["-a", "--delete", "--ignore-times"])
+        .args(rules)
+        .arg(format!("{}/", sandbox.src().display()))
+        .arg(format!("{}/", theirs.display()))
+        .env("HOME", "/nonexistent")
+        .env_remove("CVSIGNORE")
+        .status()
+        .expect("rsync");
+    assert!(status.success());
+    let mirror = Filtered::start(sandbox, &rules);
+    assert_eq!(names_below(&mirror.dst(".")), names_below(&theirs));
+    // What is removed in a directory that is protected itself and sent goes there too.
+    fs::remove_file(mirror.src("guarded/f")).expect("remove");
+    mirror.settle();
+    mirror.expect(&["guarded", "d/guarded/f"], &["guarded/f", "guarded/gone"]);
+}
+
+fn names_below(dir: &Path) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut open = vec![dir.to_owned()];
+    while let Some(here) = open.pop() {
+        for entry in fs::read_dir(&here).expect("list") {
+            let path = entry.expect("entry").path();
+            if path.ends_with(".syncd") {
+                continue;
+            }
+            let name = path.strip_prefix(dir).expect("below");
+            names.push(name.display().to_string());
+            open.extend(path.is_dir().then_some(path));
+        }
+    }
+    names.sort();
+    names
+}
+
+#[test]
 fn times_of_directories_follow_although_their_change_is_excluded() {
     let sandbox = Sandbox::new();
     write(sandbox.src().join("d/f"), "1");
@@ -328,6 +502,19 @@ fn explain_names_the_rule_and_its_place() {
         ],
     );
     explain("sub/y", &rules).expect(code::DIFFERENT, &["\"- y\" (sub/.rules line 2)"]);
+    write(src.join("sub/.rules"), "- y\n. deeper/list\n: .more\n");
+    write(src.join("sub/deeper/list"), "- listed\n");
+    write(src.join("sub/e/.more"), "\n- more\n");
+    write(src.parent().expect("a parent").join(".rules"), "- above\n");
+    let rules = ["--filter=: /.rules", "--filter=-C"];
+    for (path, by) in [
+        ("sub/listed", "\"- listed\" (sub/deeper/list line 1)"),
+        ("sub/e/more", "\"- more\" (sub/e/.more line 2)"),
+        ("sub/above", "/.rules line 1)"),
+        ("a.o", "\"*.o\" (--filter: the list of \"-C\")"),
+    ] {
+        explain(path, &rules).expect(code::DIFFERENT, &[by]);
+    }
     explain("other", &rules).expect(code::DONE, &["included: other", "no rule matches"]);
     explain("build", &["--filter=build"]).expect(code::CONFIG, &["--filter: rule \"build\"", "->"]);
 }

@@ -37,6 +37,8 @@ struct Scopes {
     names: BTreeSet<Vec<u8>>,
     /// Files that such files merge, and the directory below which each counts.
     merged: BTreeMap<WirePath, WirePath>,
+    /// Files above the source, as they were read.
+    above: BTreeMap<PathBuf, Result<Option<Vec<u8>>, String>>,
 }
 
 impl Scopes {
@@ -173,6 +175,11 @@ impl Selection {
         scopes.generation += 1;
     }
 
+    /// Files above the source are to be read again, since everything is compared.
+    pub fn forget_above(&self) {
+        self.lock().above.clear();
+    }
+
     /// The scope of a directory, from its files and those of the directories above it.
     fn scope(&self, dir: &WirePath) -> Scope {
         if !self.filter.has_per_dir() {
@@ -219,7 +226,7 @@ impl Selection {
                 asked.push(path.clone());
                 rules::read_within(&self.root, path).map_err(|error| error.to_string())
             }
-            RulesFile::Outside(path) => rules::read_above(path).map_err(|error| error.to_string()),
+            RulesFile::Outside(path) => self.read_above(path),
         };
         let scope = self.filter.with_dir(parent, dir, &mut read);
         let mut scopes = self.lock();
@@ -238,6 +245,15 @@ impl Selection {
             }
         }
         scope
+    }
+
+    fn read_above(&self, path: &Path) -> Result<Option<Vec<u8>>, String> {
+        if let Some(known) = self.lock().above.get(path) {
+            return known.clone();
+        }
+        let found = rules::read_above(path).map_err(|error| error.to_string());
+        self.lock().above.insert(path.into(), found.clone());
+        found
     }
 
     fn lock(&self) -> MutexGuard<'_, Scopes> {

@@ -193,6 +193,9 @@ impl Source {
 
     /// Everything below a directory is to be compared again, and watched again.
     pub fn rescan(&self, path: &WirePath) {
+        if *path == WirePath::root() {
+            self.selection.forget_above();
+        }
         self.selection.forget();
         // In this order: what changes between a comparison and the watch would be missed.
         self.lock().add(path.clone(), Chore::WatchThenCompare);
