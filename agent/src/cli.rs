@@ -185,7 +185,7 @@ const RULE_OPTIONS: [RuleOption; 6] = [
         id: "rules-filter",
         long: "filter",
         value: "RULE",
-        help: "Add a rule in rsync's filter language, such as '- *.o' or ': .rsync-filter'",
+        help: "Add a rule in rsync's filter language, such as '- *.o' or ': /.rsync-filter' (-F)",
         statement: |text| Some(Statement::Filter(text.into_vec())),
     },
     RuleOption {

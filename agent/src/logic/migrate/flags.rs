@@ -83,6 +83,8 @@ pub(super) struct Effect {
     pub(super) rules: Vec<(String, Remark)>,
     /// `--delete` in one of its forms.
     pub(super) delete: Option<Remark>,
+    /// How often `-F` was met.
+    filter_files: usize,
     password_file: Option<(String, Remark)>,
     /// Settings of each target.
     of_targets: Vec<Setting>,
@@ -125,6 +127,12 @@ pub(super) fn effect(at: &At, flags: &[Flag]) -> Effect {
     let mut effect = Effect::default();
     for flag in flags {
         apply(flag, &mut effect);
+    }
+    if let Some(flag) = flags.iter().find(|flag| flag.name == "cvs-exclude") {
+        let text = "$HOME/.cvsignore and $CVSIGNORE are not read: write `merge,C FILE`";
+        let why = Remark::new(at, Kept, flag.written(), text);
+        let rules = [":C", "-C"].map(|rule| (rule.to_owned(), why.clone()));
+        effect.rules.extend(rules);
     }
     let has = |name: &str| flags.iter().any(|flag| flag.name == name);
     let missing: Vec<&str> = [
@@ -185,12 +193,14 @@ fn apply(flag: &Flag, effect: &mut Effect) {
                 '+'
             };
             let rule = format!("merge,{sign} {value}");
-            effect
-                .rules
-                .push((rule, why(Kept, "read when the agent starts")));
+            let text = "read when the agent starts; lines are patterns alone: where some begin with `+ ` or `- ` or are \
+                        `!`, begin each with one of them and write `merge FILE`";
+            effect.rules.push((rule, why(Differs, text)));
         }
         "filter" => effect.rules.push((value.to_owned(), why(Kept, ""))),
-        "cvs-exclude" => effect.rules.push(("-C".to_owned(), why(Kept, ""))),
+        "F" => filter_files(why, effect),
+        // They count after all others.
+        "cvs-exclude" => {}
         "bwlimit" => bwlimit(value, why, effect),
         "contimeout" => match value.parse::<u64>() {
             Ok(seconds) if (1..=600).contains(&seconds) => {
@@ -234,6 +244,20 @@ fn apply(flag: &Flag, effect: &mut Effect) {
     }
 }
 
+/// `-F` looks for files of rules, a second one leaves them out.
+fn filter_files(why: impl Fn(Verdict, &str) -> Remark, effect: &mut Effect) {
+    let (rule, text) = match effect.filter_files {
+        0 => (
+            ": /.rsync-filter",
+            "those above the source are read at the start and with `rescan .`",
+        ),
+        1 => ("- .rsync-filter", ""),
+        _ => return,
+    };
+    effect.filter_files += 1;
+    effect.rules.push((rule.to_owned(), why(Kept, text)));
+}
+
 /// rsync counts in KiB unless there is a unit.
 fn bwlimit(value: &str, why: impl Fn(Verdict, &str) -> Remark, effect: &mut Effect) {
     let digits = value.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
@@ -264,5 +288,43 @@ fn bwlimit(value: &str, why: impl Fn(Verdict, &str) -> Remark, effect: &mut Effe
             Danger,
             "not a rate; nothing is limited until bwlimit is set",
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(line: &str) -> Vec<String> {
+        let at = At {
+            file: "x".into(),
+            line: 1,
+        };
+        let words: Vec<_> = line
+            .split_whitespace()
+            .map(|word| (at.clone(), word.to_owned()))
+            .collect();
+        let effect = effect(&at, &split(&words).0);
+        effect.rules.into_iter().map(|(rule, _)| rule).collect()
+    }
+
+    #[test]
+    fn rules_keep_their_order_and_what_cvs_ignores_comes_last() {
+        for (line, expected) in [
+            ("-aF", &[": /.rsync-filter"][..]),
+            ("-aFF", &[": /.rsync-filter", "- .rsync-filter"]),
+            (
+                "-aF --exclude=x -F -F",
+                &[": /.rsync-filter", "- x", "- .rsync-filter"],
+            ),
+            ("-aC --include x", &["+ x", ":C", "-C"]),
+            (
+                "--cvs-exclude -f-_x --filter=:_.rules",
+                &["-_x", ":_.rules", ":C", "-C"],
+            ),
+            ("--exclude-from=list", &["merge,- list"]),
+        ] {
+            assert_eq!(rules(line), expected, "{line}");
+        }
     }
 }

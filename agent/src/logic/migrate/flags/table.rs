@@ -303,7 +303,6 @@ const TOLD: &[(&[&str], Verdict, &str)] = &[
             "msgs2stderr",
             "list-only",
             "outbuf",
-            "from0",
             "8-bit-output",
             "help",
             "version",
@@ -322,6 +321,11 @@ const TOLD: &[(&[&str], Verdict, &str)] = &[
         ],
         Nothing,
         "each change is made atomically, in order, and synced before it counts",
+    ),
+    (
+        &["from0"],
+        Danger,
+        "files of rules have one rule on a line here, and a NUL in them is refused",
     ),
     (
         &["atimes", "crtimes", "open-noatime"],
