@@ -515,6 +515,14 @@ fn explain_names_the_rule_and_its_place() {
     ] {
         explain(path, &rules).expect(code::DIFFERENT, &[by]);
     }
+    write(src.join("bad/.rules"), "?? what\n");
+    explain("bad/x", &rules).expect(
+        code::DIFFERENT,
+        &[
+            "(bad/.rules line 1)",
+            "nothing in bad is mirrored until its rules are put right",
+        ],
+    );
     explain("other", &rules).expect(code::DONE, &["included: other", "no rule matches"]);
     explain("build", &["--filter=build"]).expect(code::CONFIG, &["--filter: rule \"build\"", "->"]);
 }

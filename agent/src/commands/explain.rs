@@ -44,6 +44,9 @@ pub(super) fn run(args: ExplainArgs) -> Result<u8, Fatal> {
     } else {
         "at the target: removed when the source has not got it\n"
     });
+    if let Some((_, problem)) = selection.problem() {
+        text.push_str(&format!("  {problem}\n"));
+    }
     print(&text)?;
     Ok(if verdict.is_included() {
         0
