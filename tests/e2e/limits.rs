@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -348,6 +349,38 @@ fn what_is_mounted_below_the_source_comes_and_does_not_just_go() {
             mirror.dst("disk/d00002/f00003").exists()
         });
         mirror.settle();
+    }
+}
+
+/// Whoever waits is told of mounts at once, and of what came only for a moment while it was missing.
+#[test]
+fn a_mount_that_comes_for_a_moment_leaves_nothing_undecided() {
+    if !mounts() {
+        return;
+    }
+    let mirror = Mirror::start();
+    fs::write(mirror.src("stays"), "here").expect("write");
+    fs::create_dir(mirror.src("bound")).expect("mkdir");
+    let elsewhere = mirror.sandbox.path().join("elsewhere");
+    many_small(&elsewhere, 2, 4, 50).expect("files");
+    let from = elsewhere.to_str().expect("text");
+    let bind = || Mounted::new(&["--bind", from], &mirror.src("bound"));
+    let held = || mirror.source()["held"]["deletes"].as_u64();
+    let a_moment = Duration::from_millis(1);
+    for _ in 0..scaled(1, 20) {
+        let bound = bind();
+        mirror.settle();
+        drop(bound);
+        assert!(mirror.agent.control().wait(None, a_moment).is_err());
+        wait_until(LONG, "deletes are held", || held() > Some(0));
+        let bound = bind();
+        wait_until(LONG, "it was seen to be there", || {
+            held().unwrap_or_default() == 0
+        });
+        drop(bound);
+        assert!(mirror.agent.control().wait(None, a_moment).is_err());
+        wait_until(LONG, "deletes are held again", || held() > Some(0));
+        assert!(mirror.dst("bound/d00001/f00003").exists());
     }
 }
 

@@ -85,7 +85,12 @@ impl Mounts {
         let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
         if table.is_changed() {
             match table.read() {
-                Ok(there) => table.update(there),
+                Ok(there) => {
+                    // Each may have been there for a moment: whoever looked then found nothing missing.
+                    let missing = table.missing.clone();
+                    table.news.extend(missing);
+                    table.update(there);
+                }
                 Err(error) => tracing::warn!("cannot read which file systems are mounted: {error}"),
             }
         }

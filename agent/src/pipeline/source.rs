@@ -168,6 +168,7 @@ impl Source {
 
     /// Waits until every change made before this call has been seen and marked.
     pub async fn barrier(&self) {
+        self.check_mounts();
         self.compare_unwatched();
         let mut passed = self.barrier_passed.subscribe();
         let mut scanned = self.scanned.subscribe();

@@ -100,7 +100,7 @@ impl Source {
     }
 
     /// Looks whether the root is still the same, and what was mounted or unmounted below it.
-    fn check_mounts(&self) {
+    pub(super) fn check_mounts(&self) {
         match self.root.check_identity() {
             Ok(true) => self.root_back(),
             Ok(false) => return self.root_gone(),
