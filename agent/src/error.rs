@@ -38,7 +38,7 @@ pub enum Fatal {
     ReadConfig(PathBuf, io::Error),
     /// A configuration that cannot work; the file, if it is one.
     Config(Option<PathBuf>, ConfigError),
-    /// A certificate or key file that cannot be read.
+    /// A certificate or key file that cannot be used.
     ReadPem(ReadPemError),
     /// Certificates and keys that cannot work.
     Tls(TlsSetupError),
@@ -68,6 +68,7 @@ impl Fatal {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) | Self::Target(_) => EXIT_USAGE,
+            Self::ReadPem(error) if error.is_unsafe() => EXIT_CONFIG,
             Self::ReadConfig(..) | Self::ReadPem(_) | Self::Source(..) => EXIT_NO_INPUT,
             Self::Config(None, _) => EXIT_USAGE,
             Self::Config(Some(_), _) | Self::Tls(_) | Self::Password(_) | Self::Filter(_) => {

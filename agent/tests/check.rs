@@ -132,8 +132,14 @@ fn each_thing_that_is_wrong_has_a_line_with_its_fix() {
     fs::set_permissions(&key, Permissions::from_mode(0o644)).expect("chmod");
     place.expect(
         &["--offline"],
+        2,
+        &["FAILED  key pki/web01.key: private key pki/web01.key: others may read or write it (mode 0644); chmod 600 pki/web01.key"],
+    );
+    fs::set_permissions(&key, Permissions::from_mode(0o640)).expect("chmod");
+    place.expect(
+        &["--offline"],
         1,
-        &["warning key pki/web01.key: others may read or write it (mode 0644); chmod 600 pki/web01.key"],
+        &["warning key pki/web01.key: its group may use it (mode 0640); chmod 600 pki/web01.key"],
     );
     fs::copy(place.path().join("pki/ca.key"), &key).expect("copy");
     place.expect(

@@ -109,7 +109,9 @@ fn a_receiver_that_can_start_no_more_threads_refuses_and_says_so() {
     let program = as_user(&sandbox, user, "", &Binaries::locate().receiver);
     let builder = sandbox.receiver().program(program);
     give(&sandbox, user);
-    chown(sandbox.password_file(), Some(0), Some(0)).expect("chown");
+    for name in [sandbox.password_file(), sandbox.certs().join("agent.key")] {
+        chown(name, Some(0), Some(0)).expect("chown");
+    }
     let receiver = builder.start();
     fs::write(sandbox.src().join("f"), "text").expect("write");
     limit(&sandbox, user, receiver.pid(), Some(1));

@@ -3,9 +3,12 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
+
+use crate::fs::password::OTHER_READ_WRITE;
 
 /// More than any bundle of certificates needs, in bytes.
 const PEM_BYTES_MAX: u64 = 4 << 20;
@@ -36,7 +39,24 @@ pub struct Credentials {
     pub key: PemFile,
 }
 
-/// A file that cannot be read.
+/// Why a file is not used.
+#[derive(Debug)]
+pub enum Unusable {
+    /// It cannot be read.
+    Unreadable(io::Error),
+    /// A key that others may read or write.
+    Exposed {
+        /// Its mode.
+        mode: u32,
+    },
+    /// We are root, and the key belongs to somebody else.
+    NotRoots {
+        /// To whom.
+        owner: u32,
+    },
+}
+
+/// A file that cannot be used.
 #[derive(Debug)]
 pub struct ReadPemError {
     /// What it should have been.
@@ -44,54 +64,102 @@ pub struct ReadPemError {
     /// Where.
     pub path: PathBuf,
     /// Why not.
-    pub source: io::Error,
+    pub why: Unusable,
 }
 
 impl ReadPemError {
     /// What to do about it.
     #[must_use]
     pub fn hint(&self) -> String {
-        match self.source.kind() {
+        let path = self.path.display();
+        let error = match &self.why {
+            Unusable::Unreadable(error) => error,
+            Unusable::Exposed { .. } => return format!("chmod 600 {path}"),
+            Unusable::NotRoots { .. } => return format!("chown root {path}"),
+        };
+        match error.kind() {
             io::ErrorKind::NotFound => format!("check the path of the {}", self.what),
-            io::ErrorKind::PermissionDenied => format!(
-                "let the user this runs as read it: ls -l {}",
-                self.path.display()
-            ),
-            _ => format!("check {}", self.path.display()),
+            io::ErrorKind::PermissionDenied => {
+                format!("let the user this runs as read it: ls -l {path}")
+            }
+            _ => format!("check {path}"),
         }
+    }
+
+    /// Whether it is there, and must not be used as it is.
+    #[must_use]
+    pub const fn is_unsafe(&self) -> bool {
+        !matches!(self.why, Unusable::Unreadable(_))
     }
 }
 
 impl fmt::Display for ReadPemError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.path.display();
-        write!(f, "cannot read {} {path}: {}", self.what, self.source)
+        let what = self.what;
+        match &self.why {
+            Unusable::Unreadable(error) => write!(f, "cannot read {what} {path}: {error}"),
+            Unusable::Exposed { mode } => {
+                write!(
+                    f,
+                    "{what} {path}: others may read or write it (mode {mode:04o})"
+                )
+            }
+            Unusable::NotRoots { owner } => {
+                write!(f, "{what} {path}: it belongs to uid {owner}, not to root")
+            }
+        }
     }
 }
 
 impl std::error::Error for ReadPemError {}
 
-/// Reads the three files.
+/// Reads the three files. The key must be nobody else's, as a password file.
 ///
 /// # Errors
-/// The first that cannot be read.
+/// The first that cannot be used.
 pub fn read(ca: &Path, cert: &Path, key: &Path) -> Result<Credentials, ReadPemError> {
     Ok(Credentials {
-        ca: read_pem("CA certificate", ca)?,
-        cert: read_pem("certificate", cert)?,
-        key: read_pem("private key", key)?,
+        ca: read_pem("CA certificate", ca, any)?,
+        cert: read_pem("certificate", cert, any)?,
+        key: read_pem("private key", key, private)?,
     })
 }
 
-fn read_pem(what: &'static str, path: &Path) -> Result<PemFile, ReadPemError> {
+fn any(_: &File) -> Result<(), Unusable> {
+    Ok(())
+}
+
+/// The rules for a password file.
+fn private(file: &File) -> Result<(), Unusable> {
+    let metadata = file.metadata().map_err(Unusable::Unreadable)?;
+    let mode = metadata.mode() & 0o7777;
+    if mode & OTHER_READ_WRITE != 0 {
+        return Err(Unusable::Exposed { mode });
+    }
+    let owner = metadata.uid();
+    if rustix::process::geteuid().is_root() && owner != 0 {
+        return Err(Unusable::NotRoots { owner });
+    }
+    Ok(())
+}
+
+fn read_pem(
+    what: &'static str,
+    path: &Path,
+    check: fn(&File) -> Result<(), Unusable>,
+) -> Result<PemFile, ReadPemError> {
+    let failed = |why| ReadPemError {
+        what,
+        path: path.to_owned(),
+        why,
+    };
+    let unreadable = |error| failed(Unusable::Unreadable(error));
+    let file = File::open(path).map_err(unreadable)?;
+    check(&file).map_err(failed)?;
     let mut content = Zeroizing::new(Vec::new());
-    File::open(path)
-        .and_then(|file| file.take(PEM_BYTES_MAX).read_to_end(&mut content))
-        .map_err(|source| ReadPemError {
-            what,
-            path: path.to_owned(),
-            source,
-        })?;
+    let mut limited = file.take(PEM_BYTES_MAX);
+    limited.read_to_end(&mut content).map_err(unreadable)?;
     Ok(PemFile {
         path: path.to_owned(),
         content,

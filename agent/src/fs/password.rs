@@ -13,7 +13,8 @@ use crate::logic::password::Password;
 
 /// More than any password file needs; the rest is not read.
 const FILE_BYTES_MAX: u64 = 64 << 10;
-const OTHER_READ_WRITE: u32 = 0o006;
+/// What the mode of a secret must not let others do.
+pub(super) const OTHER_READ_WRITE: u32 = 0o006;
 
 /// Why there is no password.
 #[derive(Debug)]

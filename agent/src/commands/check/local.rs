@@ -231,6 +231,9 @@ fn tell(
         Err(error) => {
             let subject = match (error, &access.password_file) {
                 (Fatal::Password(_), Some(file)) => format!("password file {}", file.display()),
+                (Fatal::ReadPem(error), _) if error.is_unsafe() => {
+                    format!("key {}", access.key.display())
+                }
                 _ => format!("certificate {}", access.cert.display()),
             };
             let fix = error.hint().unwrap_or_default();
@@ -249,14 +252,16 @@ fn tell(
     if let Ok(found) = fs::metadata(&access.key) {
         let subject = format!("key {}", access.key.display());
         let mode = found.mode() & 0o7777;
-        report.add(match mode & 0o077 {
-            0 => Finding::well(subject, format!("mode {mode:04o}")),
+        match (mode & 0o006, mode & 0o070) {
+            // That is what loading ended with.
+            (1.., _) if loaded.is_err() => {}
+            (0, 0) => report.add(Finding::well(subject, format!("mode {mode:04o}"))),
             _ => {
-                let text = format!("others may read or write it (mode {mode:04o})");
+                let text = format!("its group may use it (mode {mode:04o})");
                 let fix = format!("chmod 600 {}", access.key.display());
-                Finding::warned(subject, text, fix)
+                report.add(Finding::warned(subject, text, fix));
             }
-        });
+        }
     }
     // One that cannot be used is what loading ended with.
     if let (Some(file), Ok(_)) = (&access.password_file, loaded) {

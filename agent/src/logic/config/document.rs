@@ -64,10 +64,9 @@ fn source(
     base: &Path,
     earlier: &[Source],
 ) -> Result<Source, ConfigError> {
-    let path = path(&mut section, "path", base)?
-        .ok_or_else(|| section.error("[[source]] has no path: name the directory to mirror"))?;
+    let path = path(&mut section, "path", base)?;
     let options = SourceOptions {
-        path,
+        path: path.clone().unwrap_or_default(),
         delete: section.flag("delete")?,
         settle_ms: section.number("settle_ms")?,
         hold_max_ms: section.number("hold_max_ms")?,
@@ -86,7 +85,11 @@ fn source(
         let found = target(part, base, known.chain(&targets))?;
         targets.push(found);
     }
+    // A misspelt key explains a missing one better than its absence does.
     section.finish()?;
+    if path.is_none() {
+        return Err(section.error("[[source]] has no path: name the directory to mirror"));
+    }
     if targets.is_empty() {
         return Err(section.error("[[source]] has no target: add a [[source.target]] with `to`"));
     }
@@ -100,7 +103,19 @@ fn target<'a>(
     base: &Path,
     mut earlier: impl Iterator<Item = &'a TargetConfig>,
 ) -> Result<TargetConfig, ConfigError> {
-    let text = section.text("to")?.ok_or_else(|| {
+    let text = section.text("to")?;
+    let bwlimit = bwlimit(&mut section)?;
+    let options = AccessOptions {
+        ca: path(&mut section, "ca", base)?,
+        cert: path(&mut section, "cert", base)?,
+        key: path(&mut section, "key", base)?,
+        password_file: path(&mut section, "password_file", base)?,
+        server_name: section.text("server_name")?.map(str::to_owned),
+        connect_timeout_ms: section.number("connect_timeout_ms")?,
+        compress: section.flag("compress")?,
+    };
+    section.finish()?;
+    let text = text.ok_or_else(|| {
         section.error("[[source.target]] has no `to`: write to = \"USER@HOST::MODULE\"")
     })?;
     let to = Target::parse(text.as_bytes(), None)
@@ -119,18 +134,6 @@ fn target<'a>(
             format!("{to} is a target already: two writers of one place would undo each other"),
         ));
     }
-    let bwlimit = bwlimit(&mut section)?;
-    let options = AccessOptions {
-        ca: path(&mut section, "ca", base)?,
-        cert: path(&mut section, "cert", base)?,
-        key: path(&mut section, "key", base)?,
-        password_file: path(&mut section, "password_file", base)?,
-        server_name: section.text("server_name")?.map(str::to_owned),
-        connect_timeout_ms: section.number("connect_timeout_ms")?,
-        compress: section.flag("compress")?,
-    };
-    // A misspelt key explains a missing one better than its absence does.
-    section.finish()?;
     let access = options
         .build(to.user.as_deref())
         .map_err(|error| section.error(error.what))?;
@@ -453,6 +456,15 @@ mod tests {
         let text = "[[source]]\npath = \"/d\"\n[[source.target]]\nto = \"h::m\"\ncaa = \"x\"\n";
         let error = read(text).unwrap_err();
         assert!(error.contains("did you mean `ca`?"), "{error}");
+        let target = "[[source.target]]\nto = \"h::m\"\nca = \"c\"\ncert = \"c\"\nkey = \"k\"\n";
+        let error = read(&format!("[[source]]\npth = \"/d\"\n{target}")).unwrap_err();
+        assert_eq!(
+            error,
+            "line 2: unknown key `pth` in source; did you mean `path`?"
+        );
+        let error = read("[[source]]\npath = \"/d\"\n[[source.target]]\ntoo = \"h::m\"\n");
+        let error = error.unwrap_err();
+        assert!(error.contains("did you mean `to`?"), "{error}");
     }
 
     #[test]
