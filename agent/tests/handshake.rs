@@ -2,6 +2,7 @@
 //! refusal looks like from here.
 
 use std::num::NonZeroU16;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -474,6 +475,9 @@ fn our_own_files_are_checked_before_anybody_is_called() {
         &agent.key_path,
     ));
     assert!(error.contains("no certificate in"), "{error}");
-    let error = text(settings_of(&ca_path, &agent.cert_path, &agent.cert_path));
+    let no_key = sandbox.agent.key_path.with_file_name("no.key");
+    std::fs::write(&no_key, "no key").unwrap();
+    std::fs::set_permissions(&no_key, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let error = text(settings_of(&ca_path, &agent.cert_path, &no_key));
     assert!(error.contains("no usable private key in"), "{error}");
 }

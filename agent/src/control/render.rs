@@ -70,11 +70,15 @@ fn write_held(indent: &str, held: &Held, may_approve: bool, text: &mut String) {
         let _ = writeln!(text, "deletes are held for {since}: {}", held.reason);
         return;
     }
+    // An empty source has none.
+    let among = match held.entries {
+        0 => String::new(),
+        entries => format!(" of {entries} entries"),
+    };
     let _ = writeln!(
         text,
-        "held for {since}: {} deletes of {} entries ({}), such as {}",
+        "held for {since}: {} deletes{among} ({}), such as {}",
         held.deletes,
-        held.entries,
         held.reason,
         held.examples.join(", ")
     );
@@ -269,6 +273,24 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }
+    }
+
+    #[test]
+    fn deletes_that_wait_are_told_with_what_they_are_a_part_of() {
+        let said = |entries| {
+            let mut waiting = at_rest();
+            waiting.sources[0].held = Some(Held {
+                id: "1".into(),
+                deletes: 3,
+                entries,
+                reason: "why".into(),
+                examples: vec!["a".into()],
+                since_ms: 1,
+            });
+            status(&waiting)
+        };
+        assert!(said(4).contains(": 3 deletes of 4 entries (why), such as a"));
+        assert!(said(0).contains(": 3 deletes (why), such as a"));
     }
 
     #[test]
