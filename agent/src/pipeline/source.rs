@@ -305,7 +305,11 @@ impl Source {
                 Touch::MovedOut
             };
             self.selected(to, Touch::MovedIn, dir);
-            self.selected(from, left, dir);
+            self.selected(from.clone(), left, dir);
+            if dir && both && matches!(self.root.stat(&from), Ok(Some(_))) {
+                // Swapped with another, in which files may look alike.
+                self.mark(|dirty, now| dirty.compare_content(from.clone(), now));
+            }
             return;
         }
         self.renamed(from, to.clone(), dir);
