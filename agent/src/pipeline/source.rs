@@ -340,14 +340,22 @@ impl Source {
                 }
             }
             Touch::Attrib => dirty.attrib(path.clone(), now),
-            Touch::Removed => dirty.removed(path.clone(), now),
-            Touch::MovedOut => dirty.gone(path.clone(), now),
+            // At once: whoever takes the mark must not take a directory's name for a file's.
+            Touch::Removed => {
+                dirty.removed(path.clone(), now);
+                if dir {
+                    dirty.was_dir(&path);
+                }
+            }
+            Touch::MovedOut => {
+                dirty.gone(path.clone(), now);
+                if dir {
+                    dirty.was_dir(&path);
+                }
+            }
         });
         if !dir {
             return;
-        }
-        if matches!(touch, Touch::Removed | Touch::MovedOut) {
-            self.mark(|dirty, _| dirty.was_dir(&path));
         }
         let mut queue = self.lock();
         match touch {
