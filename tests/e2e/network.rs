@@ -218,6 +218,67 @@ fn a_receiver_that_stands_still_is_waited_for() {
 }
 
 #[test]
+fn both_sides_sleep_and_the_line_is_gone_when_they_wake() {
+    let sandbox = Sandbox::new();
+    let receiver = sandbox.receiver().start();
+    let proxy = Proxy::to(receiver.address());
+    let agent = patient(sandbox.agent(&receiver)).port(proxy.port()).start();
+    fs::write(sandbox.src().join("before"), "x").expect("write");
+    agent.wait_synced(LONG);
+    let workers = receiver.workers();
+    let everybody = |signal| {
+        for pid in workers.iter().copied().chain([receiver.pid(), agent.pid()]) {
+            let pid = i32::try_from(pid)
+                .ok()
+                .and_then(rustix::process::Pid::from_raw);
+            rustix::process::kill_process(pid.expect("a process id"), signal).expect("kill");
+        }
+    };
+    everybody(Signal::STOP);
+    fs::remove_file(sandbox.src().join("before")).expect("remove");
+    for number in 0..100 {
+        fs::write(
+            sandbox.src().join(format!("f{number}")),
+            noise(5_000, number),
+        )
+        .expect("write");
+    }
+    proxy.cut();
+    everybody(Signal::CONT);
+    wait_until(LONG, "the agent calls again", || proxy.connections() > 1);
+    agent.wait_synced(LONG);
+    sandbox.assert_equal();
+    wait_staging_empty(&sandbox);
+}
+
+/// Each record takes 15 ms either way: at most about a megabyte in a second.
+#[test]
+fn a_slow_line_takes_longer_and_nothing_is_begun_anew() {
+    let sandbox = Sandbox::new();
+    let receiver = sandbox.receiver().start();
+    let proxy = Proxy::to(receiver.address());
+    proxy.decide(|_| Fate::Slow { record_ms: 15 });
+    let agent = patient(sandbox.agent(&receiver)).port(proxy.port()).start();
+    agent.wait_synced(LONG);
+    let large = noise(4 << 20, 1);
+    fs::write(sandbox.src().join("large"), &large).expect("write");
+    let begun = proxy.records(Way::Out);
+    wait_until(LONG, "the large file is on its way", || {
+        proxy.records(Way::Out) > begun + 20
+    });
+    for name in SMALL {
+        let path = sandbox.src().join(name);
+        fs::create_dir_all(path.parent().expect("a parent")).expect("mkdir");
+        fs::write(path, content(name, 1)).expect("write");
+    }
+    agent.wait_synced(LONG);
+    sandbox.assert_equal();
+    assert_eq!(proxy.connections(), 1);
+    let sent = target_of(&agent)["bytes_sent"].as_u64().expect("a number");
+    assert!(sent < (5 << 20), "{sent} bytes for {}", large.len());
+}
+
+#[test]
 fn a_connection_that_says_nothing_any_more_is_given_up() {
     let sandbox = Sandbox::new();
     let receiver = sandbox.receiver().start();

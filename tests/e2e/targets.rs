@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -108,6 +109,53 @@ fn a_dead_target_neither_delays_others_nor_takes_memory_and_comes_back() {
     wait_equal(&sandbox.src(), &second, &Options::default(), LONG);
     sandbox.assert_equal();
     drop(silent);
+}
+
+/// The agent keeps at most so many paths by name for a target.
+const MARKS_MAX: u64 = 200_000;
+
+/// More names than the agent keeps come while the target is away: directories are compared instead.
+#[test]
+fn more_names_than_are_kept_become_comparisons() {
+    let sandbox = Sandbox::new();
+    let (dirs, names) = (30_u64, 7_000_u64);
+    for dir in 0..dirs {
+        fs::create_dir(sandbox.src().join(format!("d{dir}"))).expect("mkdir");
+    }
+    let port = ReservedPort::take();
+    let receiver = sandbox.receiver().port(port.number()).start();
+    let mut agent = sandbox.agent(&receiver);
+    agent = agent.in_file("max_delete = \"unlimited\"", "");
+    let agent = agent.start();
+    agent.wait_synced(LONG);
+    receiver.terminate(LONG);
+    drop(receiver);
+    let dirty = || targets(&agent)[0]["dirty"].as_u64().expect("a number");
+    let (mut most, mut made) = (0, 0);
+    for dir in 0..dirs {
+        let dir = sandbox.src().join(format!("d{dir}"));
+        for number in 0..names {
+            symlink("x", dir.join(format!("n{number}"))).expect("symlink");
+        }
+        made += names;
+        // No more at once than the kernel's queue holds.
+        wait_until(LONG, "the agent has heard of them", || {
+            most = most.max(dirty());
+            dirty() >= made.min(MARKS_MAX - 2 * names)
+        });
+    }
+    assert!(
+        made > MARKS_MAX && most <= MARKS_MAX + dirs,
+        "{most} of {made}"
+    );
+    let memory = pss_kib(&agent);
+    assert!(memory < (256 << 10), "{memory} KiB");
+    for dir in 1..dirs {
+        fs::remove_dir_all(sandbox.src().join(format!("d{dir}"))).expect("remove");
+    }
+    let _receiver = sandbox.receiver().port(port.number()).start();
+    agent.wait_synced(LONG);
+    sandbox.assert_equal();
 }
 
 /// Who is restarted in the middle of a transfer.

@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 /// Which way bytes go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +36,11 @@ pub enum Fate {
     Silence {
         /// Records out that still arrive.
         records: u64,
+    },
+    /// A slow line: each record takes so long, either way.
+    Slow {
+        /// For one record.
+        record_ms: u64,
     },
 }
 
@@ -209,6 +215,7 @@ impl Pump {
                 Fate::Silence { records } if self.way == Way::Out && count >= records => {
                     self.silent.store(true, Ordering::Relaxed);
                 }
+                Fate::Slow { record_ms } => thread::sleep(Duration::from_millis(record_ms)),
                 _ => {}
             }
             if self.silent.load(Ordering::Relaxed) {
