@@ -22,6 +22,7 @@ mod live;
 mod long_paths;
 mod mounts;
 mod network;
+mod order;
 mod overflow;
 mod owners;
 mod places;

@@ -8,26 +8,32 @@
 //!
 //! Pure: time comes in as milliseconds of any monotonic clock.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 
 use syncd_proto::path::WirePath;
 
+mod ahead;
 mod aside;
 mod fence;
 mod hear;
 mod mark;
 mod progress;
+mod queue;
 mod rename;
 #[cfg(test)]
 mod tests;
 
+pub use ahead::SOON_BYTES_MAX;
+use mark::Place;
 pub use mark::{Failed, Failure, Leave, Look, Mark, Remote, Settle, Taken};
 pub use rename::Rename;
 
+use ahead::Ahead;
 use fence::Fence;
 use hear::Burst;
+use queue::Queue;
 use rename::Move;
 
 /// Milliseconds of a monotonic clock.
@@ -58,8 +64,7 @@ pub struct DirtySet {
     comparisons: BTreeMap<Arc<WirePath>, Comparison>,
     /// One that failed and is being done again: it has failed until it is done.
     retried: Option<(Arc<WirePath>, Comparison)>,
-    /// (due, seq) of every mark that does not wait for an earlier version to arrive.
-    queue: BTreeSet<(Millis, u64)>,
+    queue: Queue,
     by_seq: HashMap<u64, Arc<WirePath>>,
     in_flight: HashMap<Arc<WirePath>, u32>,
     /// Those on their way that are not in the commit log yet.
@@ -67,6 +72,8 @@ pub struct DirtySet {
     renames: VecDeque<Rename>,
     /// Renames were taken and may not be in the commit log yet.
     renames_in_hand: bool,
+    /// The rename that waits for what was seen before it, if the first one does.
+    rename_behind: Option<Place>,
     /// Renames that were pushed, oldest first: what was sent before them under an old name may be
     /// refused after them.
     moves: VecDeque<Move>,
@@ -76,6 +83,8 @@ pub struct DirtySet {
     outstanding: BTreeMap<u64, Millis>,
     /// Directories that appeared, and hold back what came after them; oldest first.
     fences: Vec<Fence>,
+    /// What holds back what came after it, and what waits.
+    ahead: Ahead,
     /// Directories from which several names went just now.
     bursts: HashMap<WirePath, Burst>,
     /// How often a listing told of a name. Events about the same names may still be on their way, and a
@@ -97,16 +106,18 @@ impl DirtySet {
             marks: BTreeMap::new(),
             comparisons: BTreeMap::new(),
             retried: None,
-            queue: BTreeSet::new(),
+            queue: Queue::default(),
             by_seq: HashMap::new(),
             in_flight: HashMap::new(),
             in_work: BTreeMap::new(),
             renames: VecDeque::new(),
             renames_in_hand: false,
+            rename_behind: None,
             moves: VecDeque::new(),
             moves_forgotten: 0,
             outstanding: BTreeMap::new(),
             fences: Vec::new(),
+            ahead: Ahead::default(),
             bursts: HashMap::new(),
             listings: 0,
             listings_heard: 0,
@@ -117,40 +128,72 @@ impl DirtySet {
     }
 
     /// Paths that are due, in the order in which they came to be, but parents first: at most `max`, and the marked
-    /// directories above them. Paths on their way are left until they have arrived.
+    /// directories above them. What comparisons found only if nothing is due that was heard of. Paths on their way are
+    /// left until they have arrived.
     pub fn take(&mut self, now: Millis, max: usize) -> Vec<Taken> {
         let mut chosen = Vec::new();
+        let heard = self.queue.has_heard(now);
         while chosen.len() < max {
-            let Some(&(due, seq)) = self.queue.first().filter(|(due, _)| *due <= now) else {
+            let Some(seq) = self.queue.pop_due(now, heard) else {
                 break;
             };
-            self.take_next((due, seq), now, &mut chosen);
+            self.take_next(seq, now, &mut chosen);
         }
         chosen
+    }
+
+    /// The same of what was seen before the first rename that is due, and has nothing to do with it: a name in the
+    /// place of another one may refer to what came before. Nothing if renames come first.
+    pub fn take_before_rename(&mut self, now: Millis, max: usize) -> Vec<Taken> {
+        let first = self.renames.front().filter(|rename| rename.due <= now);
+        let Some(first) = first.filter(|_| !self.renames_come_first()) else {
+            return Vec::new();
+        };
+        let is_before = |seq: &u64| {
+            let path = self.by_seq.get(seq);
+            let mark = path.and_then(|path| Some((path, self.marks.get(path)?)));
+            mark.is_some_and(|(path, mark)| {
+                mark.place() < first.place() && self.rename_due(path).is_none()
+            })
+        };
+        let due = self.queue.due(now).filter(is_before).take(max).collect();
+        self.take_these(due, now)
     }
 
     /// The same of names that were seen to go, and of nothing else.
     pub fn take_gone(&mut self, now: Millis, max: usize) -> Vec<Taken> {
-        let is_gone = |&&(_, seq): &&(Millis, u64)| {
-            let mark = self.by_seq.get(&seq).and_then(|path| self.marks.get(path));
+        let is_gone = |seq: &u64| {
+            let mark = self.by_seq.get(seq).and_then(|path| self.marks.get(path));
             mark.is_some_and(|mark| mark.gone)
         };
-        let due = self.queue.range(..=(now, u64::MAX));
-        let due: Vec<_> = due.filter(is_gone).take(max).copied().collect();
+        let due = self.queue.due(now).filter(is_gone).take(max).collect();
+        self.take_these(due, now)
+    }
+
+    fn take_these(&mut self, seqs: Vec<u64>, now: Millis) -> Vec<Taken> {
         let mut chosen = Vec::new();
-        for place in due {
-            self.take_next(place, now, &mut chosen);
+        for seq in seqs {
+            let mark = self.by_seq.get(&seq).and_then(|path| self.marks.get(path));
+            // It may have been taken with what is below it.
+            if mark.is_some_and(|mark| self.queue.remove(mark)) {
+                self.take_next(seq, now, &mut chosen);
+            }
         }
         chosen
     }
 
-    /// Takes what is due at this place in the queue, unless it has to wait.
-    fn take_next(&mut self, place: (Millis, u64), now: Millis, chosen: &mut Vec<Taken>) {
-        self.queue.remove(&place);
-        let Some(path) = self.by_seq.get(&place.1).cloned() else {
+    /// Takes what has come out of the queue, unless it has to wait.
+    fn take_next(&mut self, seq: u64, now: Millis, chosen: &mut Vec<Taken>) {
+        let Some(path) = self.by_seq.get(&seq).cloned() else {
             return;
         };
-        if self.in_flight.contains_key(&path) || self.put_off(&path, now) {
+        if self.in_flight.contains_key(&path) {
+            if let Some(mark) = self.marks.get(&path) {
+                self.ahead.add(mark, now);
+            }
+            return;
+        }
+        if self.put_off(&path, now) {
             return;
         }
         self.take_with_parents(path, chosen);
@@ -253,13 +296,16 @@ impl DirtySet {
         }
         self.in_flight.remove(path);
         if let Some(mark) = self.marks.get(path) {
-            self.queue.insert((mark.due, mark.seq));
+            self.queue.insert(mark);
         }
     }
 
     /// Puts a path back: not stable yet, refused, or lost with the connection.
     pub fn give_back(&mut self, taken: Taken, due: Millis) {
         let Taken { path, mut mark } = taken;
+        if mark.failure.is_some() {
+            self.passed(mark.seq);
+        }
         mark.due = due;
         self.adopt(path, mark);
     }
@@ -269,12 +315,13 @@ impl DirtySet {
         self.retried
             .take_if(|(_, comparison)| comparison.seq == seq);
         self.outstanding.remove(&seq);
+        self.passed(seq);
     }
 
     /// When [`DirtySet::take`] or [`DirtySet::take_renames`] may have something, if ever.
     #[must_use]
     pub fn next_due(&self) -> Option<Millis> {
-        let path = self.queue.first().map(|(due, _)| *due);
+        let path = self.queue.next_due();
         let rename = self.renames.front().map(|rename| rename.due);
         let path = path.filter(|_| !self.renames_come_first());
         path.into_iter().chain(rename).min()
@@ -283,12 +330,17 @@ impl DirtySet {
     /// When the next path will be due that is not yet.
     #[must_use]
     pub fn next_due_after(&self, now: Millis) -> Option<Millis> {
-        let later = self.queue.range((now + 1, 0)..);
-        later.map(|(due, _)| *due).next()
+        self.queue.next_due_after(now)
     }
 
-    /// Puts a removal off while its neighbours go, whatever a rename that waits concerns, and what came after a directory
-    /// that nobody has looked into yet.
+    /// Whether something that was heard of is due.
+    #[must_use]
+    pub fn has_heard(&self, now: Millis) -> bool {
+        self.queue.has_heard(now)
+    }
+
+    /// Puts a removal off while its neighbours go, whatever a rename that waits concerns, and what came after that rename
+    /// or after a directory that nobody has looked into yet.
     fn put_off(&mut self, path: &Arc<WirePath>, now: Millis) -> bool {
         let Some(mark) = self.marks.get(path) else {
             return false;
@@ -296,12 +348,16 @@ impl DirtySet {
         let fence = self.fenced_until(path, mark.last, now);
         let burst = mark.gone.then(|| self.burst_until(path, now)).flatten();
         let rename = self.rename_due(path).map(|due| due.max(now + 1));
-        let Some(until) = burst.max(rename).max(fence) else {
+        let after = self.after_renames(mark, now);
+        let Some(until) = burst.max(rename).max(fence).max(after) else {
             return false;
         };
+        if fence == Some(until) {
+            self.is_behind(mark.place());
+        }
         if let Some(mark) = self.marks.get_mut(path) {
             mark.due = until;
-            self.queue.insert((until, mark.seq));
+            self.queue.insert(mark);
         }
         true
     }
@@ -340,6 +396,7 @@ impl DirtySet {
             }
         };
         mark.last = now;
+        mark.late = false;
         mark.due = change(&mut mark, self.settle, fresh);
         self.insert(path, mark);
     }
@@ -368,6 +425,7 @@ impl DirtySet {
                 weight: mark.weight.max(newer.weight),
                 witnessed: mark.witnessed || newer.witnessed,
                 leave: mark.leave,
+                late: mark.late && newer.late,
                 remote: newer.remote,
                 attempts: mark.attempts,
                 failure: mark.failure,
@@ -378,13 +436,13 @@ impl DirtySet {
 
     fn insert(&mut self, path: Arc<WirePath>, mark: Mark) {
         self.by_seq.insert(mark.seq, path.clone());
-        self.queue.insert((mark.due, mark.seq));
+        self.queue.insert(&mark);
         self.marks.insert(path, mark);
     }
 
     fn remove(&mut self, path: &WirePath) -> Option<(Arc<WirePath>, Mark)> {
         let (path, mark) = self.marks.remove_entry(path)?;
-        self.queue.remove(&(mark.due, mark.seq));
+        self.queue.remove(&mark);
         self.by_seq.remove(&mark.seq);
         Some((path, mark))
     }

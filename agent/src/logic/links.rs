@@ -49,6 +49,12 @@ impl Version {
         }
     }
 
+    /// Length of the file in bytes.
+    #[must_use]
+    pub const fn size(&self) -> u64 {
+        self.size
+    }
+
     /// As a scan sees it.
     #[must_use]
     pub const fn of_entry(entry: &EntryMeta) -> Self {

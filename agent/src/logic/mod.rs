@@ -17,3 +17,4 @@ pub mod rate;
 pub mod target;
 pub mod terms;
 pub mod unread;
+pub mod uploads;

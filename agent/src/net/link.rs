@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::num::NonZeroU64;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,10 @@ use crate::net::framing::FrameWriter;
 
 /// Longest wait for the answer to one question.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// While so many bytes of its kind wait to be written, content waits where it comes from: what is urgent waits for no
+/// more than that.
+const QUEUE_BYTES_MAX: usize = 512 << 10;
 
 /// Why something could not be sent or answered.
 #[derive(Debug)]
@@ -80,6 +84,21 @@ struct Inbox {
     /// Leftovers that a transfer has continued: they are no more.
     continued: HashSet<Digest>,
     credit: i64,
+    /// Urgent transfers that wait for credit.
+    urgent: usize,
+}
+
+/// Whether a transfer goes before others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Urgency {
+    /// It waits for those that do.
+    Patient,
+    /// It does.
+    Urgent,
+}
+
+fn is_full(queued: &AtomicUsize) -> bool {
+    queued.load(Ordering::Acquire) >= QUEUE_BYTES_MAX
 }
 
 /// One open session.
@@ -97,6 +116,10 @@ pub struct Link {
     closed: AtomicBool,
     closing: Notify,
     next_id: AtomicU64,
+    /// Bytes of commits, and of what is small, that wait to be written.
+    queued_commits: AtomicUsize,
+    /// Bytes of chunks that wait to be written.
+    queued_chunks: AtomicUsize,
     bytes_sent: AtomicU64,
     bytes_received: AtomicU64,
     last_heard_ms: AtomicU64,
@@ -108,7 +131,14 @@ pub struct Link {
 #[derive(Debug)]
 struct Outgoing {
     session: AgentSession,
-    frames: VecDeque<Frame>,
+    frames: VecDeque<(Frame, Lane)>,
+}
+
+/// What a frame is counted as while it waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lane {
+    Commits,
+    Chunks,
 }
 
 impl Link {
@@ -139,6 +169,8 @@ impl Link {
             closed: AtomicBool::new(false),
             closing: Notify::new(),
             next_id: AtomicU64::new(1),
+            queued_commits: AtomicUsize::new(0),
+            queued_chunks: AtomicUsize::new(0),
             bytes_sent: AtomicU64::new(0),
             bytes_received: AtomicU64::new(0),
             last_heard_ms: AtomicU64::new(0),
@@ -184,9 +216,11 @@ impl Link {
             .session
             .frame(message, payload)
             .map_err(LinkError::TooLarge)?;
-        outgoing.frames.push_back(frame);
-        drop(outgoing);
-        self.writable.notify_one();
+        let lane = match message {
+            AgentMessage::StageChunk(_) => Lane::Chunks,
+            _ => Lane::Commits,
+        };
+        self.queue(outgoing, frame, lane);
         Ok(())
     }
 
@@ -199,10 +233,42 @@ impl Link {
         let mut outgoing = lock(&self.outgoing);
         let (seq, frame) = outgoing.session.commit(&self.signer, ops, inline)?;
         let bytes = frame.wire_len();
-        outgoing.frames.push_back(frame);
+        self.queue(outgoing, frame, Lane::Commits);
+        Ok((seq, bytes))
+    }
+
+    fn queue(&self, mut outgoing: MutexGuard<'_, Outgoing>, frame: Frame, lane: Lane) {
+        let bytes = frame.wire_len();
+        self.queued(lane).fetch_add(bytes, Ordering::AcqRel);
+        outgoing.frames.push_back((frame, lane));
         drop(outgoing);
         self.writable.notify_one();
-        Ok((seq, bytes))
+    }
+
+    /// Waits until few commits are left to be written, or the link is closed.
+    pub fn wait_until_written(&self) {
+        let mut inbox = lock(&self.inbox);
+        while !self.is_closed() && is_full(&self.queued_commits) {
+            let waited = self.arrived.wait(inbox);
+            inbox = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn queued(&self, lane: Lane) -> &AtomicUsize {
+        match lane {
+            Lane::Chunks => &self.queued_chunks,
+            Lane::Commits => &self.queued_commits,
+        }
+    }
+
+    /// So many bytes have been written.
+    fn written(&self, lane: Lane, bytes: usize) {
+        let before = self.queued(lane).fetch_sub(bytes, Ordering::AcqRel);
+        if before >= QUEUE_BYTES_MAX && before - bytes < QUEUE_BYTES_MAX {
+            // Whoever holds the lock has not begun to wait yet and will see it.
+            drop(lock(&self.inbox));
+            self.arrived.notify_all();
+        }
     }
 
     /// Number of the last commit sent, and of the last one visible at the receiver.
@@ -212,28 +278,42 @@ impl Link {
         (outgoing.session.committed(), outgoing.session.applied())
     }
 
-    /// Takes room for `bytes` of chunk payload, waiting until the receiver has consumed enough.
+    /// Takes room for `bytes` of chunk payload, waiting until the receiver has consumed enough, and little is left to be
+    /// written.
     ///
     /// # Errors
     /// [`LinkError::Closed`]; [`LinkError::Rejected`] once the receiver has refused the transfer.
-    pub fn take_credit(&self, transfer: TransferId, bytes: usize) -> Result<(), LinkError> {
+    pub fn take_credit(
+        &self,
+        transfer: TransferId,
+        bytes: usize,
+        urgency: Urgency,
+    ) -> Result<(), LinkError> {
+        let is_urgent = urgency == Urgency::Urgent;
         let mut inbox = lock(&self.inbox);
-        loop {
+        inbox.urgent += usize::from(is_urgent);
+        let taken = loop {
             if self.is_closed() {
-                return Err(LinkError::Closed);
+                break Err(LinkError::Closed);
             }
             if let Some(reject) = inbox.rejected_transfers.get(&transfer) {
-                return Err(LinkError::Rejected(reject.clone()));
+                break Err(LinkError::Rejected(reject.clone()));
             }
-            if inbox.credit > 0 {
+            let is_next = is_urgent || inbox.urgent == 0;
+            if is_next && inbox.credit > 0 && !is_full(&self.queued_chunks) {
                 inbox.credit -= i64::try_from(bytes).unwrap_or(i64::MAX);
-                return Ok(());
+                break Ok(());
             }
-            inbox = self
-                .arrived
-                .wait(inbox)
-                .unwrap_or_else(PoisonError::into_inner);
+            let waited = self.arrived.wait(inbox);
+            inbox = waited.unwrap_or_else(PoisonError::into_inner);
+        };
+        if is_urgent {
+            inbox.urgent -= 1;
+            drop(inbox);
+            // Others waited for this one.
+            self.arrived.notify_all();
         }
+        taken
     }
 
     /// How many bytes an interrupted transfer of this key has left at the receiver, for the one transfer
@@ -373,7 +453,8 @@ impl Link {
         let mut packing = self.packs.then(Packing::default);
         loop {
             let next = lock(&self.outgoing).frames.pop_front();
-            if let Some(mut frame) = next {
+            if let Some((mut frame, lane)) = next {
+                let bytes = frame.wire_len();
                 if packing.as_ref().is_some_and(Packing::pays) {
                     frame = tokio::task::spawn_blocking(|| pack::pack(frame)).await?;
                 }
@@ -386,6 +467,7 @@ impl Link {
                 self.bytes_sent
                     .fetch_add(frame.wire_len() as u64, Ordering::Relaxed);
                 writer.feed(&frame).await?;
+                self.written(lane, bytes);
                 if let Some(packing) = &mut packing {
                     packing.wrote(frame.wire_len(), begun.elapsed().as_micros() as u64);
                 }

@@ -13,9 +13,10 @@ use syncd_proto::op::TransferId;
 use syncd_proto::path::WirePath;
 
 use crate::fs::read::{LargeFile, Piece, ReadError, ReadFile, Stability};
-use crate::logic::coalesce::{Millis, Taken};
+use crate::logic::coalesce::{Millis, SOON_BYTES_MAX, Taken};
 use crate::logic::plan::Found;
-use crate::net::link::{Link, LinkError};
+use crate::logic::uploads::Uploads;
+use crate::net::link::{Link, LinkError, Urgency};
 use crate::pipeline::delta;
 use crate::pipeline::target::Target;
 use crate::pipeline::upload::Upload;
@@ -64,6 +65,8 @@ pub struct Channel<'a> {
     pub transfer: TransferId,
     /// Whether a file that changes meanwhile may go all the same.
     pub stability: Stability,
+    /// Whether it goes before other transfers.
+    pub urgency: Urgency,
 }
 
 impl Channel<'_> {
@@ -72,7 +75,8 @@ impl Channel<'_> {
     /// # Errors
     /// [`LinkError`].
     pub fn chunk(&self, ops: Vec<PatchOp>, literals: Vec<u8>) -> Result<(), LinkError> {
-        self.link.take_credit(self.transfer, literals.len())?;
+        self.link
+            .take_credit(self.transfer, literals.len(), self.urgency)?;
         let chunk = StageChunk {
             transfer: self.transfer,
             ops,
@@ -101,8 +105,33 @@ impl Channel<'_> {
     }
 }
 
+/// What a transfer thread does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Duty {
+    /// Every file.
+    All,
+    /// Files that were heard of and are soon done, so that they never wait for one that takes hours.
+    Express,
+}
+
+impl Duty {
+    fn has_file(self, files: &Uploads) -> bool {
+        match self {
+            Self::All => !files.is_empty(),
+            Self::Express => files.has_express(),
+        }
+    }
+
+    fn next(self, files: &mut Uploads) -> Option<Taken> {
+        match self {
+            Self::All => files.pop(),
+            Self::Express => files.pop_express(),
+        }
+    }
+}
+
 /// Runs until the target stops.
-pub fn run(target: &Arc<Target>) {
+pub fn run(target: &Arc<Target>, duty: Duty) {
     loop {
         let (taken, link) = {
             let mut state = target.lock();
@@ -115,12 +144,13 @@ pub fn run(target: &Arc<Target>) {
                 let link = state.link.clone().filter(|link| !link.is_closed());
                 if let (Some(link), None) = (link, resting)
                     && state.staged < STAGED_MAX
-                    && let Some(taken) = state.bulk.pop_front()
+                    && let Some(taken) = duty.next(&mut state.bulk)
                 {
                     state.staged += 1;
                     break (taken, link);
                 }
-                state = target.wait_as_transfer(state, resting);
+                let has_file = duty.has_file(&state.bulk);
+                state = target.wait_as_transfer(state, resting, has_file);
             }
         };
         let result = transfer(target, &link, &taken);
@@ -201,6 +231,10 @@ fn transfer(target: &Target, link: &Link, taken: &Taken) -> Result<Found, Transf
             Stability::Waived
         } else {
             Stability::Required
+        },
+        urgency: match taken.mark.late || file.size() > SOON_BYTES_MAX {
+            true => Urgency::Patient,
+            false => Urgency::Urgent,
         },
     };
     let mut upload = None;

@@ -46,6 +46,7 @@ use crate::fs::watch::Backend;
 use crate::logic::brake::{Brake, DeleteLimit};
 use crate::logic::coalesce::Settle;
 use crate::logic::config::{self, Config, TargetConfig};
+use crate::pipeline::bulk::Duty;
 use crate::pipeline::selection::Selection;
 use crate::pipeline::session::Access;
 use crate::pipeline::source::Source;
@@ -53,7 +54,7 @@ use crate::pipeline::stop::Stop;
 use crate::pipeline::target::Target;
 
 /// Large files transferred to a target at once.
-const TRANSFERS: usize = 2;
+const TRANSFERS: [Duty; 3] = [Duty::All, Duty::All, Duty::Express];
 
 /// Most dirty paths of a target; above, directories are compared instead.
 const MARKS_MAX: usize = 200_000;
@@ -249,9 +250,9 @@ pub fn work(target: &Arc<Target>) -> Result<Vec<JoinHandle<()>>, Fatal> {
     threads.push(spawn("plan", move || planner::run(&shared))?);
     let shared = target.clone();
     threads.push(spawn("compare", move || reconcile::run(&shared))?);
-    for _ in 0..TRANSFERS {
+    for duty in TRANSFERS {
         let shared = target.clone();
-        threads.push(spawn("transfer", move || bulk::run(&shared))?);
+        threads.push(spawn("transfer", move || bulk::run(&shared, duty))?);
     }
     Ok(threads)
 }

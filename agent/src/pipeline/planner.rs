@@ -1,7 +1,9 @@
 //! The planner thread of a target: takes what is due, asks the disk, sends batches.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
+use syncd_proto::limits::INLINE_FILE_BYTES_MAX;
 use syncd_proto::meta::{Kind, Meta};
 use syncd_proto::path::WirePath;
 
@@ -56,8 +58,24 @@ pub fn run(target: &Arc<Target>) {
             add(target, &link, &mut batch, taken, found);
         }
         let mut looks = Looks::default();
-        for taken in work.taken {
+        // What was heard of takes the directories above it along, which may have been found.
+        let may_wait = work.taken.iter().all(|taken| taken.mark.late);
+        let mut rest = VecDeque::from(work.taken);
+        while let Some(taken) = rest.pop_front() {
+            if may_wait && target.lock().has_news(target.now()) {
+                rest.push_front(taken);
+                break;
+            }
             let there = target.root.stat_links(&taken.path);
+            if let Ok(Some((entry, _))) = &there
+                && entry.kind == Kind::File
+                && entry.size <= INLINE_FILE_BYTES_MAX
+                && let Some(until) = behind_until(target, &taken)
+            {
+                // Before it is read.
+                target.wait_behind(taken, until);
+                continue;
+            }
             // What becomes of another name of a file depends on what became of the first.
             let alone = matches!(there, Ok(Some((_, Some(_)))));
             if alone || looks.is_full() {
@@ -68,6 +86,12 @@ pub fn run(target: &Arc<Target>) {
         }
         add_looks(target, &link, &mut batch, &mut looks, horizon);
         send(target, &link, batch, horizon);
+        let now = target.now();
+        for taken in rest {
+            // Something happened meanwhile, and goes first.
+            target.defer(taken, now);
+        }
+        link.wait_until_written();
     }
 }
 
@@ -111,6 +135,7 @@ fn next_work(target: &Target) -> Option<Work> {
                         return Some(work);
                     }
                     due = state.dirty.next_due();
+                    due = due.into_iter().chain(state.ready_due(now)).min();
                 }
             }
         }
@@ -145,8 +170,12 @@ fn begin(state: &mut State, link: Arc<Link>, taken: Vec<Taken>, horizon: u64) ->
 }
 
 fn take_work(state: &mut State, link: Arc<Link>, now: Millis, most: usize) -> Work {
-    let parents = state.dirty.take_new_parents(now);
-    let mut renames = if parents.is_empty() {
+    // Before a rename goes what it goes into, and what was seen before it.
+    let mut before = state.dirty.take_new_parents(now);
+    if before.is_empty() {
+        before = state.dirty.take_before_rename(now, most);
+    }
+    let mut renames = if before.is_empty() {
         state.dirty.take_renames(now, RENAMES_MAX)
     } else {
         Vec::new()
@@ -157,15 +186,15 @@ fn take_work(state: &mut State, link: Arc<Link>, now: Millis, most: usize) -> Wo
         }
     }
     // Names of renamed things are those they had before the later ones.
-    let first = match parents.is_empty() {
+    let first = match before.is_empty() {
         true => renames.first().map(|rename| rename.seq),
         false => state.dirty.first_rename(),
     };
     let horizon = first.unwrap_or_else(|| state.dirty.horizon());
-    let ready = std::mem::take(&mut state.ready);
+    let ready = state.take_ready(now);
     // While renames of directories wait, paths already carry names that the target does not know yet.
-    let taken = if !parents.is_empty() {
-        parents
+    let taken = if !before.is_empty() {
+        before
     } else if state.dirty.renames_come_first() {
         Vec::new()
     } else {
@@ -183,6 +212,8 @@ fn wait_for_room(target: &Target, link: &Link) {
     while !state.stopping && !link.is_closed() && !state.outbox.has_room() {
         state = target.wait_as_planner(state, None);
     }
+    drop(state);
+    link.wait_until_written();
 }
 
 /// Adds renames as the source did them. A file whose old name is there again is not renamed but looked at,
@@ -319,12 +350,24 @@ fn add_looks(
             Some(until) => Outcome::Later(until),
             None => outcome,
         };
+        if let Outcome::Found(found) = &outcome
+            && !matches!(found, Found::Dir(_))
+            && let Some(until) = behind_until(target, &taken)
+        {
+            target.wait_behind(taken, until);
+            continue;
+        }
         add_outcome(target, link, batch, taken, outcome, horizon);
         if batch.is_full() {
             send(target, link, std::mem::take(batch), horizon);
             wait_for_room(target, link);
         }
     }
+}
+
+/// Until when a path waits for what was seen before it, if it does.
+fn behind_until(target: &Target, taken: &Taken) -> Option<Millis> {
+    target.lock().dirty.behind_until(taken, target.now())
 }
 
 /// Until when a file waits that somebody was heard to write to meanwhile, also if it is closed again by now: what was
@@ -396,13 +439,15 @@ fn add_outcome(
             }
             add(target, link, batch, taken, found);
         }
-        Outcome::Large(linked, version) => target.enqueue(|state| {
-            if let Some(Identity { dev, ino }) = linked {
-                state.links.busy(&taken.path, (dev, ino), version);
-            }
-            taken
-        }),
-        Outcome::Later(due) => target.defer(taken, due),
+        Outcome::Large(linked, version) => {
+            let path = taken.path.clone();
+            target.enqueue(taken, version.size(), |state| {
+                if let Some(Identity { dev, ino }) = linked {
+                    state.links.busy(&path, (dev, ino), version);
+                }
+            });
+        }
+        Outcome::Later(due) => target.defer_all_after(taken, due),
         Outcome::Failed(code, text) => target.failed(taken, code, text),
     }
 }

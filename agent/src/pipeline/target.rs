@@ -243,22 +243,24 @@ impl Target {
         }
     }
 
-    /// A large file waits for a transfer.
-    pub fn enqueue(&self, add: impl FnOnce(&mut State) -> Taken) {
-        self.update(|state, _| {
-            let taken = add(state);
-            state.bulk.push_back(taken);
+    /// A large file of this size waits for a transfer.
+    pub fn enqueue(&self, taken: Taken, size: u64, note: impl FnOnce(&mut State)) {
+        self.update(|state, now| {
+            note(state);
+            state.dirty.holds_up(&taken, size, now);
+            state.bulk.push(taken, size);
         });
-        self.wake_transfers.notify_one();
+        self.wake_transfers.notify_all();
     }
 
-    /// Waits like [`Target::wait`], as a transfer: while there is no large file, nothing else wakes it.
+    /// Waits like [`Target::wait`], as a transfer. While there is no file for it, nothing but another file wakes it.
     pub fn wait_as_transfer<'a>(
         &self,
         state: MutexGuard<'a, State>,
         due: Option<Millis>,
+        has_file: bool,
     ) -> MutexGuard<'a, State> {
-        if !state.bulk.is_empty() {
+        if has_file {
             return self.wait(state, due);
         }
         let waited = self.wake_transfers.wait(state);
@@ -344,6 +346,7 @@ impl Target {
                 for cause in &batch.causes {
                     if let Cause::Path(taken) = cause {
                         state.dirty.logged(&taken.path);
+                        state.dirty.passed(taken.mark.seq);
                     }
                 }
                 state.counts.ops_sent += batch.causes.len() as u64;
@@ -463,6 +466,25 @@ impl Target {
             state.dirty.logged(&taken.path);
             state.dirty.arrived(&taken.path);
             state.dirty.give_back(taken, due);
+        });
+    }
+
+    /// The same of something that what was seen after it waits for.
+    pub fn defer_all_after(&self, taken: Taken, due: Millis) {
+        self.update(|state, now| {
+            state.dirty.logged(&taken.path);
+            state.dirty.arrived(&taken.path);
+            state.dirty.holds_up(&taken, 0, now);
+            state.dirty.give_back(taken, due);
+        });
+    }
+
+    /// A path is put back until what was seen before it has gone.
+    pub fn wait_behind(&self, taken: Taken, until: Millis) {
+        self.update(|state, _| {
+            state.dirty.logged(&taken.path);
+            state.dirty.arrived(&taken.path);
+            state.dirty.wait_behind(taken, until);
         });
     }
 

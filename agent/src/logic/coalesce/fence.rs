@@ -47,11 +47,23 @@ impl DirtySet {
         let fences = self.fences.iter_mut();
         let listed = fences.filter(|fence| fence.until.is_none() && fence.path.starts_with(path));
         listed.for_each(|fence| fence.until = Some(now + wait + 1));
+        self.free_behind();
+    }
+
+    /// A moment before all that was heard of after the directory that this is in appeared, if that one holds back.
+    pub(super) fn before_fence(&self, path: &WirePath) -> Option<Millis> {
+        let mut fences = self.fences.iter();
+        let fence = fences.find(|fence| path.starts_with(&fence.path))?;
+        Some(fence.at.saturating_sub(1))
     }
 
     /// It is gone, with everything below it.
     pub(super) fn leave_below(&mut self, path: &WirePath) {
+        let before = self.fences.len();
         self.fences.retain(|fence| !fence.path.starts_with(path));
+        if self.fences.len() < before {
+            self.free_behind();
+        }
     }
 
     /// It has another name.
@@ -122,6 +134,39 @@ mod tests {
         // In the order in which they are due, and not before.
         assert_eq!(set.take(200, 1).remove(0).path.to_string(), "dir/picture");
         assert_eq!(taken(&mut set, 200), ["index"]);
+    }
+
+    #[test]
+    fn a_rename_waits_for_what_is_in_a_new_directory() {
+        let mut set = set();
+        set.created_dir(path("dir"), 10);
+        set.entered(path("dir"), 10);
+        // Heard of in the same moment.
+        set.renamed(path("index.new"), path("index"), false, 10);
+        assert_eq!(taken(&mut set, 10), ["dir"]);
+        assert!(set.take_renames(50, 9).is_empty());
+        set.listed(path("dir/picture"), false, 60);
+        set.surveyed(&path("dir"), false, 60);
+        let first = set.take_before_rename(61, 9).remove(0);
+        assert_eq!(first.path.to_string(), "dir/picture");
+        assert!(set.take_before_rename(61, 9).is_empty());
+        assert_eq!(set.take_renames(61, 9).len(), 1);
+    }
+
+    #[test]
+    fn what_comes_after_the_rename_of_a_file_waits_for_it() {
+        let mut set = set();
+        set.closed(path("before"), 9);
+        set.renamed(path("index.new"), path("index"), false, 10);
+        set.closed(path("after"), 11);
+        assert_eq!(taken(&mut set, 11), ["before"]);
+        assert_eq!(set.take_renames(20, 9).len(), 1);
+        assert_eq!(taken(&mut set, 20), ["after"]);
+        // One that may be an editor's takes long, and is waited for only where it matters.
+        set.renamed(path("index"), path("index.bak"), false, 30);
+        set.closed(path("after"), 31);
+        assert!(taken(&mut set, 40).is_empty());
+        assert_eq!(taken(&mut set, 50), ["after"]);
     }
 
     #[test]

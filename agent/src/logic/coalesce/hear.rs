@@ -100,12 +100,15 @@ impl DirtySet {
     /// somebody who had opened it before it was watched.
     pub fn listed(&mut self, path: WirePath, recent: bool, now: Millis) {
         self.listings += 1;
+        let before = self.before_fence(&path);
         self.mark(path, now, |mark, _, fresh| {
             mark.look = Look::Content;
             mark.gone = false;
             if !fresh {
                 return mark.due;
             }
+            // It may have been there as soon as its directory was.
+            mark.last = before.unwrap_or(now);
             mark.open = recent;
             mark.quiet_at = now + if recent { RECENT_MS } else { 0 };
             mark.quiet_at
@@ -269,20 +272,32 @@ impl DirtySet {
         if let Some(mark) = self.marks.get_mut(&path) {
             mark.born = false;
         }
+        let late = self.is_late(&path);
         self.gone(path.clone(), now);
-        if let Some(mark) = self.marks.get_mut(&path) {
-            mark.cleared = true;
-            mark.gone = sure;
+        if self.marks.contains_key(&path) {
+            self.mark(path, now, |mark, _, _| {
+                mark.cleared = true;
+                mark.gone = sure;
+                mark.late = late;
+                mark.due
+            });
         }
+    }
+
+    /// Whether nothing was heard of a name that a comparison found now.
+    fn is_late(&self, path: &WirePath) -> bool {
+        self.marks.get(path).is_none_or(|mark| mark.late)
     }
 
     /// A scan or a comparison found the path to differ.
     pub fn found(&mut self, path: WirePath, look: Look, remote: Remote, now: Millis) {
         self.respawned += 1;
         self.listings += 1;
+        let late = remote != Remote::Unknown && self.is_late(&path);
         self.mark(path, now, |mark, _, fresh| {
             mark.look = mark.look.max(look);
             mark.remote = remote;
+            mark.late = late;
             if fresh || !mark.open { now } else { mark.due }
         });
     }
@@ -291,7 +306,9 @@ impl DirtySet {
     /// for a moment.
     pub fn recent(&mut self, path: WirePath, now: Millis) {
         if self.marks.contains_key(&path) {
+            let late = self.is_late(&path);
             self.mark(path, now, |mark, _, _| {
+                mark.late = late;
                 mark.open = true;
                 mark.quiet_at = mark.quiet_at.max(now + RECENT_MS);
                 mark.quiet_at

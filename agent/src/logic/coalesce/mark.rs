@@ -100,6 +100,8 @@ pub struct Mark {
     pub witnessed: bool,
     /// Its removal waits for a person, or has one's leave.
     pub leave: Leave,
+    /// A comparison found it: it goes after what was heard of.
+    pub late: bool,
     /// What the target has there.
     pub remote: Remote,
     /// How often it failed in a row.
@@ -116,6 +118,9 @@ pub struct Taken {
     /// What was pending.
     pub mark: Mark,
 }
+
+/// When something changed last, and its number: its place in the order of everything seen.
+pub(super) type Place = (Millis, u64);
 
 /// Delays and bounds of a [`DirtySet`](super::DirtySet).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,6 +159,7 @@ impl Mark {
             weight: 1,
             witnessed: false,
             leave: Leave::NotAsked,
+            late: false,
             remote: Remote::Unknown,
             attempts: 0,
             failure: None,
@@ -184,6 +190,10 @@ impl Mark {
     /// Whether the target cannot have what is under this name.
     pub(super) fn is_unsent(&self, dir: bool) -> bool {
         self.born || self.remote == Remote::Absent || (!dir && self.look == Look::Content)
+    }
+
+    pub(super) const fn place(&self) -> Place {
+        (self.last, self.seq)
     }
 
     pub(super) fn due_if_open(&mut self, settle: Settle, now: Millis) -> Millis {

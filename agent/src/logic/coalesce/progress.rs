@@ -119,10 +119,7 @@ impl DirtySet {
             .filter(|mark| mark.leave == Leave::Held)
         {
             mark.leave = Leave::Given;
-            if queue.remove(&(mark.due, mark.seq)) {
-                queue.insert((now, mark.seq));
-            }
-            mark.due = now;
+            queue.put_off(mark, now);
         }
     }
 
@@ -134,10 +131,7 @@ impl DirtySet {
             .values_mut()
             .filter(|mark| mark.failure.is_some())
         {
-            if queue.remove(&(mark.due, mark.seq)) {
-                queue.insert((now, mark.seq));
-            }
-            mark.due = now;
+            queue.put_off(mark, now);
         }
         let comparisons = self.comparisons.values_mut();
         for comparison in comparisons.filter(|comparison| comparison.failure.is_some()) {

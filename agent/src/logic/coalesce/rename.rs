@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use syncd_proto::path::WirePath;
 
-use super::mark::{Look, Remote, Taken};
+use super::mark::{Look, Mark, Place, Remote, Taken};
 use super::{DirtySet, Millis, aside, range_below};
 
 /// A rename to be replayed.
@@ -29,6 +29,12 @@ pub struct Rename {
     pub awaited: bool,
 }
 
+impl Rename {
+    pub(super) const fn place(&self) -> Place {
+        (self.first, self.seq)
+    }
+}
+
 /// A rename that was pushed.
 #[derive(Debug, Clone)]
 pub(super) struct Move {
@@ -39,6 +45,9 @@ pub(super) struct Move {
 
 /// Renames of files beside which paths are taken that they do not concern.
 pub(super) const RENAMES_BESIDE_MAX: usize = 64;
+
+/// How long what comes after the rename of a file waits for it, in milliseconds.
+const AFTER_MS: Millis = 20;
 
 /// Renames that are remembered for what is refused later; beyond them everything is compared.
 pub(super) const MOVES_MAX: usize = 1_024;
@@ -121,6 +130,7 @@ impl DirtySet {
     ///
     /// Ends before one into a directory that the target may not have: see [`DirtySet::take_new_parents`].
     pub fn take_renames(&mut self, now: Millis, max: usize) -> Vec<Rename> {
+        self.first_rename_waits_behind(now);
         let count = (0..self.renames.len().min(max))
             .take_while(|&at| self.renames[at].due <= now)
             .take_while(|&at| self.new_parents(at, now).is_empty())
@@ -140,6 +150,34 @@ impl DirtySet {
     pub fn rename_arrived(&mut self, rename: &Rename) {
         if rename.awaited {
             self.arrived(&Arc::new(rename.to.clone()));
+        }
+    }
+
+    /// What a rename takes along, or comes after, may be on its way into staging, or in a directory that nobody has
+    /// looked into yet.
+    fn first_rename_waits_behind(&mut self, now: Millis) {
+        let Some(rename) = self.renames.front().filter(|rename| rename.due <= now) else {
+            return;
+        };
+        let place = rename.place();
+        let fence = match rename.dir {
+            // What is in those has other names until it goes.
+            true => None,
+            false => self.fenced_until(&rename.to, rename.first, now),
+        };
+        if let Some(until) = self.place_free_at(place, now).max(fence) {
+            self.rename_behind = Some(place);
+            self.renames[0].due = until;
+        }
+    }
+
+    /// What is being staged and was seen before `first` waits no more: neither does the rename that came after it.
+    pub(super) fn first_rename_is_free(&mut self, first: Option<Place>) {
+        let is_free = |place: &mut Place| first.is_none_or(|first| *place < first);
+        let free = self.rename_behind.take_if(is_free);
+        let rename = self.renames.front_mut();
+        if let Some(rename) = rename.filter(|rename| Some(rename.place()) == free) {
+            rename.due = rename.first;
         }
     }
 
@@ -187,6 +225,16 @@ impl DirtySet {
     #[must_use]
     pub fn renames_come_first(&self) -> bool {
         self.renames.len() > RENAMES_BESIDE_MAX || self.renames.iter().any(|rename| rename.dir)
+    }
+
+    /// Until when something waits for the renames of files that were seen before it: not as long as for one that
+    /// concerns it, which may be an editor's and wait for long.
+    pub(super) fn after_renames(&self, mark: &Mark, now: Millis) -> Option<Millis> {
+        let before = |rename: &&Rename| rename.place() < mark.place();
+        let until = |rename: &Rename| rename.due.min(rename.first + AFTER_MS);
+        let before = self.renames.iter().filter(before);
+        let until = before.filter(|_| !mark.late).map(until).max();
+        until.filter(|until| *until > now)
     }
 
     /// Until when a path waits for the rename of a file at or below it.

@@ -1,6 +1,6 @@
 //! [`State`]: what the threads of a target share, and what it does by itself.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use syncd_proto::path::WirePath;
@@ -11,6 +11,7 @@ use crate::logic::coalesce::{DirtySet, Look, Millis, Remote, Settle, Taken};
 use crate::logic::links::LinkMap;
 use crate::logic::outbox::Outbox;
 use crate::logic::plan::{Cause, Found};
+use crate::logic::uploads::Uploads;
 use crate::net::link::Link;
 use crate::pipeline::full_check::Checked;
 
@@ -89,7 +90,7 @@ pub struct State {
     /// Names of files with several names, as the target has them.
     pub links: LinkMap,
     /// Large files waiting for a transfer.
-    pub bulk: VecDeque<Taken>,
+    pub bulk: Uploads,
     /// Files that occupy a place in the receiver's staging: from the beginning of their transfer until
     /// their commit is applied.
     pub staged: usize,
@@ -148,7 +149,7 @@ impl State {
             dirty: DirtySet::new(settle),
             outbox: Outbox::new(1, IN_FLIGHT_BYTES_MAX),
             links: LinkMap::default(),
-            bulk: VecDeque::new(),
+            bulk: Uploads::default(),
             staged: 0,
             ready: Vec::new(),
             link: None,
@@ -170,6 +171,27 @@ impl State {
             planner_sleeps_until: None,
             stopping: false,
         }
+    }
+
+    /// Staged files whose turn it is: one that was asked for later may have been faster.
+    pub fn take_ready(&mut self, now: Millis) -> Vec<(Taken, Found)> {
+        let dirty = &self.dirty;
+        let is_free = |(taken, _): &mut (Taken, Found)| dirty.behind_until(taken, now).is_none();
+        self.ready.extract_if(.., is_free).collect()
+    }
+
+    /// Whether something can be sent that was heard of.
+    #[must_use]
+    pub fn has_news(&self, now: Millis) -> bool {
+        self.dirty.has_heard(now) || self.ready_due(now).is_some_and(|due| due <= now)
+    }
+
+    /// When the turn of one of them comes at the latest.
+    #[must_use]
+    pub fn ready_due(&self, now: Millis) -> Option<Millis> {
+        let waiting = self.ready.iter();
+        let due = waiting.map(|(taken, _)| self.dirty.behind_until(taken, now).unwrap_or(now));
+        due.min()
     }
 
     /// What an operation stood for is dirty again.

@@ -1,0 +1,311 @@
+//! What was seen and cannot go yet: what was seen after it waits, for a moment.
+//!
+//! A large file takes longer than the small one that was written after it, which would come first: a page before its
+//! picture. So does one whose last version is still on its way. Files that take long hold nothing up, and neither do
+//! those that a comparison found: what happens now goes before what is made up for.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::mark::{Look, Mark, Place, Taken};
+use super::{DirtySet, Millis};
+
+/// Files up to this size are soon transferred, in bytes: larger ones hold nothing up.
+pub const SOON_BYTES_MAX: u64 = 16 << 20;
+
+/// How long something holds up what came after it, in milliseconds.
+const PATIENCE_MS: Millis = 3_000;
+
+/// Files that hold something up; those beyond them do not.
+const AHEAD_MAX: usize = 1_024;
+
+/// What holds something up, and what waits for it.
+#[derive(Debug, Default)]
+pub(super) struct Ahead {
+    /// Since when.
+    places: BTreeMap<Place, Millis>,
+    by_seq: HashMap<u64, Place>,
+    behind: BTreeSet<Place>,
+    /// When something was added last.
+    now: Millis,
+}
+
+impl Ahead {
+    /// Something cannot go yet, although it is whole as far as is known.
+    pub(super) fn add(&mut self, mark: &Mark, now: Millis) {
+        let is_news = !mark.late && !mark.gone && mark.failure.is_none();
+        if is_news && !mark.open && mark.look == Look::Content {
+            self.insert(mark.place(), now);
+        }
+    }
+
+    fn insert(&mut self, place: Place, now: Millis) {
+        self.now = now;
+        if self.by_seq.contains_key(&place.1) {
+            // Its time counts from the first time on: what waits for it may be what it waits for.
+            return;
+        }
+        if self.places.len() >= AHEAD_MAX {
+            self.places.retain(|_, since| *since + PATIENCE_MS > now);
+            self.by_seq
+                .retain(|_, place| self.places.contains_key(place));
+        }
+        if self.places.len() < AHEAD_MAX {
+            self.places.insert(place, now);
+            self.by_seq.insert(place.1, place);
+        }
+    }
+
+    /// Takes it out; returns whether it was in.
+    fn remove(&mut self, seq: u64) -> bool {
+        let place = self.by_seq.remove(&seq);
+        place.is_some_and(|place| self.places.remove(&place).is_some())
+    }
+
+    /// The first that holds something up still.
+    fn first(&self) -> Option<Place> {
+        let mut places = self.places.iter();
+        let first = places.find(|(_, since)| *since + PATIENCE_MS > self.now)?;
+        Some(*first.0)
+    }
+
+    /// Until when a place waits, at most.
+    fn until(&self, place: Place, now: Millis) -> Option<Millis> {
+        let before = self.places.range(..place);
+        let mut until = before.map(|(_, since)| since + PATIENCE_MS);
+        until.find(|until| *until > now)
+    }
+}
+
+impl DirtySet {
+    /// A file of this size is about to be staged, or is looked at again in a moment.
+    pub fn holds_up(&mut self, taken: &Taken, size: u64, now: Millis) {
+        if size <= SOON_BYTES_MAX {
+            self.ahead.add(&taken.mark, now);
+        }
+    }
+
+    /// Until when something that was taken waits for what was seen before it, if it does.
+    #[must_use]
+    pub fn behind_until(&self, taken: &Taken, now: Millis) -> Option<Millis> {
+        let mark = &taken.mark;
+        // What a comparison found has no place among the events.
+        (!mark.late).then(|| self.place_free_at(mark.place(), now))?
+    }
+
+    /// The same of a place in the order of everything seen.
+    pub(super) fn place_free_at(&self, place: Place, now: Millis) -> Option<Millis> {
+        self.ahead.until(place, now)
+    }
+
+    /// Puts a path back until what is before it has gone, and then at once.
+    pub fn wait_behind(&mut self, taken: Taken, until: Millis) {
+        self.is_behind(taken.mark.place());
+        self.give_back(taken, until);
+    }
+
+    /// What has this place is looked at again when nothing holds it up any more.
+    pub(super) fn is_behind(&mut self, place: Place) {
+        self.ahead.behind.insert(place);
+    }
+
+    /// It is in the commit log, or will not be: nothing waits for it any more.
+    pub fn passed(&mut self, seq: u64) {
+        if self.ahead.remove(seq) {
+            self.free_behind();
+        }
+    }
+
+    /// Whatever waited and need not any more is due.
+    pub(super) fn free_behind(&mut self) {
+        let first = self.ahead.first();
+        let waiting = first.map(|first| self.ahead.behind.split_off(&first));
+        let free = std::mem::replace(&mut self.ahead.behind, waiting.unwrap_or_default());
+        for (last, seq) in free {
+            self.hasten(seq, last);
+        }
+        self.first_rename_is_free(first);
+    }
+
+    /// Something that waited is due now.
+    fn hasten(&mut self, seq: u64, last: Millis) {
+        let path = self.by_seq.get(&seq);
+        let mark = path.and_then(|path| self.marks.get_mut(path));
+        // If it was heard of again, it is due when that says so.
+        if let Some(mark) = mark.filter(|mark| mark.last == last) {
+            self.queue.put_off(mark, last);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use syncd_proto::path::WirePath;
+
+    use super::super::{Remote, Settle};
+    use super::*;
+
+    fn path(text: &str) -> WirePath {
+        WirePath::from_relative(text.as_ref()).unwrap()
+    }
+
+    fn set() -> DirtySet {
+        DirtySet::new(Settle {
+            settle_ms: 100,
+            hold_max_ms: 1_000,
+            marks_max: 1_000,
+            delete: true,
+        })
+    }
+
+    fn take(set: &mut DirtySet, now: Millis) -> Vec<Taken> {
+        let taken = set.take(now, 100);
+        taken.iter().for_each(|taken| set.begun(&taken.path));
+        taken
+    }
+
+    fn names(taken: &[Taken]) -> Vec<String> {
+        let names = taken.iter().map(|taken| taken.path.to_string());
+        names.collect()
+    }
+
+    /// Does what the planner does with something that has to wait.
+    fn put_back(set: &mut DirtySet, taken: Taken, now: Millis) -> Option<Millis> {
+        let until = set.behind_until(&taken, now)?;
+        set.logged(&taken.path);
+        set.arrived(&taken.path);
+        set.wait_behind(taken, until);
+        Some(until)
+    }
+
+    fn done(set: &mut DirtySet, taken: &Taken) {
+        set.logged(&taken.path);
+        set.passed(taken.mark.seq);
+        set.arrived(&taken.path);
+    }
+
+    #[test]
+    fn a_page_waits_for_its_pictures_and_goes_when_the_last_is_there() {
+        let mut set = set();
+        for (name, at) in [("one", 10), ("two", 10), ("page", 10), ("three", 11)] {
+            set.closed(path(name), at);
+        }
+        let mut taken = take(&mut set, 12);
+        assert_eq!(names(&taken), ["one", "two", "page", "three"]);
+        let page = taken.remove(2);
+        for picture in &taken {
+            set.holds_up(picture, 1 << 20, 12);
+        }
+        assert_eq!(set.behind_until(&taken[0], 12), None);
+        assert_eq!(set.behind_until(&taken[1], 12), Some(12 + PATIENCE_MS));
+        assert_eq!(put_back(&mut set, page, 12), Some(12 + PATIENCE_MS));
+        done(&mut set, &taken[1]);
+        assert!(take(&mut set, 20).is_empty());
+        // The one that came after it is of no interest.
+        done(&mut set, &taken[0]);
+        assert_eq!(names(&take(&mut set, 20)), ["page"]);
+    }
+
+    #[test]
+    fn what_takes_long_holds_nothing_up() {
+        let mut set = set();
+        for (name, at) in [("film", 10), ("picture", 11), ("page", 12)] {
+            set.closed(path(name), at);
+        }
+        let taken = take(&mut set, 12);
+        set.holds_up(&taken[0], SOON_BYTES_MAX + 1, 12);
+        assert_eq!(set.behind_until(&taken[2], 12), None);
+        set.holds_up(&taken[1], SOON_BYTES_MAX, 12);
+        assert_eq!(set.behind_until(&taken[2], 12), Some(12 + PATIENCE_MS));
+        assert_eq!(set.behind_until(&taken[2], 12 + PATIENCE_MS), None);
+    }
+
+    #[test]
+    fn what_a_comparison_found_neither_waits_nor_holds_up() {
+        let mut set = set();
+        set.found(path("found"), Look::Content, Remote::Absent, 1);
+        set.closed(path("page"), 2);
+        set.closed(path("picture"), 2);
+        set.found(path("later"), Look::Content, Remote::Absent, 3);
+        let mut taken = take(&mut set, 3);
+        assert_eq!(names(&taken), ["page", "picture"]);
+        taken.extend(take(&mut set, 3));
+        assert_eq!(names(&taken[2..]), ["found", "later"]);
+        set.holds_up(&taken[2], 1, 3);
+        assert_eq!(set.behind_until(&taken[0], 3), None);
+        set.holds_up(&taken[1], 1, 3);
+        assert_eq!(set.behind_until(&taken[3], 3), None);
+    }
+
+    #[test]
+    fn what_is_heard_of_again_is_due_when_that_says_so() {
+        let mut set = set();
+        set.closed(path("picture"), 1);
+        set.closed(path("page"), 2);
+        let mut taken = take(&mut set, 2);
+        set.holds_up(&taken[0], 1, 2);
+        let page = taken.remove(1);
+        assert!(put_back(&mut set, page, 2).is_some());
+        set.modified(path("page"), 50);
+        done(&mut set, &taken[0]);
+        assert!(take(&mut set, 60).is_empty());
+        assert_eq!(names(&take(&mut set, 150)), ["page"]);
+    }
+
+    #[test]
+    fn a_rename_waits_too() {
+        let mut set = set();
+        set.closed(path("new/picture"), 1);
+        let taken = take(&mut set, 1);
+        set.holds_up(&taken[0], 1, 1);
+        set.renamed(path("new"), path("now"), true, 5);
+        assert!(set.take_renames(6, 9).is_empty());
+        assert_eq!(set.next_due(), Some(1 + PATIENCE_MS));
+        done(&mut set, &taken[0]);
+        assert_eq!(set.next_due(), Some(5));
+        assert_eq!(set.take_renames(6, 9).len(), 1);
+        // And not for ever.
+        set.closed(path("picture"), 10);
+        let taken = take(&mut set, 10);
+        set.holds_up(&taken[0], 1, 10);
+        set.renamed(path("now"), path("then"), true, 11);
+        assert!(set.take_renames(12, 9).is_empty());
+        assert_eq!(set.take_renames(10 + PATIENCE_MS, 9).len(), 1);
+    }
+
+    #[test]
+    fn a_name_takes_the_place_of_another_after_what_was_seen_before() {
+        let mut set = set();
+        set.closed(path("picture"), 1);
+        set.renamed(path("page.new"), path("page"), false, 2);
+        set.closed(path("later"), 3);
+        set.closed(path("page"), 4);
+        assert!(set.take_before_rename(4, 9).is_empty(), "it is not due");
+        let now = 100;
+        assert_eq!(names(&set.take_before_rename(now, 9)), ["picture"]);
+        assert!(set.take_before_rename(now, 9).is_empty());
+        assert_eq!(set.take_renames(now, 9).len(), 1);
+        assert_eq!(names(&take(&mut set, now)), ["later", "page"]);
+    }
+
+    #[test]
+    fn there_are_never_too_many() {
+        let mut set = set();
+        for index in 0..2 * AHEAD_MAX {
+            set.closed(path(&index.to_string()), 1);
+        }
+        for taken in set.take(1, 2 * AHEAD_MAX) {
+            set.holds_up(&taken, 1, 1);
+        }
+        assert!(set.ahead.places.len() <= AHEAD_MAX);
+        set.closed(path("page"), 2 * PATIENCE_MS);
+        let taken = take(&mut set, 2 * PATIENCE_MS);
+        set.holds_up(&taken[0], 1, 2 * PATIENCE_MS);
+        assert_eq!(set.ahead.places.len(), 1);
+        assert_eq!(set.ahead.by_seq.len(), 1);
+        // Once its time is over it does not begin again.
+        set.holds_up(&taken[0], 1, 4 * PATIENCE_MS);
+        set.closed(path("next"), 4 * PATIENCE_MS);
+        let next = take(&mut set, 4 * PATIENCE_MS);
+        assert_eq!(set.behind_until(&next[0], 4 * PATIENCE_MS), None);
+    }
+}

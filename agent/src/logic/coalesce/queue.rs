@@ -1,0 +1,80 @@
+//! [`Queue`]: which mark is next.
+//!
+//! What was heard of goes before what comparisons found: a change made now does not wait for a first sync.
+
+use std::collections::BTreeSet;
+
+use super::Millis;
+use super::mark::Mark;
+
+/// When a mark is due, and its number.
+pub(super) type Turn = (Millis, u64);
+
+/// The turns of marks that do not wait for an earlier version to arrive.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    heard: BTreeSet<Turn>,
+    found: BTreeSet<Turn>,
+}
+
+impl Queue {
+    pub(super) fn insert(&mut self, mark: &Mark) {
+        self.part(mark).insert((mark.due, mark.seq));
+    }
+
+    /// Takes a mark out; returns whether it was in.
+    pub(super) fn remove(&mut self, mark: &Mark) -> bool {
+        self.part(mark).remove(&(mark.due, mark.seq))
+    }
+
+    /// Changes when a mark is due; one that is not in is changed as well.
+    pub(super) fn put_off(&mut self, mark: &mut Mark, due: Millis) {
+        let was_in = self.remove(mark);
+        mark.due = due;
+        if was_in {
+            self.insert(mark);
+        }
+    }
+
+    /// Takes out the number of the next mark that is due, of those that were heard of or of those that were found.
+    pub(super) fn pop_due(&mut self, now: Millis, heard: bool) -> Option<u64> {
+        let part = match heard {
+            true => &mut self.heard,
+            false => &mut self.found,
+        };
+        part.first().filter(|(due, _)| *due <= now)?;
+        part.pop_first().map(|(_, seq)| seq)
+    }
+
+    /// Whether something that was heard of is due.
+    pub(super) fn has_heard(&self, now: Millis) -> bool {
+        self.heard.first().is_some_and(|(due, _)| *due <= now)
+    }
+
+    /// The numbers of those that are due, in their turn.
+    pub(super) fn due(&self, now: Millis) -> impl Iterator<Item = u64> {
+        let parts = [&self.heard, &self.found].into_iter();
+        let due = parts.flat_map(move |part| part.range(..=(now, u64::MAX)));
+        due.map(|(_, seq)| *seq)
+    }
+
+    /// When the first one is due.
+    pub(super) fn next_due(&self) -> Option<Millis> {
+        let firsts = [self.heard.first(), self.found.first()].into_iter();
+        firsts.flatten().map(|(due, _)| *due).min()
+    }
+
+    /// When the first one is due that is not yet.
+    pub(super) fn next_due_after(&self, now: Millis) -> Option<Millis> {
+        let later = |part: &BTreeSet<Turn>| part.range((now + 1, 0)..).next().copied();
+        let firsts = [later(&self.heard), later(&self.found)].into_iter();
+        firsts.flatten().map(|(due, _)| due).min()
+    }
+
+    fn part(&mut self, mark: &Mark) -> &mut BTreeSet<Turn> {
+        match mark.late {
+            true => &mut self.found,
+            false => &mut self.heard,
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! What goes first: changes made now before what is made up for, pictures before the page that shows them.
+
+use std::fs;
+use std::path::Path;
+
+use syncd_tests::workload::many_small;
+use syncd_tests::{Sandbox, wait_until};
+
+use crate::common::{LONG, Mirror, noise, scaled, wait_content};
+
+/// Bytes of all files below a directory, those of our own aside.
+fn bytes_below(dir: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(dir) else {
+        return 0;
+    };
+    let entries = entries.flatten();
+    let sizes = entries.filter_map(|entry| {
+        let meta = entry.metadata().ok()?;
+        Some(match meta.is_dir() {
+            true if entry.file_name() == ".syncd" => 0,
+            true => bytes_below(&entry.path()),
+            false => meta.len(),
+        })
+    });
+    sizes.sum()
+}
+
+/// While a tree arrives over a slow link, what changes now arrives at once, small or not.
+#[test]
+fn changes_go_before_a_first_sync() {
+    const FILM: usize = 10 << 20;
+    let sandbox = Sandbox::new();
+    let old = sandbox.src().join("old");
+    fs::create_dir(&old).expect("mkdir");
+    for number in 0..200 {
+        fs::write(old.join(format!("page{number}")), noise(60_000, number)).expect("write");
+    }
+    for number in 0..8 {
+        fs::write(old.join(format!("picture{number}")), noise(1 << 20, number)).expect("write");
+    }
+    for number in 0..2 {
+        fs::write(old.join(format!("film{number}")), noise(FILM, number)).expect("write");
+    }
+    let all = bytes_below(&sandbox.src());
+    let receiver = sandbox.receiver().start();
+    let agent = sandbox.agent(&receiver).arg("--bwlimit").arg("4M").start();
+    wait_until(LONG, "the first file", || bytes_below(&sandbox.dst()) > 0);
+    for round in 0..3 {
+        let (page, picture) = (noise(4_000, 90 + round), noise(300_000, 95 + round));
+        let before = bytes_below(&sandbox.dst());
+        fs::write(sandbox.src().join("page"), &page).expect("write");
+        fs::write(sandbox.src().join("picture"), &picture).expect("write");
+        wait_content(&sandbox.dst().join("page"), &page);
+        wait_content(&sandbox.dst().join("picture"), &picture);
+        let after = bytes_below(&sandbox.dst());
+        assert!(
+            after < before + all / 5,
+            "{before}, then {after} of {all} bytes in round {round}"
+        );
+    }
+    assert!(bytes_below(&sandbox.dst()) < all * 3 / 4);
+    agent.terminate(LONG);
+}
+
+/// Pictures too large to travel with the page are there before it.
+#[test]
+fn a_page_does_not_come_before_large_pictures() {
+    let mirror = Mirror::start();
+    let content = |number: usize| noise(200_000 + 100_000 * (number % 4), number as u64);
+    for release in 0..scaled(20, 100) {
+        let name = |index: usize| format!("picture-{release}-{index}");
+        for index in 0..4 {
+            fs::write(mirror.src(name(index)), content(release + index)).expect("picture");
+        }
+        let page = format!("page of {release}");
+        // As a new file, in the place of the old one, and by a rename.
+        match release % 3 {
+            0 => fs::write(mirror.src("page"), &page).expect("page"),
+            1 => {
+                fs::write(mirror.src("page.new"), &page).expect("page");
+                fs::rename(mirror.src("page.new"), mirror.src("page")).expect("rename");
+            }
+            _ => {
+                fs::remove_file(mirror.src("page")).expect("remove");
+                fs::write(mirror.src("page"), &page).expect("page");
+            }
+        }
+        wait_content(&mirror.dst("page"), page.as_bytes());
+        for index in 0..4 {
+            let there = fs::read(mirror.dst(name(index))).ok();
+            let is_there = there.as_ref() == Some(&content(release + index));
+            assert!(is_there, "{} is missing", name(index));
+        }
+    }
+    mirror.settle();
+}
+
+/// A page that the mirror has under another name takes its place after what was written before.
+#[test]
+fn a_page_that_is_renamed_does_not_come_before_its_pictures() {
+    let mirror = Mirror::start();
+    for release in 0..scaled(10, 50) {
+        let page = format!("page of {release}");
+        fs::write(mirror.src("page.new"), &page).expect("page");
+        wait_content(&mirror.dst("page.new"), page.as_bytes());
+        let dir = mirror.src(format!("release-{release}"));
+        many_small(&dir, 10, 100, 2_000).expect("pictures");
+        let large = noise(300_000, release as u64);
+        fs::write(mirror.src("large"), &large).expect("picture");
+        fs::rename(mirror.src("page.new"), mirror.src("page")).expect("rename");
+        wait_content(&mirror.dst("page"), page.as_bytes());
+        assert!(fs::read(mirror.dst("large")).is_ok_and(|there| there == large));
+        let is_missing = |name: &String| {
+            let there = mirror.dst(format!("release-{release}")).join(name);
+            !there.metadata().is_ok_and(|meta| meta.len() == 2_000)
+        };
+        let pictures = (0..10).flat_map(|d| (0..100).map(move |f| format!("d{d:05}/f{f:05}")));
+        let missing: Vec<_> = pictures.filter(is_missing).collect();
+        assert!(missing.is_empty(), "release {release} without {missing:?}");
+    }
+    mirror.settle();
+}
