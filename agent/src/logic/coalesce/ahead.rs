@@ -152,7 +152,7 @@ mod tests {
         DirtySet::new(Settle {
             settle_ms: 100,
             hold_max_ms: 1_000,
-            marks_max: 1_000,
+            marks_max: 3 * AHEAD_MAX,
             delete: true,
         })
     }
