@@ -33,6 +33,7 @@ pub use rename::Rename;
 use ahead::Ahead;
 use fence::Fence;
 use hear::Burst;
+pub use queue::FEW;
 use queue::Queue;
 use rename::Move;
 
@@ -128,11 +129,11 @@ impl DirtySet {
     }
 
     /// Paths that are due, in the order in which they came to be, but parents first: at most `max`, and the marked
-    /// directories above them. What comparisons found only if nothing is due that was heard of. Paths on their way are
-    /// left until they have arrived.
+    /// directories above them. What comparisons found only if nothing is due that was heard of, or a few after many
+    /// others. Paths on their way are left until they have arrived.
     pub fn take(&mut self, now: Millis, max: usize) -> Vec<Taken> {
         let mut chosen = Vec::new();
-        let heard = self.queue.has_heard(now);
+        let (heard, max) = self.queue.choose(now, max);
         while chosen.len() < max {
             let Some(seq) = self.queue.pop_due(now, heard) else {
                 break;

@@ -8,7 +8,7 @@ use syncd_proto::meta::{Kind, Meta};
 use syncd_proto::path::WirePath;
 
 use crate::fs::root::Identity;
-use crate::logic::coalesce::{Look, Millis, Remote, Rename, Taken};
+use crate::logic::coalesce::{FEW, Look, Millis, Remote, Rename, Taken};
 use crate::logic::links::{self};
 use crate::logic::plan::{Found, Planner};
 use crate::net::link::Link;
@@ -58,8 +58,8 @@ pub fn run(target: &Arc<Target>) {
             add(target, &link, &mut batch, taken, found);
         }
         let mut looks = Looks::default();
-        // What was heard of takes the directories above it along, which may have been found.
-        let may_wait = work.taken.iter().all(|taken| taken.mark.late);
+        // What was heard of takes the directories above it along, which may have been found. A few are let through.
+        let may_wait = work.taken.len() > FEW && work.taken.iter().all(|taken| taken.mark.late);
         let mut rest = VecDeque::from(work.taken);
         while let Some(taken) = rest.pop_front() {
             if may_wait && target.lock().has_news(target.now()) {

@@ -237,6 +237,27 @@ mod tests {
     }
 
     #[test]
+    fn changes_all_the_time_do_not_keep_the_rest_back_for_ever() {
+        let mut set = set();
+        for index in 0..100 {
+            set.found(
+                path(&format!("found{index}")),
+                Look::Content,
+                Remote::Absent,
+                1,
+            );
+        }
+        let mut found = 0;
+        for now in 2..102 {
+            set.closed(path("busy"), now);
+            let taken = set.take(now, 500);
+            assert!(taken.len() == 1 || taken.iter().all(|taken| taken.mark.late));
+            found += taken.iter().filter(|taken| taken.mark.late).count();
+        }
+        assert_eq!(found, 100);
+    }
+
+    #[test]
     fn what_is_heard_of_again_is_due_when_that_says_so() {
         let mut set = set();
         set.closed(path("picture"), 1);

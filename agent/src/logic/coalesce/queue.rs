@@ -10,11 +10,19 @@ use super::mark::Mark;
 /// When a mark is due, and its number.
 pub(super) type Turn = (Millis, u64);
 
+/// So many paths that comparisons found are taken although others wait.
+pub const FEW: usize = 16;
+
+/// After so many turns of what was heard of.
+const TURNS_MAX: u32 = 8;
+
 /// The turns of marks that do not wait for an earlier version to arrive.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     heard: BTreeSet<Turn>,
     found: BTreeSet<Turn>,
+    /// How often in a row the first went before the second.
+    turns: u32,
 }
 
 impl Queue {
@@ -44,6 +52,24 @@ impl Queue {
         };
         part.first().filter(|(due, _)| *due <= now)?;
         part.pop_first().map(|(_, seq)| seq)
+    }
+
+    /// Whether it is the turn of what was heard of, and how much may be taken of `max`. Who makes changes all the time
+    /// must not keep the rest back for ever.
+    pub(super) fn choose(&mut self, now: Millis, max: usize) -> (bool, usize) {
+        let is_due = |part: &BTreeSet<Turn>| part.first().is_some_and(|(due, _)| *due <= now);
+        let (heard, found) = (is_due(&self.heard), is_due(&self.found));
+        match (heard, found) {
+            (true, true) if self.turns >= TURNS_MAX => {
+                self.turns = 0;
+                (false, max.min(FEW))
+            }
+            (true, true) => {
+                self.turns += 1;
+                (true, max)
+            }
+            _ => (heard, max),
+        }
     }
 
     /// Whether something that was heard of is due.
