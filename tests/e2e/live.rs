@@ -7,7 +7,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use rustix::fs::{CWD, RenameFlags};
 use syncd_tests::require::Need;
-use syncd_tests::workload::{Workload, many_small, rewrite_random_blocks, sed_i, vim_save};
+use syncd_tests::workload::{Rng, Workload, many_small, rewrite_random_blocks, sed_i, vim_save};
 use syncd_tests::{Sandbox, require};
 
 use crate::common::{LONG, Mirror, noise, patient, scaled, tool, wait_content};
@@ -349,6 +349,31 @@ fn rename_chains_and_swaps() {
         mv("d", "e");
         mv("e", "f");
         mv("f", "d");
+        mirror.settle();
+    }
+}
+
+/// Directories go, come, and get other names faster than they are sent: nothing of an older one stays where a newer one
+/// has its name.
+#[test]
+fn a_few_names_for_many_directories() {
+    let mirror = Mirror::start();
+    fs::write(mirror.src("stays"), "here").expect("write");
+    let mut chance = Rng::new(7);
+    for _ in 0..scaled(25, 500) {
+        for _ in 0..60 {
+            let mut name = || format!("d{}", chance.below(12));
+            let (one, other) = (mirror.src(name()), mirror.src(name()));
+            let file = one.join(format!("f{}", chance.below(100)));
+            // Some cannot be done, as it happens.
+            let _ = match chance.below(10) {
+                0..5 => fs::create_dir_all(&one).and_then(|()| fs::write(&file, "written")),
+                5 => fs::remove_file(&file),
+                6 => fs::remove_dir_all(&one),
+                7 => fs::rename(&one, &other),
+                _ => fs::rename(&one, other.join(one.file_name().expect("a name"))),
+            };
+        }
         mirror.settle();
     }
 }

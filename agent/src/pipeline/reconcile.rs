@@ -469,7 +469,12 @@ fn compare_asked(
                 }
                 report(path.clone(), Difference::Changed(entry, dir))?;
             } else {
+                let is_dir = entry.kind == Kind::Dir;
                 report(path.clone(), Difference::Missing(entry))?;
+                if is_dir {
+                    // It came a moment ago: the target may have another one there, with what was in it.
+                    target.update(|state, now| state.dirty.compare(path.clone(), now));
+                }
             }
         } else if !path.is_root() {
             sweep_dir(target, link, path, there.is_some(), report)?;

@@ -44,7 +44,7 @@ impl Burst {
 impl DirtySet {
     /// A name appeared. A regular file waits for its close.
     pub fn created(&mut self, path: WirePath, now: Millis) {
-        let first_heard = self.is_first_heard();
+        let first_heard = self.is_first_heard() && !self.in_flight.contains_key(&path);
         self.is_back(&path, now);
         self.mark(path, now, |mark, settle, fresh| {
             mark.look = Look::Content;
@@ -59,7 +59,8 @@ impl DirtySet {
     /// A directory appeared.
     pub fn created_dir(&mut self, path: WirePath, now: Millis) {
         self.is_there_again(&path, now);
-        let first_heard = self.is_first_heard();
+        // While it is looked at that an older one went, the target has that one.
+        let first_heard = self.is_first_heard() && !self.in_flight.contains_key(&path);
         self.mark(path, now, |mark, _, fresh| {
             mark.look = Look::Content;
             mark.gone = false;

@@ -568,3 +568,29 @@ fn what_was_written_since_it_was_taken_is_known_after_the_close_too() {
     assert_eq!(taken(&mut set, 5), ["f"]);
     assert!(!set.is_rewritten(&path("f")));
 }
+
+/// An older directory of this name went, and that is being looked at: the target has it, with all that is in it.
+#[test]
+fn what_is_made_anew_while_its_name_is_worked_on_was_not_born_there() {
+    let mut set = DirtySet::new(SETTLE);
+    set.removed(path("d"), 0);
+    let at_work = set.take(1_000, 100).remove(0);
+    set.begun(&at_work.path);
+    set.created_dir(path("d"), 1_001);
+    set.logged(&at_work.path);
+    set.arrived(&at_work.path);
+    set.only_there(path("d/old"), false, 1_002);
+    assert!(!set.renamed(path("d"), path("e"), true, 1_003));
+    assert_eq!(renames(&mut set), ["d->e"]);
+    assert_eq!(taken(&mut set, 2_000), ["e"]);
+    assert!(set.is_pending(&path("e/old")));
+    // A file as well: its removal leaves nothing behind.
+    set.removed(path("f"), 3_000);
+    let at_work = set.take(4_000, 100).remove(0);
+    set.begun(&at_work.path);
+    set.created(path("f"), 4_001);
+    set.logged(&at_work.path);
+    set.arrived(&at_work.path);
+    set.removed(path("f"), 4_002);
+    assert!(set.is_pending(&path("f")));
+}
