@@ -41,11 +41,14 @@ impl DirtySet {
         }
     }
 
-    /// It was listed, with all below it. `recent`: with files that may still be open.
-    pub fn surveyed(&mut self, path: &WirePath, recent: bool, now: Millis) {
+    /// It was listed, with all that was below it when that was `begun`. `recent`: with files that may still be open.
+    pub fn surveyed(&mut self, path: &WirePath, begun: Millis, recent: bool, now: Millis) {
         let wait = if recent { RECENT_MS } else { 0 };
+        // What appeared in it meanwhile is listed by itself.
+        let is_listed =
+            |fence: &Fence| fence.path == *path || fence.at < begun && fence.path.starts_with(path);
         let fences = self.fences.iter_mut();
-        let listed = fences.filter(|fence| fence.until.is_none() && fence.path.starts_with(path));
+        let listed = fences.filter(|fence| fence.until.is_none() && is_listed(fence));
         listed.for_each(|fence| fence.until = Some(now + wait + 1));
         self.free_behind();
     }
@@ -129,11 +132,25 @@ mod tests {
         set.closed(path("dir/heard"), 11);
         assert_eq!(taken(&mut set, 11), ["before", "dir", "dir/heard"]);
         set.listed(path("dir/picture"), true, 14);
-        set.surveyed(&path("dir"), true, 14);
+        set.surveyed(&path("dir"), 13, true, 14);
         assert!(taken(&mut set, 60).is_empty());
         // In the order in which they are due, and not before.
         assert_eq!(set.take(200, 1).remove(0).path.to_string(), "dir/picture");
         assert_eq!(taken(&mut set, 200), ["index"]);
+    }
+
+    #[test]
+    fn what_appears_while_its_directory_is_listed_is_listed_by_itself() {
+        let mut set = set();
+        set.created_dir(path("dir"), 10);
+        set.entered(path("dir"), 10);
+        set.created_dir(path("dir/sub"), 12);
+        set.entered(path("dir/sub"), 12);
+        set.closed(path("index"), 13);
+        set.surveyed(&path("dir"), 11, false, 13);
+        assert_eq!(taken(&mut set, 40), ["dir", "dir/sub"]);
+        set.surveyed(&path("dir/sub"), 14, false, 50);
+        assert_eq!(taken(&mut set, 60), ["index"]);
     }
 
     #[test]
@@ -146,7 +163,7 @@ mod tests {
         assert_eq!(taken(&mut set, 10), ["dir"]);
         assert!(set.take_renames(50, 9).is_empty());
         set.listed(path("dir/picture"), false, 60);
-        set.surveyed(&path("dir"), false, 60);
+        set.surveyed(&path("dir"), 59, false, 60);
         let first = set.take_before_rename(61, 9).remove(0);
         assert_eq!(first.path.to_string(), "dir/picture");
         assert!(set.take_before_rename(61, 9).is_empty());
@@ -174,7 +191,7 @@ mod tests {
         let mut set = set();
         set.entered(path("old"), 0);
         set.closed(path("index"), 1);
-        set.surveyed(&WirePath::root(), false, 2);
+        set.surveyed(&WirePath::root(), 1, false, 2);
         assert_eq!(taken(&mut set, 3), ["index"]);
         set.entered(path("gone"), 10);
         set.closed(path("index"), 11);
@@ -194,7 +211,7 @@ mod tests {
         set.renamed(path("tmp"), path("final"), true, 1);
         set.closed(path("index"), 2);
         assert_eq!(taken(&mut set, 2), ["final"]);
-        set.surveyed(&path("final"), false, 3);
+        set.surveyed(&path("final"), 2, false, 3);
         assert_eq!(taken(&mut set, 10), ["index"]);
     }
 

@@ -82,8 +82,9 @@ impl Source {
                 self.lock().scan_barrier = number;
             }
             Work::Watch(path, chore) => {
+                let begun = self.targets.first().map_or(0, |target| target.now());
                 let recent = self.watch_below(watcher, &path, chore);
-                self.mark(|dirty, now| dirty.surveyed(&path, recent, now));
+                self.mark(|dirty, now| dirty.surveyed(&path, begun, recent, now));
                 // What this went into may be mounted since a moment ago: noted before any of it is sent.
                 self.root.mounts().is_whole();
                 let compares = matches!(chore, Chore::WatchThenCompare | Chore::MarkAndCompare);
