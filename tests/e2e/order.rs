@@ -62,6 +62,39 @@ fn changes_go_before_a_first_sync() {
     agent.terminate(LONG);
 }
 
+/// Where a limit makes the link slow, a small change waits for no more than a moment's worth of a large file.
+#[test]
+fn a_change_goes_between_parts_of_a_large_file() {
+    const RATE: u64 = 256 << 10;
+    let sandbox = Sandbox::new();
+    let receiver = sandbox.receiver().start();
+    let agent = sandbox
+        .agent(&receiver)
+        .arg("--bwlimit")
+        .arg("256K")
+        .start();
+    agent.wait_synced(LONG);
+    let mirror = Mirror {
+        agent,
+        receiver,
+        sandbox,
+    };
+    fs::write(mirror.src("film"), noise(20 << 20, 1)).expect("write");
+    for round in 0..3 {
+        let begun = mirror.bytes_sent();
+        wait_until(LONG, "some of the film", || {
+            mirror.bytes_sent() > begun + RATE
+        });
+        let before = mirror.bytes_sent();
+        let page = noise(4_000, round);
+        fs::write(mirror.src("page"), &page).expect("write");
+        wait_content(&mirror.dst("page"), &page);
+        let sent = mirror.bytes_sent() - before;
+        assert!(sent < 2 * RATE, "{sent} bytes in round {round}");
+    }
+    mirror.agent.terminate(LONG);
+}
+
 /// Pictures too large to travel with the page are there before it.
 #[test]
 fn a_page_does_not_come_before_large_pictures() {

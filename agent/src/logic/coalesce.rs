@@ -143,7 +143,7 @@ impl DirtySet {
         chosen
     }
 
-    /// The same of what was seen before the first rename that is due, and has nothing to do with it: a name in the
+    /// The same of what was heard of before the first rename that is due, and has nothing to do with it: a name in the
     /// place of another one may refer to what came before. Nothing if renames come first.
     pub fn take_before_rename(&mut self, now: Millis, max: usize) -> Vec<Taken> {
         let first = self.renames.front().filter(|rename| rename.due <= now);
@@ -154,7 +154,8 @@ impl DirtySet {
             let path = self.by_seq.get(seq);
             let mark = path.and_then(|path| Some((path, self.marks.get(path)?)));
             mark.is_some_and(|(path, mark)| {
-                mark.place() < first.place() && self.rename_due(path).is_none()
+                let is_before = !mark.late && mark.place() < first.place();
+                is_before && self.rename_due(path).is_none()
             })
         };
         let due = self.queue.due(now).filter(is_before).take(max).collect();

@@ -36,6 +36,16 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
 /// more than that.
 const QUEUE_BYTES_MAX: usize = 512 << 10;
 
+/// Bytes of one chunk, at most.
+const CHUNK_BYTES_MAX: usize = 512 << 10;
+
+/// Where a limit is set, so much of a second's bytes wait to be written at most, and are in one chunk.
+const QUEUE_PARTS: u64 = 4;
+const CHUNK_PARTS: u64 = 8;
+
+/// Fewer bytes are not worth it.
+const BYTES_MIN: u64 = 32 << 10;
+
 /// Why something could not be sent or answered.
 #[derive(Debug)]
 pub enum LinkError {
@@ -95,10 +105,6 @@ pub enum Urgency {
     Patient,
     /// It does.
     Urgent,
-}
-
-fn is_full(queued: &AtomicUsize) -> bool {
-    queued.load(Ordering::Acquire) >= QUEUE_BYTES_MAX
 }
 
 /// One open session.
@@ -248,7 +254,7 @@ impl Link {
     /// Waits until few commits are left to be written, or the link is closed.
     pub fn wait_until_written(&self) {
         let mut inbox = lock(&self.inbox);
-        while !self.is_closed() && is_full(&self.queued_commits) {
+        while !self.is_closed() && self.is_full(Lane::Commits) {
             let waited = self.arrived.wait(inbox);
             inbox = waited.unwrap_or_else(PoisonError::into_inner);
         }
@@ -261,10 +267,29 @@ impl Link {
         }
     }
 
+    fn is_full(&self, lane: Lane) -> bool {
+        self.queued(lane).load(Ordering::Acquire) >= self.share(QUEUE_PARTS, QUEUE_BYTES_MAX)
+    }
+
+    /// How many bytes a chunk should have.
+    #[must_use]
+    pub fn chunk_bytes(&self) -> usize {
+        self.share(CHUNK_PARTS, CHUNK_BYTES_MAX)
+    }
+
+    /// What is written in a part of a second, if there is a limit.
+    fn share(&self, parts: u64, most: usize) -> usize {
+        let share = self.limit().map(|rate| (rate.get() / parts).max(BYTES_MIN));
+        share.map_or(most, |share| {
+            usize::try_from(share).map_or(most, |share| share.min(most))
+        })
+    }
+
     /// So many bytes have been written.
     fn written(&self, lane: Lane, bytes: usize) {
-        let before = self.queued(lane).fetch_sub(bytes, Ordering::AcqRel);
-        if before >= QUEUE_BYTES_MAX && before - bytes < QUEUE_BYTES_MAX {
+        let was_full = self.is_full(lane);
+        self.queued(lane).fetch_sub(bytes, Ordering::AcqRel);
+        if was_full && !self.is_full(lane) {
             // Whoever holds the lock has not begun to wait yet and will see it.
             drop(lock(&self.inbox));
             self.arrived.notify_all();
@@ -300,7 +325,7 @@ impl Link {
                 break Err(LinkError::Rejected(reject.clone()));
             }
             let is_next = is_urgent || inbox.urgent == 0;
-            if is_next && inbox.credit > 0 && !is_full(&self.queued_chunks) {
+            if is_next && inbox.credit > 0 && !self.is_full(Lane::Chunks) {
                 inbox.credit -= i64::try_from(bytes).unwrap_or(i64::MAX);
                 break Ok(());
             }
@@ -433,6 +458,9 @@ impl Link {
     pub fn set_limit(&self, bytes_per_s: Option<NonZeroU64>) {
         let limit = bytes_per_s.map_or(0, NonZeroU64::get);
         self.limit.store(limit, Ordering::Relaxed);
+        // There may be more room now.
+        drop(lock(&self.inbox));
+        self.arrived.notify_all();
     }
 
     /// Most bytes written per second now.

@@ -21,9 +21,6 @@ use crate::pipeline::delta;
 use crate::pipeline::target::Target;
 use crate::pipeline::upload::Upload;
 
-/// Bytes of one chunk.
-const CHUNK_BYTES: usize = 512 << 10;
-
 /// How often a transfer looks whether its file has changed, in bytes read.
 pub const CHECK_BYTES: u64 = 8 << 20;
 
@@ -382,7 +379,7 @@ fn send_whole(
     upload: &mut Upload<'_>,
 ) -> Result<ReadFile, TransferError> {
     let mut checked_at = 0;
-    while let Some(piece) = file.next_piece(CHUNK_BYTES)? {
+    while let Some(piece) = file.next_piece(channel.link.chunk_bytes())? {
         if file.position() - checked_at >= CHECK_BYTES {
             checked_at = file.position();
             channel.check(&file)?;

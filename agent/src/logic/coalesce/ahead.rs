@@ -296,6 +296,7 @@ mod tests {
     #[test]
     fn a_name_takes_the_place_of_another_after_what_was_seen_before() {
         let mut set = set();
+        set.found(path("old"), Look::Content, Remote::Absent, 1);
         set.closed(path("picture"), 1);
         set.renamed(path("page.new"), path("page"), false, 2);
         set.closed(path("later"), 3);
