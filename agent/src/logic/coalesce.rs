@@ -198,7 +198,7 @@ impl DirtySet {
         if self.put_off(&path, now) {
             return;
         }
-        self.take_with_parents(path, chosen);
+        self.take_with_parents(path, now, chosen);
     }
 
     /// The next directory to compare, if one is due.
@@ -359,16 +359,18 @@ impl DirtySet {
         }
         if let Some(mark) = self.marks.get_mut(path) {
             mark.due = until;
+            mark.hold_from = mark.hold_from.max(until);
             self.queue.insert(mark);
         }
         true
     }
 
-    fn take_with_parents(&mut self, path: Arc<WirePath>, chosen: &mut Vec<Taken>) {
+    fn take_with_parents(&mut self, path: Arc<WirePath>, now: Millis, chosen: &mut Vec<Taken>) {
         let first = chosen.len();
         let mut next = Some(WirePath::clone(&path));
         while let Some(path) = next {
-            if let Some((path, mark)) = self.remove(&path) {
+            if let Some((path, mut mark)) = self.remove(&path) {
+                mark.was_overdue(now);
                 chosen.push(Taken { path, mark });
             }
             next = path.parent();
@@ -397,6 +399,7 @@ impl DirtySet {
                 None => return,
             }
         };
+        mark.was_overdue(now);
         mark.last = now;
         mark.late = false;
         mark.due = change(&mut mark, self.settle, fresh);
@@ -413,6 +416,7 @@ impl DirtySet {
                 first: mark.first.min(newer.first),
                 last: mark.last.max(newer.last),
                 due: newer.due,
+                hold_from: mark.hold_from,
                 look: mark.look.max(newer.look),
                 open: newer.open,
                 heard_open: newer.heard_open,

@@ -119,10 +119,10 @@ impl Duty {
         }
     }
 
-    fn next(self, files: &mut Uploads) -> Option<Taken> {
+    fn next(self, files: &mut Uploads, now: Millis) -> Option<Taken> {
         match self {
-            Self::All => files.pop(),
-            Self::Express => files.pop_express(),
+            Self::All => files.pop(now),
+            Self::Express => files.pop_express(now),
         }
     }
 }
@@ -141,7 +141,7 @@ pub fn run(target: &Arc<Target>, duty: Duty) {
                 let link = state.link.clone().filter(|link| !link.is_closed());
                 if let (Some(link), None) = (link, resting)
                     && state.staged < STAGED_MAX
-                    && let Some(taken) = duty.next(&mut state.bulk)
+                    && let Some(taken) = duty.next(&mut state.bulk, now)
                 {
                     state.staged += 1;
                     break (taken, link);
@@ -205,7 +205,7 @@ fn settle(
             taken.mark.open = true;
             taken.mark.last = now;
             let settle = target.settle();
-            let held_until = (taken.mark.first + settle.hold_max_ms).max(now + RETRY_MS);
+            let held_until = taken.mark.held_until(settle).max(now + RETRY_MS);
             target.defer(taken, (now + settle.settle_ms).min(held_until));
         }
         Err(TransferError::Read(ReadError::Denied(error) | ReadError::Io(error))) => {
@@ -368,8 +368,7 @@ fn abort(channel: &Channel<'_>) {
 }
 
 fn is_held_long_enough(target: &Target, taken: &Taken) -> bool {
-    let waited: Millis = target.now().saturating_sub(taken.mark.first);
-    waited >= target.settle().hold_max_ms
+    target.now() >= taken.mark.held_until(target.settle())
 }
 
 /// Sends a file whole.

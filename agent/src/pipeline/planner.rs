@@ -379,7 +379,7 @@ fn is_written_to(target: &Target, taken: &Taken, outcome: &Outcome) -> Option<Mi
         _ => return None,
     };
     let now = target.now();
-    let held_until = taken.mark.first + target.settle().hold_max_ms;
+    let held_until = taken.mark.held_until(target.settle());
     let dirty = &target.lock().dirty;
     let until = dirty.waits_until(&taken.path, size);
     let until = until.filter(|until| now < *until);

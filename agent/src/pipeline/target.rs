@@ -248,7 +248,7 @@ impl Target {
         self.update(|state, now| {
             note(state);
             state.dirty.holds_up(&taken, size, now);
-            state.bulk.push(taken, size);
+            state.bulk.push(taken, size, now);
         });
         self.wake_transfers.notify_all();
     }

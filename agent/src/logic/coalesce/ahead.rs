@@ -98,7 +98,8 @@ impl DirtySet {
     }
 
     /// Puts a path back until what is before it has gone, and then at once.
-    pub fn wait_behind(&mut self, taken: Taken, until: Millis) {
+    pub fn wait_behind(&mut self, mut taken: Taken, until: Millis) {
+        taken.mark.hold_from = taken.mark.hold_from.max(until);
         self.is_behind(taken.mark.place());
         self.give_back(taken, until);
     }

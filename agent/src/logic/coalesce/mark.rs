@@ -70,6 +70,9 @@ pub struct Mark {
     pub last: Millis,
     /// When it may be looked at.
     pub due: Millis,
+    /// Since when it waits for whoever writes to it, at most for `hold_max_ms`; what it waits for other things is not
+    /// counted.
+    pub hold_from: Millis,
     /// How to look.
     pub look: Look,
     /// Written, and not closed since.
@@ -145,6 +148,7 @@ impl Mark {
             first: now,
             last: now,
             due: now,
+            hold_from: now,
             look: Look::Meta,
             open: false,
             heard_open: false,
@@ -174,8 +178,8 @@ impl Mark {
         }
         Some(match (size, self.heard_open) {
             // Made or cut to nothing just now: what it is to hold is still to be written.
-            (0, true) => self.first + settle.hold_max_ms,
-            (0, false) => self.quiet_at.max(self.first + EMPTY_MS),
+            (0, true) => self.held_until(settle),
+            (0, false) => self.quiet_at.max(self.hold_from + EMPTY_MS),
             _ => self.quiet_at,
         })
     }
@@ -185,6 +189,19 @@ impl Mark {
     pub fn concerns_below(&self) -> bool {
         let went = self.gone || self.went || self.was_dir || self.leave != Leave::NotAsked;
         went || self.born || self.remote == Remote::Absent
+    }
+
+    /// From when on it is sent even if somebody writes to it.
+    #[must_use]
+    pub const fn held_until(&self, settle: Settle) -> Millis {
+        self.hold_from + settle.hold_max_ms
+    }
+
+    /// It waited since it was due, and not for who writes to it.
+    pub(super) fn was_overdue(&mut self, now: Millis) {
+        let overdue = now.saturating_sub(self.due);
+        self.hold_from = (self.hold_from + overdue).min(now);
+        self.due += overdue;
     }
 
     /// Whether the target cannot have what is under this name.
@@ -200,7 +217,7 @@ impl Mark {
         if !self.open {
             return now;
         }
-        self.quiet_at = (now + settle.settle_ms).min(self.first + settle.hold_max_ms);
+        self.quiet_at = (now + settle.settle_ms).min(self.held_until(settle));
         self.quiet_at
     }
 }

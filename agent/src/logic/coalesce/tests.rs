@@ -56,7 +56,7 @@ fn a_file_that_is_never_closed_goes_when_quiet_and_at_the_latest_after_the_hold(
 fn an_empty_file_waits_for_the_close_of_who_made_it() {
     let mut set = DirtySet::new(SETTLE);
     set.created(path("f"), 0);
-    let mark = set.take(100, 1).remove(0).mark;
+    let mark = set.take(hear::BIRTH_MS, 1).remove(0).mark;
     assert_eq!(mark.waits_until(0, SETTLE), Some(1_000));
     assert_eq!(mark.waits_until(1, SETTLE), Some(100));
     set.created(path("g"), 0);
@@ -593,4 +593,26 @@ fn what_is_made_anew_while_its_name_is_worked_on_was_not_born_there() {
     set.arrived(&at_work.path);
     set.removed(path("f"), 4_002);
     assert!(set.is_pending(&path("f")));
+}
+
+#[test]
+fn what_waits_for_other_things_is_not_sent_while_it_is_written() {
+    let mut set = DirtySet::new(SETTLE);
+    let settle = SETTLE;
+    // Nobody came to look at it for long.
+    set.closed(path("a"), 0);
+    set.closed(path("b"), 0);
+    let now = 10 * settle.hold_max_ms;
+    set.modified(path("a"), now);
+    let taken = set.take(now, 9);
+    assert_eq!(taken.len(), 1, "somebody writes to the other one");
+    assert_eq!(taken[0].mark.held_until(settle), now + settle.hold_max_ms);
+    assert_eq!(taken[0].mark.first, 0);
+    assert_eq!(set.next_due(), Some(now + settle.settle_ms));
+    // Who writes all the time is not waited for for ever.
+    for later in 1..settle.hold_max_ms {
+        set.modified(path("a"), now + later);
+        assert!(set.take(now + later, 9).is_empty());
+    }
+    assert_eq!(set.take(now + settle.hold_max_ms, 9).len(), 1);
 }

@@ -139,7 +139,7 @@ fn look_at_links(
         let known = state.links.known(inode, &taken.path, version, in_work);
         match known {
             // Somebody writes to it by another name: that one goes first, but not for ever.
-            Known::Older(names) if now < taken.mark.first + target.settle().hold_max_ms => {
+            Known::Older(names) if now < taken.mark.held_until(target.settle()) => {
                 let coming = names.iter().any(|name| state.dirty.is_pending(name));
                 if coming { Known::Busy } else { Known::Nothing }
             }
@@ -166,7 +166,7 @@ fn look_at_file(
 ) -> Outcome {
     let now = target.now();
     let settle = target.settle();
-    let held_until = taken.mark.first + settle.hold_max_ms;
+    let held_until = taken.mark.held_until(settle);
     let waits_until = taken.mark.waits_until(entry.size, settle);
     if let Some(until) = waits_until.filter(|until| now < *until) {
         return Outcome::Later(until);
