@@ -10,6 +10,10 @@ use std::process::Command;
 use syncd_agent::logic::filter::{Filter, Origin, Rules, RulesFile, Scope, Statement};
 use syncd_proto::path::WirePath;
 
+use random::Rng;
+
+mod random;
+
 const CASES: u64 = 300;
 
 /// Directories end with `/`.
@@ -304,25 +308,4 @@ fn random_pattern(rng: &mut Rng) -> String {
     }
     pattern.push_str(rng.pick(&["", "", "", "/", "/***", "/**"]));
     pattern
-}
-
-/// A small generator, the same everywhere (SplitMix64).
-struct Rng(u64);
-
-impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut word = self.0;
-        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        word ^ (word >> 31)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-
-    fn pick(&mut self, choices: &[&'static str]) -> &'static str {
-        choices[self.below(choices.len() as u64) as usize]
-    }
 }

@@ -50,15 +50,14 @@ impl Queue {
             true => &mut self.heard,
             false => &mut self.found,
         };
-        part.first().filter(|(due, _)| *due <= now)?;
-        part.pop_first().map(|(_, seq)| seq)
+        let next = is_due(part, now).then(|| part.pop_first())??;
+        Some(next.1)
     }
 
     /// Whether it is the turn of what was heard of, and how much may be taken of `max`. Who makes changes all the time
     /// must not keep the rest back for ever.
     pub(super) fn choose(&mut self, now: Millis, max: usize) -> (bool, usize) {
-        let is_due = |part: &BTreeSet<Turn>| part.first().is_some_and(|(due, _)| *due <= now);
-        let (heard, found) = (is_due(&self.heard), is_due(&self.found));
+        let (heard, found) = (is_due(&self.heard, now), is_due(&self.found, now));
         match (heard, found) {
             (true, true) if self.turns >= TURNS_MAX => {
                 self.turns = 0;
@@ -74,7 +73,7 @@ impl Queue {
 
     /// Whether something that was heard of is due.
     pub(super) fn has_heard(&self, now: Millis) -> bool {
-        self.heard.first().is_some_and(|(due, _)| *due <= now)
+        is_due(&self.heard, now)
     }
 
     /// The numbers of those that are due, in their turn.
@@ -103,4 +102,9 @@ impl Queue {
             false => &mut self.heard,
         }
     }
+}
+
+/// Whether something of these is due.
+fn is_due(part: &BTreeSet<Turn>, now: Millis) -> bool {
+    part.first().is_some_and(|(due, _)| *due <= now)
 }
