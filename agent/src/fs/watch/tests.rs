@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
+use std::sync::RwLock;
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
@@ -46,6 +47,22 @@ fn queue_limit(operation: FlockOperation) -> File {
     let lock = File::create(std::env::temp_dir().join("inotify-limit.lock")).unwrap();
     rustix::fs::flock(&lock, operation).unwrap();
     lock
+}
+
+/// Until it has become another program, a child has every file open that its parent has: one that is closed
+/// meanwhile is closed for others when the child lets go of it. Who starts a child waits for whoever writes.
+static WRITERS: RwLock<()> = RwLock::new(());
+
+fn write(at: &Path) {
+    let _no_child = WRITERS.read().unwrap();
+    fs::write(at, "x").unwrap();
+}
+
+fn shell(dir: &Path, command: &str) -> Child {
+    let _no_writer = WRITERS.write().unwrap();
+    let mut shell = Command::new("sh");
+    shell.args(["-ec", command]).current_dir(dir);
+    shell.spawn().unwrap()
 }
 
 impl Driver {
@@ -159,9 +176,7 @@ impl Driver {
 
     /// Takes events while `command` runs, then the rest.
     fn run(&mut self, command: &str) -> Vec<RawEvent> {
-        let mut shell = Command::new("sh");
-        shell.args(["-ec", command]).current_dir(self.dir.path());
-        let mut child = shell.spawn().unwrap();
+        let mut child = shell(self.dir.path(), command);
         loop {
             self.pump();
             if let Some(status) = child.try_wait().unwrap() {
@@ -203,7 +218,7 @@ impl Driver {
     /// A write in `at` is told under that path.
     fn assert_hears(&mut self, at: &str) {
         self.settle();
-        fs::write(self.at(at), "x").unwrap();
+        write(&self.at(at));
         let told = self.settle();
         assert!(self.is_told(&told, at, Touch::Written), "{at}: {told:?}");
     }
@@ -214,7 +229,7 @@ fn make_tree(at: &Path, dirs: usize, files: usize) {
         let dir = at.join(format!("d{}/e{}/f{n}", n % 7, n % 31));
         fs::create_dir_all(&dir).unwrap();
         for file in 0..files / dirs {
-            fs::write(dir.join(format!("file{file}")), "x").unwrap();
+            write(&dir.join(format!("file{file}")));
         }
     }
 }
@@ -307,7 +322,7 @@ fn a_directory_moved_out_goes_silent_and_one_moved_in_is_heard() {
         let told = driver.run(&format!("mv a {}", out.display()));
         assert!(driver.is_told(&told, "a", Touch::MovedOut), "{told:?}");
         assert_eq!(driver.watcher.watched(), 1);
-        fs::write(out.join("b/c/f"), "x").unwrap();
+        write(&out.join("b/c/f"));
         assert_eq!(driver.settle(), []);
         let told = driver.run(&format!("mv {} back", out.display()));
         assert!(driver.is_told(&told, "back", Touch::MovedIn), "{told:?}");
@@ -397,7 +412,7 @@ fn symlinks_and_files_are_not_watched() {
                 "{bad}: {watched:?}"
             );
         }
-        File::create(outside.path().join("below/f")).unwrap();
+        write(&outside.path().join("below/f"));
         assert_eq!(driver.settle(), []);
         assert_eq!(driver.watcher.watched(), 1);
     }
@@ -414,7 +429,10 @@ fn what_happens_to_a_file_is_told_by_kind() {
         assert!(driver.is_told(&told, "log", Touch::Created));
         assert!(driver.is_told(&told, "log", Touch::Modified));
         assert!(!driver.is_told(&told, "log", Touch::Written));
-        drop(file);
+        {
+            let _no_child = WRITERS.read().unwrap();
+            drop(file);
+        }
         let told = driver.run("chmod 600 log");
         assert!(driver.is_told(&told, "log", Touch::Written));
         assert!(driver.is_told(&told, "log", Touch::Attrib));
@@ -453,11 +471,7 @@ fn a_root_that_goes_is_told_as_such() {
             let (sender, events) = mpsc::sync_channel(1 << 17);
             let sink = move |event| drop(sender.send(event));
             let mut watcher = start(&at, backend, Box::new(sink)).unwrap();
-            let shell = Command::new("sh")
-                .args(["-ec", command])
-                .current_dir(&dir)
-                .status();
-            assert!(shell.unwrap().success());
+            assert!(shell(dir.path(), command).wait().unwrap().success());
             watcher.barrier().unwrap();
             let first = events.recv_timeout(Duration::from_secs(60)).unwrap();
             assert_eq!(first, RawEvent::RootGone, "{backend:?} {command}");
@@ -471,7 +485,7 @@ fn barriers_come_after_everything_before_them_and_in_order() {
         let mut driver = Driver::start(backend);
         let mut last = 0;
         for n in 0..200 {
-            File::create(driver.at(&format!("f{n}"))).unwrap();
+            write(&driver.at(&format!("f{n}")));
             last = driver.watcher.barrier().unwrap();
         }
         let (mut files, mut barriers) = (0, 0);
@@ -553,7 +567,7 @@ fn an_overflow_is_told_and_what_was_lost_is_found_again() {
         driver.run("mkdir -p keep/in gone/in");
         let closed = gate.lock().unwrap();
         for n in 0..many {
-            File::create(driver.at(&format!("f{n}"))).unwrap();
+            write(&driver.at(&format!("f{n}")));
         }
         fs::rename(driver.at("keep"), driver.at("kept")).unwrap();
         fs::remove_dir_all(driver.at("gone")).unwrap();
