@@ -274,7 +274,12 @@ async fn a_password_opens_and_the_receiver_proves_that_it_knows_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_are_counted_until_they_end() {
     let site = Arc::new(Site::new());
-    configure(&site, "allow any certificate = yes\nmax connections = 1");
+    let lock_file = site.config().with_file_name("rsyncd.lock");
+    let lines = format!(
+        "allow any certificate = yes\nmax connections = 1\nlock file = {}",
+        lock_file.display()
+    );
+    configure(&site, &lines);
     let running = Running::start(&site.config()).await;
     let first = opened(&site, running.port).await;
     let Answer::Refused(refused) = ask(&site, running.port, hello("m"), None).await else {

@@ -2,7 +2,8 @@
 //! count together.
 //!
 //! Each place has a descriptor of its own, and the lock belongs to that: it is gone with it, however the process
-//! ends, and not a moment before.
+//! ends, and not a moment before. A child that is not yet the program it will be has the descriptor too, so a place
+//! is given back by unlocking it, not by closing alone.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -31,10 +32,27 @@ impl Places for LockFiles {
         let opened = open(Path::new(OsStr::from_bytes(file)));
         let opened = opened.map_err(|error| failed(error.to_string()))?;
         match lock(&opened, i64::from(number)) {
-            Ok(()) => Ok(Some(Box::new(File::from(opened)))),
+            Ok(()) => Ok(Some(Box::new(Place {
+                file: File::from(opened),
+                number: i64::from(number),
+            }))),
             Err(nix::Error::EAGAIN | nix::Error::EACCES) => Ok(None),
             Err(error) => Err(failed(error.to_string())),
         }
+    }
+}
+
+/// One connection's range, locked.
+#[derive(Debug)]
+struct Place {
+    file: File,
+    number: i64,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // Closing does it too, a moment later.
+        let _ = operate(&self.file, self.number, libc::F_UNLCK);
     }
 }
 
@@ -52,8 +70,12 @@ fn open(path: &Path) -> Result<OwnedFd, TrustError> {
 }
 
 fn lock(file: impl AsFd, number: i64) -> nix::Result<()> {
+    operate(file, number, libc::F_WRLCK)
+}
+
+fn operate(file: impl AsFd, number: i64, kind: libc::c_int) -> nix::Result<()> {
     let range = libc::flock {
-        l_type: libc::F_WRLCK as i16,
+        l_type: kind as i16,
         l_whence: libc::SEEK_SET as i16,
         l_start: number * RANGE_BYTES,
         l_len: RANGE_BYTES,
@@ -79,6 +101,16 @@ mod tests {
         assert!(LockFiles.take(file, 1).unwrap().is_some());
         drop(first);
         assert!(LockFiles.take(file, 0).unwrap().is_some());
+        // A place is free though somebody else has the same open file, as a child has before it is another program.
+        let opened = open(&path).unwrap();
+        lock(&opened, 2).unwrap();
+        let kept = opened.try_clone().unwrap();
+        drop(Place {
+            file: File::from(opened),
+            number: 2,
+        });
+        assert!(LockFiles.take(file, 2).unwrap().is_some());
+        drop(kept);
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
