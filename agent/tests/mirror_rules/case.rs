@@ -1,213 +1,27 @@
-//! What a run of `rsync -a --delete` leaves at the target, and what the rules say about it here: rules in
-//! directories, above the source and in files that those name, with every modifier, by seed.
-//!
-//! Needs `rsync`; without it the tests pass with a word, unless `SYNCD_TESTS_REQUIRE=all` is set.
-//! `SYNCD_FILTER_CASES=1-5000` asks for more cases.
+//! [`Case`]: a source, a target and rules by chance; what rsync makes of them, and what the filter says.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use syncd_agent::logic::filter::{Filter, Origin, Rules, RulesFile, Scope, Statement};
 use syncd_proto::path::WirePath;
 
-use random::Rng;
-
-mod random;
-
-const CASES: u64 = 200;
+use super::random::Rng;
+use super::texts::{
+    Content, random_absolute, random_dir_merge, random_pattern, random_rule, random_text,
+};
 
 /// Directories end with `/`.
-type Paths = BTreeSet<String>;
+pub(crate) type Paths = BTreeSet<String>;
 
 /// Options and their values, in order.
 type Options = Vec<(&'static str, String)>;
 
-/// What is sent; here rules about whole paths are told apart by the place of the source.
-#[test]
-fn the_same_paths_are_sent() {
-    if !rsync_is_here() {
-        return;
-    }
-    compare(|seed| {
-        let mut rng = Rng(seed);
-        let case = Case::make(&mut rng, true);
-        fs::remove_dir_all(case.dst()).unwrap();
-        case.run_rsync(seed, &[]);
-        let filter = case.compile();
-        let mut ours = Paths::new();
-        case.send(&filter, &mut ours);
-        case.difference(&ours, seed)
-    });
-}
-
-/// What is sent, what is removed and what stays.
-#[test]
-fn the_same_names_are_left_at_the_target() {
-    if !rsync_is_here() {
-        return;
-    }
-    compare(|seed| {
-        let mut rng = Rng(seed + 1_000_000);
-        let case = Case::make(&mut rng, false);
-        let filter = case.compile();
-        let mut sent = Paths::new();
-        case.send(&filter, &mut sent);
-        let mut ours = sent.clone();
-        case.stay(&filter, &WirePath::root(), None, &sent, &mut ours);
-        case.run_rsync(seed, &["--delete"]);
-        case.difference(&ours, seed)
-    });
-}
-
-/// Wildcards of any shape: a directory for each, with a rule of its own. What is refused here matches nothing there.
-#[test]
-fn wildcards_match_the_same_names() {
-    if !rsync_is_here() {
-        return;
-    }
-    let (first, last) = cases();
-    let dir = tempfile::tempdir().unwrap();
-    let (src, dst) = (dir.path().join("src"), dir.path().join("dst"));
-    let mut patterns = Vec::new();
-    for seed in first..=last {
-        let pattern = random_wildcards(&mut Rng(seed + 2_000_000));
-        let here = src.join(seed.to_string());
-        fs::create_dir_all(&here).unwrap();
-        for name in ODD_NAMES {
-            fs::write(here.join(OsStr::from_bytes(name)), "").unwrap();
-        }
-        fs::write(here.join(".rules"), [b"- ", &pattern[..], b"\n"].concat()).unwrap();
-        patterns.push((seed, pattern));
-    }
-    let side = |path: &Path| format!("{}/", path.display());
-    let mut rsync = Command::new("rsync");
-    rsync.args(["-r", "--filter=: .rules", &side(&src), &side(&dst)]);
-    assert!(rsync.status().unwrap().success());
-    let (mut wrong, mut refused) = (Vec::new(), 0);
-    for (seed, pattern) in patterns {
-        let mut list = Rules::default();
-        list.push(Statement::Exclude(pattern.clone()), Origin::option("x"));
-        let compiled = Filter::compile(&list, &mut |_| Err("no file".to_owned()));
-        refused += usize::from(compiled.is_err());
-        let filter = compiled.unwrap_or_default();
-        for name in ODD_NAMES {
-            let path = Path::new(&seed.to_string()).join(OsStr::from_bytes(name));
-            let path = WirePath::from_relative(&path).unwrap();
-            let ours = filter.keeps(&path, false, &Scope::default());
-            let there = dst.join(seed.to_string()).join(OsStr::from_bytes(name));
-            if ours != there.exists() {
-                let (pattern, name) = (pattern.escape_ascii(), name.escape_ascii());
-                wrong.push(format!("{pattern} and {name}: ours {ours}"));
-            }
-        }
-    }
-    assert!(wrong.is_empty(), "{}: {wrong:#?}", wrong.len());
-    let all = usize::try_from(last - first + 1).unwrap();
-    assert!(refused * 2 < all, "{refused} of {all} are no patterns");
-}
-
-const ODD_NAMES: [&[u8]; 26] = [
-    b"a",
-    b"b",
-    b"ab",
-    b"-",
-    b"]",
-    b"[",
-    b"\\",
-    b"!",
-    b"^",
-    b"a-b",
-    b"a]",
-    b"[a]",
-    b"\\a",
-    b"a\\b",
-    b"*",
-    b"?",
-    b"aa",
-    b"A",
-    b"1",
-    b":",
-    b"[:alpha:]",
-    b"\xff",
-    b"a\xff",
-    b" ",
-    b"a b",
-    b"aba",
-];
-
-fn random_wildcards(rng: &mut Rng) -> Vec<u8> {
-    let parts: [&[u8]; 22] = [
-        b"a",
-        b"b",
-        b"a",
-        b"*",
-        b"*",
-        b"?",
-        b"[a",
-        b"[",
-        b"]",
-        b"]",
-        b"[!",
-        b"[^",
-        b"-",
-        b"\\",
-        b"[[:alpha:]]",
-        b"[:digit:]",
-        b"[[:punct:]b]",
-        b":",
-        b"\xff",
-        b"a-c",
-        b"[]",
-        b"\\]",
-    ];
-    let mut pattern = Vec::new();
-    for _ in 0..=rng.below(5) {
-        pattern.extend_from_slice(parts[rng.below(parts.len() as u64) as usize]);
-    }
-    pattern
-}
-
-/// Goes through the cases; the shortest story of those that differ is told.
-#[track_caller]
-fn compare(difference: impl Fn(u64) -> Option<String>) {
-    let (first, last) = cases();
-    let differences: Vec<_> = (first..=last).filter_map(difference).collect();
-    let shortest = differences.iter().min_by_key(|text| text.len());
-    if let Some(shortest) = shortest {
-        panic!("{} of {first}-{last} differ: {shortest}", differences.len());
-    }
-}
-
-/// The first seed and the last.
-fn cases() -> (u64, u64) {
-    let asked = std::env::var("SYNCD_FILTER_CASES").ok();
-    let asked = asked.as_deref().and_then(|text| {
-        let (first, last) = text.split_once('-')?;
-        Some((first.parse().ok()?, last.parse().ok()?))
-    });
-    asked.unwrap_or((1, CASES))
-}
-
-fn rsync_is_here() -> bool {
-    let here = Command::new("rsync").arg("--version").output().is_ok();
-    let required = std::env::var_os("SYNCD_TESTS_REQUIRE").is_some_and(|value| value == "all");
-    assert!(
-        here || !required,
-        "SYNCD_TESTS_REQUIRE=all, but there is no rsync"
-    );
-    if !here {
-        eprintln!("skipped, missing here: rsync");
-    }
-    here
-}
-
 /// A source, a target, and rules.
-struct Case {
+pub(crate) struct Case {
     dir: tempfile::TempDir,
     options: Options,
     scopes: RefCell<BTreeMap<WirePath, Scope>>,
@@ -230,20 +44,8 @@ const RULE_FILES: [(&str, Content); 7] = [
     (".cvsignore", Content::Words),
 ];
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Content {
-    /// Rules, and rules that name further files.
-    Nesting,
-    Rules,
-    /// Rules that do not say their side.
-    Unsided,
-    Patterns,
-    /// Patterns with white space between them, and clears.
-    Words,
-}
-
 impl Case {
-    fn make(rng: &mut Rng, sends_only: bool) -> Self {
+    pub(crate) fn make(rng: &mut Rng, sends_only: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut case = Self {
             dir,
@@ -263,7 +65,7 @@ impl Case {
         self.dir.path().join("1").join(ABOVE)
     }
 
-    fn dst(&self) -> PathBuf {
+    pub(crate) fn dst(&self) -> PathBuf {
         self.dir.path().join("2").join(ABOVE)
     }
 
@@ -384,7 +186,7 @@ impl Case {
         (option, format!("{prefix}{}", path.display()))
     }
 
-    fn run_rsync(&self, seed: u64, more: &[&str]) {
+    pub(crate) fn run_rsync(&self, seed: u64, more: &[&str]) {
         let side = |path: PathBuf| format!("{}/", path.display());
         let output = Command::new("rsync")
             .args(["-rl"])
@@ -407,7 +209,7 @@ impl Case {
         );
     }
 
-    fn compile(&self) -> Filter {
+    pub(crate) fn compile(&self) -> Filter {
         let mut list = Rules::default().of_source(&self.src());
         for (kind, text) in &self.options {
             let bytes = text.clone().into_bytes();
@@ -444,7 +246,7 @@ impl Case {
         scope
     }
 
-    fn send(&self, filter: &Filter, sent: &mut Paths) {
+    pub(crate) fn send(&self, filter: &Filter, sent: &mut Paths) {
         let mut open = vec![WirePath::root()];
         while let Some(dir) = open.pop() {
             let scope = self.scope(filter, &dir);
@@ -458,7 +260,7 @@ impl Case {
     }
 
     /// What stays at the target that is not sent; whether anything does.
-    fn stay(
+    pub(crate) fn stay(
         &self,
         filter: &Filter,
         dir: &WirePath,
@@ -500,7 +302,7 @@ impl Case {
         }
     }
 
-    fn difference(&self, ours: &Paths, seed: u64) -> Option<String> {
+    pub(crate) fn difference(&self, ours: &Paths, seed: u64) -> Option<String> {
         let mut theirs = Paths::new();
         self.all(&WirePath::root(), &mut theirs);
         let only_ours: Vec<_> = ours.difference(&theirs).collect();
@@ -553,157 +355,4 @@ fn entries(side: &Path, dir: &WirePath) -> Vec<(WirePath, bool)> {
 fn text(path: &WirePath, is_dir: bool) -> String {
     let path = path.to_path_buf();
     format!("{}{}", path.display(), if is_dir { "/" } else { "" })
-}
-
-fn random_text(rng: &mut Rng, content: Content) -> String {
-    let mut text = String::from(rng.pick(&["", "# rules\n", "; rules\n\n", "\r\n"]));
-    if content == Content::Words {
-        text.clear();
-    }
-    let end = rng.pick(&["\n", "\n", "\r\n", "\r"]);
-    for _ in 0..=rng.below(3) {
-        let line = match content {
-            Content::Nesting if rng.below(4) == 0 => rng
-                .pick(&[
-                    ": .more",
-                    ":n .third",
-                    ":e .third",
-                    ":p .third",
-                    "dir-merge .third",
-                    ": ../.third",
-                    ": a/.third",
-                    ":/ .third",
-                    ":- .plain",
-                    ":C",
-                    ". .list",
-                    ". ./.list",
-                    ".e ./.list",
-                    ".p .list",
-                ])
-                .to_owned(),
-            Content::Nesting | Content::Rules if rng.below(10) == 0 => "!".to_owned(),
-            Content::Nesting | Content::Rules => random_rule(rng, true),
-            Content::Unsided => random_rule(rng, false),
-            Content::Patterns => random_pattern(rng),
-            Content::Words if rng.below(6) == 0 => "!".to_owned(),
-            Content::Words => random_pattern(rng),
-        };
-        let end = match content {
-            Content::Words => rng.pick(&[" ", "\n", "\t", "  "]),
-            _ => end,
-        };
-        text.push_str(&line);
-        text.push_str(end);
-    }
-    text
-}
-
-fn random_dir_merge(rng: &mut Rng, sends_only: bool) -> String {
-    let both = [
-        ": .rules",
-        ": .rules",
-        ":n .rules",
-        ":e .rules",
-        ":p .rules",
-        ":en .more",
-        ": .more",
-        "dir-merge /.rules",
-        ": /.rules",
-        ": /.rules",
-        ": ../.rules",
-        ": ../../.rules",
-        ":n ../.rules",
-        ": sub/.rules",
-        ":s .sided",
-        ":r .sided",
-        ":rs /.sided",
-        ":sp .sided",
-        ":- .plain",
-        ":+ .plain",
-        "dir-merge,- .plain",
-        ":w- .plain",
-        ":C",
-        ":C .plain",
-        ":sC",
-        ":C /.cvsignore",
-    ];
-    let send = [":/ .rules", "dir-merge,/ /.rules"];
-    if sends_only && rng.below(8) == 0 {
-        return rng.pick(&send).to_owned();
-    }
-    rng.pick(&both).to_owned()
-}
-
-fn random_absolute(rng: &mut Rng) -> String {
-    let start = rng.pick(&[
-        "tree/",
-        "q/tree/",
-        "/**/tree/",
-        "**/q/tree/",
-        "/**/q/*/",
-        "q/**/",
-    ]);
-    let pattern = random_pattern(rng);
-    format!("-/ {start}{}", pattern.trim_start_matches('/'))
-}
-
-fn random_rule(rng: &mut Rng, sided: bool) -> String {
-    let kinds = [
-        "-", "-", "-", "-", "+", "+", "exclude", "include", "-!", "+!", "-p", "+p", "-_",
-        "exclude_",
-    ];
-    let with_side = [
-        "H", "S", "P", "R", "protect", "hide", "show", "risk", "-s", "-r", "+s", "+r", "-sr", "H!",
-        "P!", "Pp",
-    ];
-    let kind = if sided && rng.below(3) == 0 {
-        rng.pick(&with_side)
-    } else {
-        rng.pick(&kinds)
-    };
-    let space = if kind.ends_with('_') { "" } else { " " };
-    format!("{kind}{space}{}", random_pattern(rng))
-}
-
-fn random_pattern(rng: &mut Rng) -> String {
-    let names = [
-        "a",
-        "b",
-        "ab",
-        "foo",
-        "*",
-        "*.o",
-        "a*",
-        "?",
-        "f?o",
-        "[ab]",
-        "[!a]",
-        "[^a]",
-        "**",
-        "**o",
-        "x",
-        "\\[x]",
-        "[x]",
-        "*~",
-        "[[:alpha:]]",
-        "[[:alpha:]]*",
-        "[a-c]",
-        "***",
-        "a\\b",
-        "a\\\\*",
-        "a**",
-        "CVS",
-        "core",
-        "*[~]",
-        "[]x]",
-    ];
-    let mut pattern = String::from(rng.pick(&["", "", "", "/"]));
-    for part in 0..=rng.below(3) {
-        if part > 0 {
-            pattern.push('/');
-        }
-        pattern.push_str(rng.pick(&names));
-    }
-    pattern.push_str(rng.pick(&["", "", "", "/", "/***", "/**"]));
-    pattern
 }
