@@ -24,6 +24,10 @@ pub const FEATURE_ZSTD: u64 = 1;
 /// [`RejectCode::NotEmpty`]. An agent asks for it that has rules by which names there may have to stay.
 pub const FEATURE_SPARE: u64 = 1 << 1;
 
+/// Feature: names of one symlink, fifo, socket or device are compared like names of one regular file; otherwise each such
+/// name counts as a thing of its own.
+pub const FEATURE_LINKS: u64 = 1 << 2;
+
 /// What an agent comes for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub enum Purpose {
@@ -42,7 +46,7 @@ pub struct Hello {
     pub version_min: u16,
     /// Highest protocol version it speaks.
     pub version_max: u16,
-    /// Optional features it has, one bit each ([`FEATURE_ZSTD`], [`FEATURE_SPARE`]).
+    /// Optional features it has, one bit each ([`FEATURE_ZSTD`], [`FEATURE_SPARE`], [`FEATURE_LINKS`]).
     pub features: u64,
     /// What it comes for.
     pub purpose: Purpose,

@@ -18,6 +18,7 @@ mod filter;
 mod kill;
 mod large;
 mod limits;
+mod links;
 mod live;
 mod long_paths;
 mod mounts;

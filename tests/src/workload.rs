@@ -183,7 +183,7 @@ impl Workload {
             },
             87..91 if !self.hard_links => return None,
             87..91 => Op::HardLink {
-                from: self.file()?,
+                from: self.leaf()?,
                 to: self.new_path()?,
             },
             91..94 => Op::Mode {

@@ -29,13 +29,21 @@ pub struct Identity {
     pub ino: u64,
 }
 
-/// A regular file that has several names.
+/// Something that has several names, and is no directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Linked {
     /// Which file.
     pub file: Identity,
     /// How many names it has, wherever they are.
     pub names: u32,
+}
+
+impl Linked {
+    /// Which file, as device and inode.
+    #[must_use]
+    pub const fn inode(&self) -> (u64, u64) {
+        (self.file.dev, self.file.ino)
+    }
 }
 
 /// The source directory, opened once and pinned.
@@ -139,7 +147,7 @@ impl SourceRoot {
         present(self.with_dir(parents, |dir| stat_entry(dir, name))).map(Option::flatten)
     }
 
-    /// The same, and which file it is if that is a regular one with several names.
+    /// The same, and which file it is if that has several names and is no directory.
     ///
     /// # Errors
     /// As [`Self::stat`].
@@ -262,7 +270,7 @@ pub(super) fn stat_entry(
     Ok(stat_links(dir, name)?.map(|(entry, _)| entry))
 }
 
-/// The same, and which file it is if that is a regular one with several names.
+/// The same, and which file it is if that has several names and is no directory.
 pub(super) fn stat_links(
     dir: BorrowedFd<'_>,
     name: &Name,
@@ -280,7 +288,7 @@ pub(super) fn stat_links(
         // A link that became something else between the two calls is looked at again.
         if let Some(target) = link_target(dir, name)? {
             let entry = entry_of(&stat, Some(Digest::of(&target)));
-            return Ok(entry.map(|entry| (entry, None)));
+            return Ok(entry.map(|entry| (entry, linked(&stat))));
         }
     }
     Err(Errno::AGAIN)
@@ -300,9 +308,9 @@ pub(super) fn identity_of(stat: &Statx) -> Identity {
     }
 }
 
-/// Which file it is, if it is a regular one with several names.
+/// Which file it is, if it has several names and is no directory.
 pub(super) fn linked(stat: &Statx) -> Option<Linked> {
-    let linked = stat.stx_nlink > 1 && kind_of(stat) == Some(Kind::File);
+    let linked = stat.stx_nlink > 1 && kind_of(stat) != Some(Kind::Dir);
     linked.then(|| Linked {
         file: identity_of(stat),
         names: stat.stx_nlink,

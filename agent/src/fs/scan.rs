@@ -393,6 +393,7 @@ impl<'a> SourceReader<'a> {
             self.tell(path, Unscanned::NotKept(entry.kind));
             return Ok(None);
         }
+        let linked = linked.filter(|_| self.terms.links(entry.kind));
         if let Some(Identity { dev, ino }) = linked.map(|linked| linked.file) {
             self.links.add((dev, ino), &entry, path.clone());
         }

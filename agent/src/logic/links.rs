@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
+use syncd_proto::digest::Digest;
 use syncd_proto::limits::LINK_NAMES_MAX;
 use syncd_proto::links::LinkGroup;
 use syncd_proto::meta::{EntryMeta, Kind, Meta, Mtime};
@@ -22,14 +23,27 @@ pub type Inode = (u64, u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Version {
     size: u64,
+    what: What,
     mode: u16,
     owner: (u32, u32),
     mtime: Mtime,
 }
 
+/// What a version is besides its metadata.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum What {
+    /// A regular file; or nothing.
+    File,
+    /// A symlink to where this stands for.
+    Symlink(Digest),
+    /// A fifo, socket or device.
+    Special(Kind, (u32, u32)),
+}
+
 impl Version {
     const NONE: Self = Self {
         size: 0,
+        what: What::File,
         mode: 0,
         owner: (0, 0),
         mtime: match Mtime::new(0, 0) {
@@ -38,14 +52,33 @@ impl Version {
         },
     };
 
-    /// As an operation sets it.
+    /// As an operation sets it for a regular file.
     #[must_use]
     pub const fn of(meta: &Meta, size: u64) -> Self {
         Self {
             size,
+            what: What::File,
             mode: meta.mode,
             owner: (meta.uid, meta.gid),
             mtime: meta.mtime,
+        }
+    }
+
+    /// As an operation makes a symlink.
+    #[must_use]
+    pub fn of_symlink(meta: &Meta, target: &[u8]) -> Self {
+        Self {
+            what: What::Symlink(Digest::of(target)),
+            ..Self::of(meta, 0)
+        }
+    }
+
+    /// As an operation makes a fifo, socket or device.
+    #[must_use]
+    pub const fn of_special(meta: &Meta, kind: Kind, rdev: (u32, u32)) -> Self {
+        Self {
+            what: What::Special(kind, rdev),
+            ..Self::of(meta, 0)
         }
     }
 
@@ -60,6 +93,11 @@ impl Version {
     pub const fn of_entry(entry: &EntryMeta) -> Self {
         Self {
             size: entry.size,
+            what: match (entry.kind, entry.content) {
+                (Kind::Symlink, Some(target)) => What::Symlink(target),
+                (Kind::File | Kind::Dir | Kind::Symlink, _) => What::File,
+                (kind, _) => What::Special(kind, entry.rdev),
+            },
             mode: entry.mode,
             owner: (entry.uid, entry.gid),
             mtime: entry.mtime,
@@ -290,7 +328,7 @@ impl LinkMap {
             .groups
             .get(&inode)
             .is_none_or(|group| group.names.is_empty() && group.busy.is_none() && !group.apart);
-        if free && entry.kind == Kind::File {
+        if free && entry.kind != Kind::Dir {
             self.forget(path);
             self.group(inode, Version::of_entry(entry));
             self.insert(&Arc::new(path.clone()), inode);
@@ -410,7 +448,18 @@ pub fn note(links: &mut LinkMap, taken: &Taken, found: &Found) -> Vec<Arc<WirePa
             links.forget(&taken.path);
             return Vec::new();
         }
-        Found::Absent | Found::Symlink { .. } | Found::Special { .. } => (&None, Version::NONE),
+        Found::Symlink {
+            linked,
+            meta,
+            target,
+        } => (linked, Version::of_symlink(meta, target)),
+        Found::Special {
+            linked,
+            meta,
+            kind,
+            rdev,
+        } => (linked, Version::of_special(meta, *kind, *rdev)),
+        Found::Absent => (&None, Version::NONE),
     };
     match linked {
         Some(inode) => links.put(&taken.path, *inode, version, taken.mark.wrote),

@@ -39,6 +39,8 @@ pub enum Found {
         meta: Meta,
         /// Its target.
         target: Vec<u8>,
+        /// Which one it is, if it has several names.
+        linked: Option<Inode>,
     },
     /// A fifo, socket or device.
     Special {
@@ -48,6 +50,8 @@ pub enum Found {
         kind: Kind,
         /// Device numbers.
         rdev: (u32, u32),
+        /// Which one it is, if it has several names.
+        linked: Option<Inode>,
     },
     /// A file small enough to travel inline.
     Small {
@@ -108,7 +112,10 @@ impl Found {
     #[must_use]
     pub const fn linked(&self) -> Option<Inode> {
         match self {
-            Self::Small { linked, .. } | Self::Staged { linked, .. } => *linked,
+            Self::Symlink { linked, .. }
+            | Self::Special { linked, .. }
+            | Self::Small { linked, .. }
+            | Self::Staged { linked, .. } => *linked,
             _ => None,
         }
     }
@@ -210,8 +217,10 @@ impl Planner {
                 return;
             }
             Found::Dir(meta) => Op::Mkdir { path, meta },
-            Found::Symlink { meta, target } => Op::Symlink { path, meta, target },
-            Found::Special { meta, kind, rdev } => Op::Special {
+            Found::Symlink { meta, target, .. } => Op::Symlink { path, meta, target },
+            Found::Special {
+                meta, kind, rdev, ..
+            } => Op::Special {
                 path,
                 meta,
                 kind,

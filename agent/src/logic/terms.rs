@@ -31,6 +31,7 @@ pub struct Terms {
     /// Extended attributes that both sides keep.
     pub attributes: Attributes,
     compare: Compare,
+    links_all: bool,
     numbers: Arc<Numbers>,
 }
 
@@ -56,7 +57,28 @@ impl Terms {
         Self {
             attributes: compare.xattrs.and(wanted),
             compare,
+            links_all: false,
             numbers: Arc::default(),
+        }
+    }
+
+    /// The same; `all`: names of one symlink, fifo, socket or device are names of one thing at the receiver too, and not
+    /// only those of one regular file.
+    #[must_use]
+    pub fn linking(self, all: bool) -> Self {
+        Self {
+            links_all: all,
+            ..self
+        }
+    }
+
+    /// Whether names of one thing of this type are to be names of one thing at the receiver.
+    #[must_use]
+    pub const fn links(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::File => true,
+            Kind::Dir => false,
+            _ => self.links_all,
         }
     }
 
@@ -66,6 +88,7 @@ impl Terms {
         Self {
             attributes: Attributes::NONE,
             compare: self.compare,
+            links_all: self.links_all,
             numbers: Arc::clone(&self.numbers),
         }
     }

@@ -13,7 +13,7 @@ use syncd_proto::exchange::agent::{self, AgentSession, Channel, Reply};
 use syncd_proto::frame::{Frame, FrameLimits};
 use syncd_proto::limits::ID_NAMES_MAX;
 use syncd_proto::message::{
-    AgentMessage, FEATURE_SPARE, FEATURE_ZSTD, Hello, IdQuery, ModuleLine, Purpose,
+    AgentMessage, FEATURE_LINKS, FEATURE_SPARE, FEATURE_ZSTD, Hello, IdQuery, ModuleLine, Purpose,
     ReceiverMessage, Welcome,
 };
 use syncd_proto::op::IdName;
@@ -65,7 +65,7 @@ impl Dial<'_> {
     fn features(&self) -> u64 {
         let compress = if self.compress { FEATURE_ZSTD } else { 0 };
         let spare = if self.spare { FEATURE_SPARE } else { 0 };
-        compress | spare
+        compress | spare | FEATURE_LINKS
     }
 }
 
@@ -109,7 +109,8 @@ pub async fn connect(
         Reply::Open(session, welcome) => (session, welcome),
         other => return Err(no_session(other)),
     };
-    let mut terms = Terms::new(welcome.compare, dial.attributes);
+    let links = welcome.features & FEATURE_LINKS != 0;
+    let mut terms = Terms::new(welcome.compare, dial.attributes).linking(links);
     if welcome.maps_names {
         let asking = ask_numbers(&mut call, &mut session, dial.names, &mut terms);
         deadline.within(Stage::Greeting, asking).await?;

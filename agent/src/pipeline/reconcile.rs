@@ -328,7 +328,8 @@ pub(super) fn mark(
         };
         // Whatever was kept under this name is somewhere else now, or may go.
         state.kept.remove(&path);
-        if look == Look::Content {
+        let replaces = size.as_ref().is_none_or(|here| here.kind != Kind::File);
+        if look == Look::Content || replaces {
             // Whatever it was taken for: no other name may be linked to what is there.
             state.links.forget(&path);
         }

@@ -56,6 +56,7 @@ pub struct Trees {
     compare: Compare,
     munges: bool,
     faked: bool,
+    links_all: bool,
     known: Option<Arc<Known>>,
     hashes: Hashes,
     built: Option<Built>,
@@ -79,6 +80,7 @@ impl Trees {
             compare,
             munges,
             faked: false,
+            links_all: false,
             known: None,
             hashes: Hashes::default(),
             built: None,
@@ -89,6 +91,16 @@ impl Trees {
     #[must_use]
     pub fn faked(self, faked: bool) -> Self {
         Self { faked, ..self }
+    }
+
+    /// The same; `all`: names of symlinks, fifos, sockets and devices are compared too, and not only those of regular
+    /// files.
+    #[must_use]
+    pub fn linking(self, all: bool) -> Self {
+        Self {
+            links_all: all,
+            ..self
+        }
     }
 
     /// The same; what is known of a version that turns out to have other content is forgotten.
@@ -188,12 +200,12 @@ impl Trees {
     fn list_entry(&self, query: &ListQuery, (name, meta): &(Name, EntryMeta)) -> ListEntry {
         let path = query.path.join(name);
         let dir = path.as_ref().filter(|_| meta.kind == Kind::Dir);
-        let file = path.as_ref().filter(|_| meta.kind == Kind::File);
+        let linked = path.as_ref().filter(|_| meta.kind != Kind::Dir);
         ListEntry {
             name: name.clone(),
             meta: meta.clone(),
             subtree: dir.and_then(|path| self.known(path, query.content)),
-            links: file.and_then(|path| self.first_link(path)),
+            links: linked.and_then(|path| self.first_link(path)),
         }
     }
 
@@ -246,6 +258,7 @@ impl Trees {
             content,
             munges: self.munges,
             faked: self.faked,
+            links_all: self.links_all,
             known: self.known.as_deref(),
             hashes: None,
             attributes: self.compare.xattrs,
@@ -301,6 +314,7 @@ struct Reader<'a> {
     content: bool,
     munges: bool,
     faked: bool,
+    links_all: bool,
     known: Option<&'a Known>,
     hashes: Option<&'a Hashes>,
     attributes: Attributes,
@@ -423,7 +437,12 @@ impl Reader<'_> {
                 digest => digest?,
             };
         }
-        if let Some(entry) = entry.as_ref().filter(|entry| entry.kind == Kind::File)
+        let links = |entry: &&EntryMeta| match entry.kind {
+            Kind::File => true,
+            Kind::Dir => false,
+            _ => self.links_all,
+        };
+        if let Some(entry) = entry.as_ref().filter(links)
             && stat.stx_nlink > 1
             && let Some(path) = parent.join(name)
         {
@@ -662,6 +681,35 @@ mod tests {
             .map(|text| Some(Digest::of(text.as_bytes())))
             .collect();
         assert_eq!(contents, expected);
+    }
+
+    #[test]
+    fn names_of_one_symlink_or_fifo_are_told_apart_only_where_both_sides_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::os::unix::fs::symlink("x", at("l1")).unwrap();
+        let fifo = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, at("p1"), fifo, Mode::RUSR, 0).unwrap();
+        for (name, other) in [("l1", "l2"), ("p1", "p2")] {
+            fs::hard_link(at(name), at(other)).unwrap();
+        }
+        let root = root(dir.path());
+        let links = |trees: &mut Trees| {
+            digest(trees, &root, ".", false);
+            let found = listed(trees, &root, ".", false).into_iter();
+            let entries = found.flat_map(|listing| listing.entries);
+            entries.map(|entry| entry.links).collect::<Vec<_>>()
+        };
+        let mut blind = Trees::new(Compare::ALL, false);
+        assert_eq!(links(&mut blind), [None; 4]);
+        let mut trees = Trees::new(Compare::ALL, false).linking(true);
+        let found = links(&mut trees);
+        assert!(found[0].is_some() && found[0] == found[1], "{found:?}");
+        assert!(found[2].is_some() && found[2] == found[3], "{found:?}");
+        assert_ne!(
+            digest(&mut trees, &root, ".", false),
+            digest(&mut blind, &root, ".", false)
+        );
     }
 
     #[test]

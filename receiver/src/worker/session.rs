@@ -16,8 +16,8 @@ use syncd_proto::exchange::Counters;
 use syncd_proto::exchange::receiver::{ReceiverSession, Verified};
 use syncd_proto::frame::{Frame, FrameLimits};
 use syncd_proto::message::{
-    Draining, Durability, FEATURE_SPARE, FEATURE_ZSTD, Leftover, Purpose, ReceiverMessage, Refused,
-    Reject, Rejected, Welcome,
+    Draining, Durability, FEATURE_LINKS, FEATURE_SPARE, FEATURE_ZSTD, Leftover, Purpose,
+    ReceiverMessage, Refused, Reject, Rejected, Welcome,
 };
 use syncd_proto::reject::RejectCode;
 
@@ -229,7 +229,8 @@ fn converse<'scope>(
     }
     let answer = |name: &str, questions: Receiver<Question>| {
         let trees = Trees::new(compare(module, open), module.confined.munges);
-        let trees = trees.faked(module.guard.fakes());
+        let links_all = features(module, open) & FEATURE_LINKS != 0;
+        let trees = trees.faked(module.guard.fakes()).linking(links_all);
         let answerer = Answerer {
             root: Arc::clone(&ready.root),
             known: Arc::clone(&module.known),
@@ -340,8 +341,8 @@ fn compare(module: &Module, open: &SessionOpen) -> syncd_proto::meta::Compare {
 /// Features both sides have.
 fn features(module: &Module, open: &SessionOpen) -> u64 {
     let ours = match module.setup.rules.refuses_compression {
-        true => FEATURE_SPARE,
-        false => FEATURE_SPARE | FEATURE_ZSTD,
+        true => FEATURE_SPARE | FEATURE_LINKS,
+        false => FEATURE_SPARE | FEATURE_LINKS | FEATURE_ZSTD,
     };
     open.features & ours
 }

@@ -230,7 +230,10 @@ impl Model {
             Op::Create { path, .. } => self.insert(path, Node::File),
             Op::MakeDirectory { path } => self.insert(path, Node::Directory),
             Op::Symlink { path, .. } => self.insert(path, Node::Symlink),
-            Op::HardLink { to, .. } => self.insert(to, Node::File),
+            Op::HardLink { from, to } => {
+                let node = self.0.get(from).copied().unwrap_or(Node::File);
+                self.insert(to, node);
+            }
             Op::Remove { path } | Op::RemoveDirectory { path } | Op::RemoveTree { path } => {
                 self.remove(path)
             }

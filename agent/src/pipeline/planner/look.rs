@@ -55,8 +55,11 @@ pub(super) fn look(
         }
         return Outcome::Found(Found::Absent);
     }
+    let linked = linked.filter(|_| terms.links(entry.kind));
     let known = taken.mark.remote != Remote::Absent && !taken.mark.born;
-    if taken.mark.look == Look::Meta && known {
+    // What is no file is made anew there where its metadata changes, and its other names are linked to that.
+    let is_made_anew = linked.is_some() && entry.kind != Kind::File;
+    if taken.mark.look == Look::Meta && known && !is_made_anew {
         return match meta_at(target, terms, taken, &entry) {
             Ok(meta) => Outcome::Found(Found::Metadata {
                 kind: entry.kind,
@@ -74,31 +77,31 @@ pub(super) fn look(
         let meta = meta_at(target, terms, taken, &entry);
         meta.unwrap_or_else(|_| entry.meta())
     };
+    let links = linked.and_then(|linked| look_at_links(target, taken, &entry, linked));
+    if let Some(outcome) = links {
+        return outcome;
+    }
+    let inode = linked.map(|linked| linked.inode());
     match entry.kind {
         Kind::Dir => Outcome::Found(Found::Dir(meta())),
         Kind::Symlink => match target.root.read_link(&taken.path) {
             Ok(Some(link)) => Outcome::Found(Found::Symlink {
                 meta: meta(),
                 target: link,
+                linked: inode,
             }),
             Ok(None) => Outcome::Later(target.now() + ABSENCE_MS),
             Err(error) => Outcome::Failed("unreadable", describe(taken, "read the link", &error)),
         },
-        Kind::File => linked
-            .and_then(|linked| look_at_links(target, taken, &entry, linked))
-            .unwrap_or_else(|| {
-                look_at_file(
-                    target,
-                    terms,
-                    taken,
-                    &entry,
-                    linked.map(|linked| linked.file),
-                )
-            }),
+        Kind::File => {
+            let linked = linked.map(|linked| linked.file);
+            look_at_file(target, terms, taken, &entry, linked)
+        }
         kind => Outcome::Found(Found::Special {
             meta: meta(),
             kind,
             rdev: entry.rdev,
+            linked: inode,
         }),
     }
 }
@@ -117,7 +120,7 @@ fn meta_at(
     Ok(meta)
 }
 
-/// A file with several names: it is linked to a name that the target has, if there is one. `None` if
+/// A thing with several names: it is linked to a name that the target has, if there is one. `None` if
 /// its content is to be sent.
 fn look_at_links(
     target: &Target,
@@ -126,8 +129,9 @@ fn look_at_links(
     linked: Linked,
 ) -> Option<Outcome> {
     let now = target.now();
-    let inode = (linked.file.dev, linked.file.ino);
+    let inode = linked.inode();
     let version = Version::of_entry(entry);
+    let is_file = entry.kind == Kind::File;
     let seek = target.lock().links.seek(inode, &taken.path, linked.names);
     if seek {
         target.wake_all();
@@ -139,7 +143,7 @@ fn look_at_links(
         let known = state.links.known(inode, &taken.path, version, in_work);
         match known {
             // Somebody writes to it by another name: that one goes first, but not for ever.
-            Known::Older(names) if now < taken.mark.held_until(target.settle()) => {
+            Known::Older(names) if is_file && now < taken.mark.held_until(target.settle()) => {
                 let coming = names.iter().any(|name| state.dirty.is_pending(name));
                 if coming { Known::Busy } else { Known::Nothing }
             }
@@ -148,7 +152,7 @@ fn look_at_links(
     };
     match known {
         Known::Busy if !taken.mark.wrote => Some(Outcome::Later(now + LINK_MS)),
-        Known::Names(names) if !taken.mark.wrote => {
+        Known::Names(names) if !taken.mark.wrote && (is_file || taken.mark.look != Look::Meta) => {
             let to = names.iter().find(|name| is_name_of(target, name, inode))?;
             let to = WirePath::clone(to);
             Some(Outcome::Found(Found::Link { to }))
@@ -208,7 +212,7 @@ fn look_at_file(
 pub(super) fn is_name_of(target: &Target, name: &WirePath, inode: Inode) -> bool {
     let there = target.root.stat_links(name).ok().flatten();
     let there = there.and_then(|(_, linked)| linked);
-    there.is_some_and(|linked| (linked.file.dev, linked.file.ino) == inode)
+    there.is_some_and(|linked| linked.inode() == inode)
 }
 
 fn describe(taken: &Taken, what: &str, error: &std::io::Error) -> String {

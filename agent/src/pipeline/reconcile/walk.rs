@@ -199,8 +199,7 @@ impl Walk<'_> {
     fn links_differ(&self, path: &WirePath, here: &EntryMeta, there: &ListEntry) -> bool {
         let tail = path.strip_prefix(&self.base).unwrap_or_default();
         self.policy.links
-            && here.kind == Kind::File
-            && there.meta.kind == Kind::File
+            && here.kind == there.meta.kind
             && self.names.first_of(&tail) != there.links
     }
 

@@ -1,0 +1,211 @@
+//! Hard links of what is no regular file: names of one symlink, fifo, socket or device stay names of one.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, lchown, symlink};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps};
+use syncd_tests::require::Need;
+use syncd_tests::{Sandbox, require};
+
+use crate::common::{Mirror, code, once, patient};
+
+/// What is given several names.
+const KINDS: [&str; 4] = ["symlink", "fifo", "socket", "device"];
+
+/// Makes one of each kind, with a second name in a directory below.
+fn make_all(root: &Path) {
+    symlink("nowhere/to be found", root.join("symlink")).expect("symlink");
+    let mode = Mode::from_raw_mode(0o640);
+    for (name, kind, device) in [
+        ("fifo", FileType::Fifo, 0),
+        ("socket", FileType::Socket, 0),
+        (
+            "device",
+            FileType::CharacterDevice,
+            rustix::fs::makedev(1, 3),
+        ),
+    ] {
+        rustix::fs::mknodat(CWD, root.join(name), kind, mode, device).expect("mknod");
+    }
+    fs::create_dir(root.join("d")).expect("mkdir");
+    for name in KINDS {
+        fs::hard_link(root.join(name), root.join("d").join(name)).expect("ln");
+    }
+}
+
+fn sandbox() -> Sandbox {
+    let mut sandbox = Sandbox::new();
+    sandbox.conf().module("demo").set("devices", "yes");
+    sandbox
+}
+
+/// Gives it another time, and nothing else.
+fn touch(path: &Path, secs: i64) {
+    let time = Timespec {
+        tv_sec: secs,
+        tv_nsec: 5,
+    };
+    let times = Timestamps {
+        last_access: time,
+        last_modification: time,
+    };
+    rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).expect("utimens");
+}
+
+#[track_caller]
+fn assert_one(paths: &[PathBuf]) {
+    let inode = |path: &PathBuf| fs::symlink_metadata(path).expect("stat").ino();
+    for path in paths {
+        assert_eq!(inode(path), inode(&paths[0]), "{}", path.display());
+    }
+    let names = fs::symlink_metadata(&paths[0]).expect("stat").nlink();
+    assert_eq!(names, paths.len() as u64, "of {}", paths[0].display());
+}
+
+#[test]
+fn names_of_one_symlink_fifo_socket_or_device_are_copied_as_one() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let sandbox = sandbox();
+    make_all(&sandbox.src());
+    let mirror = Mirror::of(sandbox);
+    mirror.settle();
+    for name in KINDS {
+        assert_one(&[mirror.dst(name), mirror.dst("d").join(name)]);
+    }
+}
+
+#[test]
+fn such_names_come_and_go_and_change_together_while_it_runs() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mirror = Mirror::of(sandbox());
+    make_all(&mirror.src(""));
+    mirror.settle();
+    for name in KINDS {
+        let third = format!("{name}-3");
+        fs::hard_link(mirror.src(name), mirror.src(&third)).expect("ln");
+    }
+    mirror.settle();
+    for (name, id) in KINDS.iter().zip(7..) {
+        // Heard of by one of the three names.
+        lchown(mirror.src(name), Some(id), None).expect("chown");
+        touch(&mirror.src("d").join(name), i64::from(id));
+    }
+    mirror.settle();
+    for name in KINDS {
+        let third = mirror.dst(format!("{name}-3"));
+        assert_one(&[mirror.dst(name), mirror.dst("d").join(name), third]);
+        // One is replaced by another thing of its kind, one moves over it, one goes.
+        fs::remove_file(mirror.src(name)).expect("rm");
+        fs::rename(mirror.src(format!("{name}-3")), mirror.src(name)).expect("mv");
+    }
+    fs::rename(mirror.src("d"), mirror.src("e")).expect("mv");
+    mirror.settle();
+    for name in KINDS {
+        assert_one(&[mirror.dst(name), mirror.dst("e").join(name)]);
+        fs::remove_file(mirror.src(name)).expect("rm");
+    }
+    symlink("elsewhere", mirror.src("symlink")).expect("symlink");
+    mirror.settle();
+    for name in KINDS {
+        assert_one(&[mirror.dst("e").join(name)]);
+    }
+}
+
+#[test]
+fn changed_while_nobody_watched() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let sandbox = sandbox();
+    make_all(&sandbox.src());
+    let mirror = Mirror::of(sandbox);
+    let Mirror {
+        agent,
+        receiver,
+        sandbox,
+    } = mirror;
+    drop((agent, receiver));
+    let src = sandbox.src();
+    for name in KINDS {
+        touch(&src.join(name), 77);
+        fs::hard_link(src.join(name), src.join(format!("{name}-3"))).expect("ln");
+    }
+    fs::remove_file(src.join("d/fifo")).expect("rm");
+    let mirror = Mirror::of(sandbox);
+    mirror.settle();
+    let third = |name: &str| mirror.dst(format!("{name}-3"));
+    assert_one(&[mirror.dst("fifo"), third("fifo")]);
+    for name in ["symlink", "socket", "device"] {
+        assert_one(&[mirror.dst(name), mirror.dst("d").join(name), third(name)]);
+    }
+}
+
+#[test]
+fn a_comparison_finds_and_mends_such_names_that_fell_apart_or_changed() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mirror = Mirror::of(sandbox());
+    make_all(&mirror.src(""));
+    mirror.settle();
+    let time = fs::metadata(mirror.dst("")).expect("stat");
+    let copy = mirror.dst("copy");
+    symlink("nowhere/to be found", &copy).expect("symlink");
+    let was = fs::symlink_metadata(mirror.dst("symlink")).expect("stat");
+    let stamp = |stat: &fs::Metadata| Timespec {
+        tv_sec: stat.mtime(),
+        tv_nsec: stat.mtime_nsec(),
+    };
+    let set = |path: &Path, stat: &fs::Metadata| {
+        let times = Timestamps {
+            last_access: stamp(stat),
+            last_modification: stamp(stat),
+        };
+        rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).expect("utimens");
+    };
+    set(&copy, &was);
+    fs::rename(&copy, mirror.dst("symlink")).expect("mv");
+    // The same inode, under both its names.
+    touch(&mirror.dst("fifo"), 99);
+    set(&mirror.dst(""), &time);
+    let sandbox = &mirror.sandbox;
+    let agent = patient(sandbox.agent(&mirror.receiver));
+    let verified = once(sandbox, &agent, "verify");
+    let said = ["differs (hard links): symlink", "fifo", "d/fifo"];
+    verified.expect(code::DIFFERENT, &said);
+    mirror.agent.control().rescan(".").expect("rescan");
+    mirror.settle();
+    for name in KINDS {
+        assert_one(&[mirror.dst(name), mirror.dst("d").join(name)]);
+    }
+    once(sandbox, &agent, "verify").expect(code::DONE, &["identical"]);
+}
+
+#[test]
+fn where_files_stand_for_them_too() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut sandbox = sandbox();
+    sandbox.conf().module("demo").set("fake super", "yes");
+    make_all(&sandbox.src());
+    let receiver = sandbox.receiver().start();
+    let agent = patient(sandbox.agent(&receiver));
+    let same = |names: &[&str]| {
+        once(&sandbox, &agent, "sync").expect(code::DONE, &[]);
+        once(&sandbox, &agent, "verify").expect(code::DONE, &["identical"]);
+        for name in names {
+            assert_one(&[sandbox.dst().join(name), sandbox.dst().join("d").join(name)]);
+        }
+    };
+    same(&KINDS);
+    for name in KINDS {
+        touch(&sandbox.src().join(name), 5);
+    }
+    same(&KINDS);
+}
