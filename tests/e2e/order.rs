@@ -2,6 +2,9 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use syncd_tests::workload::many_small;
 use syncd_tests::{Sandbox, wait_until};
@@ -152,4 +155,40 @@ fn a_page_that_is_renamed_does_not_come_before_its_pictures() {
         assert!(missing.is_empty(), "release {release} without {missing:?}");
     }
     mirror.settle();
+}
+
+/// What was there has arrived at some time, also if something changes all the time.
+#[test]
+fn a_first_sync_ends_while_changes_go_on() {
+    let sandbox = Sandbox::new();
+    let old = sandbox.src().join("old");
+    many_small(&old, 10, 20, 2_000).expect("files");
+    let receiver = sandbox.receiver().start();
+    let agent = sandbox.agent(&receiver).arg("--bwlimit").arg("1M").start();
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = thread::spawn({
+        let (stop, src) = (Arc::clone(&stop), sandbox.src());
+        move || {
+            // Until the mirror is there, or the test is over.
+            for number in 0.. {
+                let page = src.join(format!("page{}", number % 8));
+                if stop.load(Ordering::Relaxed) || fs::write(page, noise(20_000, number)).is_err() {
+                    break;
+                }
+            }
+        }
+    });
+    wait_until(LONG, "the end of the first sync", || {
+        let status = agent.control().status().expect("status");
+        let first = &status["status"]["sources"][0]["targets"][0]["first_sync"];
+        let count = |key: &str| first[key].as_u64().unwrap_or(u64::MAX);
+        assert!(count("files_done") <= count("files_total"), "{first}");
+        first.is_null()
+    });
+    stop.store(true, Ordering::Relaxed);
+    writer.join().expect("writer");
+    let sent = sandbox.dst().join("old");
+    assert_eq!(bytes_below(&sent), 10 * 20 * 2_000);
+    agent.wait_synced(LONG);
+    agent.terminate(LONG);
 }

@@ -222,7 +222,9 @@ fn finish(
                 if path.is_root() {
                     state.links.ready();
                 }
-                state.first_sync_done |= state.dirty.outstanding() == 0;
+                let horizon = state.dirty.horizon();
+                state.first_sync_below.get_or_insert(horizon);
+                state.look_at_first_sync();
                 if let (Some(root), true) = (equal, path.is_root()) {
                     state.identical = Some((root, std::time::SystemTime::now()));
                 }

@@ -174,11 +174,14 @@ fn first_sync(state: &State) -> Option<FirstSync> {
     if known && state.first_sync_done {
         return None;
     }
+    let counts = &state.counts;
+    // Of a file that changes meanwhile more than one version may be sent.
+    let most = |total: u64| if known { total } else { u64::MAX };
     Some(FirstSync {
-        files_total: known.then_some(state.counts.found_files),
-        files_done: state.counts.files,
-        bytes_total: known.then_some(state.counts.found_bytes),
-        bytes_done: state.counts.content_bytes,
+        files_total: known.then_some(counts.found_files),
+        files_done: counts.first_files.min(most(counts.found_files)),
+        bytes_total: known.then_some(counts.found_bytes),
+        bytes_done: counts.first_bytes.min(most(counts.found_bytes)),
     })
 }
 

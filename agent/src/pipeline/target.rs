@@ -402,7 +402,7 @@ impl Target {
             self.settle_sent(&mut state, sent, now);
         }
         state.durable_seq = ack.durable;
-        state.first_sync_done |= state.counts.comparisons > 0 && state.dirty.outstanding() == 0;
+        state.look_at_first_sync();
         drop(state);
         self.wake_all();
     }
@@ -423,9 +423,14 @@ impl Target {
                 }
             };
             state.dirty.settle_seq(seq);
+            let files = u64::from(*verb == "put");
             state.counts.ops += 1;
             state.counts.content_bytes += bytes;
-            state.counts.files += u64::from(*verb == "put");
+            state.counts.files += files;
+            if state.is_first_sync(seq) {
+                state.counts.first_bytes += bytes;
+                state.counts.first_files += files;
+            }
             if followed {
                 let latency = Duration::from_millis(now.saturating_sub(first));
                 let verb = *verb;
@@ -454,6 +459,7 @@ impl Target {
             state.dirty.logged(&taken.path);
             state.dirty.arrived(&taken.path);
             state.dirty.settle_seq(taken.mark.seq);
+            state.look_at_first_sync();
             if state.dirty.outstanding() == 0 {
                 state.pause = None;
             }

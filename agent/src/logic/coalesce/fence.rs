@@ -171,6 +171,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_listed_twice_keeps_its_place() {
+        let mut set = set();
+        set.created_dir(path("dir"), 10);
+        set.entered(path("dir"), 10);
+        set.listed(path("dir/sub/picture"), true, 12);
+        set.renamed(path("index.new"), path("index"), false, 14);
+        set.created_dir(path("dir/sub"), 15);
+        set.entered(path("dir/sub"), 15);
+        set.surveyed(&path("dir"), 11, true, 16);
+        set.listed(path("dir/sub/picture"), true, 18);
+        set.surveyed(&path("dir/sub"), 17, true, 18);
+        assert_eq!(taken(&mut set, 18), ["dir"]);
+        assert!(set.take_renames(60, 9).is_empty());
+        let first = set.take_before_rename(200, 9).into_iter();
+        let first: Vec<_> = first.map(|taken| taken.path.to_string()).collect();
+        assert_eq!(first, ["dir/sub", "dir/sub/picture"]);
+        assert_eq!(set.take_renames(200, 9).len(), 1);
+    }
+
+    #[test]
     fn what_comes_after_the_rename_of_a_file_waits_for_it() {
         let mut set = set();
         set.closed(path("before"), 9);

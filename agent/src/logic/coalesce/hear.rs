@@ -101,15 +101,17 @@ impl DirtySet {
     /// somebody who had opened it before it was watched.
     pub fn listed(&mut self, path: WirePath, recent: bool, now: Millis) {
         self.listings += 1;
-        let before = self.before_fence(&path);
+        // It may have been there as soon as its directory was.
+        let before = self.before_fence(&path).unwrap_or(now);
+        let known = self.marks.get(&path).map(|mark| mark.last);
         self.mark(path, now, |mark, _, fresh| {
             mark.look = Look::Content;
             mark.gone = false;
+            // That it is listed once more is no change.
+            mark.last = known.unwrap_or(before);
             if !fresh {
                 return mark.due;
             }
-            // It may have been there as soon as its directory was.
-            mark.last = before.unwrap_or(now);
             mark.open = recent;
             mark.quiet_at = now + if recent { RECENT_MS } else { 0 };
             mark.quiet_at

@@ -76,6 +76,10 @@ pub struct Counts {
     pub found_files: u64,
     /// Their bytes.
     pub found_bytes: u64,
+    /// Files that became durable in the first sync, changes that were seen later left out.
+    pub first_files: u64,
+    /// Their bytes.
+    pub first_bytes: u64,
     /// Comparisons finished.
     pub comparisons: u64,
 }
@@ -127,7 +131,9 @@ pub struct State {
     pub identical: Option<(String, std::time::SystemTime)>,
     /// Last commit of this session that is durable.
     pub durable_seq: u64,
-    /// The target had everything once.
+    /// What the first comparison found has lower numbers than this; none until it came to its end.
+    pub first_sync_below: Option<u64>,
+    /// All of that became durable. Changes that go on all the time do not put it off.
     pub first_sync_done: bool,
     /// Until when the planner sleeps, while it does.
     pub planner_sleeps_until: Option<Millis>,
@@ -167,10 +173,24 @@ impl State {
             counts: Counts::default(),
             identical: None,
             durable_seq: 0,
+            first_sync_below: None,
             first_sync_done: false,
             planner_sleeps_until: None,
             stopping: false,
         }
+    }
+
+    /// The first sync is done when nothing that its comparison found is left.
+    pub fn look_at_first_sync(&mut self) {
+        let Some(below) = self.first_sync_below else {
+            return;
+        };
+        self.first_sync_done |= self.dirty.oldest().is_none_or(|(seq, _)| seq >= below);
+    }
+
+    /// Whether what has this number is a part of the first sync.
+    pub(super) fn is_first_sync(&self, seq: u64) -> bool {
+        !self.first_sync_done && self.first_sync_below.is_none_or(|below| seq < below)
     }
 
     /// Staged files whose turn it is: one that was asked for later may have been faster.

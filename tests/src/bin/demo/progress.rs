@@ -32,6 +32,7 @@ pub(crate) fn first_sync(
     let mut answered = false;
     let mut told = Instant::now();
     let mut trouble = String::new();
+    let mut busy = None;
     while alive()? {
         match control.status() {
             Ok(answer) => {
@@ -41,12 +42,18 @@ pub(crate) fn first_sync(
                 shown.tell_trouble(target, &mut trouble);
                 match answer["verdict"].as_str() {
                     Some("in_sync") => {
-                        shown.finish(target, started.elapsed());
+                        shown.finish("in sync and durable", target, started.elapsed());
+                        return Ok(Outcome::InSync);
+                    }
+                    // SRC changes all the time.
+                    Some("behind") if target["first_sync"].is_null() && !is_left(&mut busy) => {
+                        let what = "what was there is durable, and changes follow,";
+                        shown.finish(what, target, started.elapsed());
                         return Ok(Outcome::InSync);
                     }
                     Some("failed") => return Err(troubles(&answer["status"]["sources"][0])),
                     Some("degraded") if target["first_sync"].is_null() => {
-                        shown.finish(target, started.elapsed());
+                        shown.finish("durable", target, started.elapsed());
                         println!(
                             "not everything: {}",
                             troubles(&answer["status"]["sources"][0])
@@ -161,7 +168,7 @@ impl Shown {
         *last = now;
     }
 
-    fn finish(&self, target: &Value, took: Duration) {
+    fn finish(&self, what: &str, target: &Value, took: Duration) {
         if let Some(bar) = &self.0 {
             bar.finish_and_clear();
         }
@@ -169,7 +176,7 @@ impl Shown {
         let (content, sent) = (number("bytes_content"), number("bytes_sent"));
         let rate = content as f64 / took.as_secs_f64().max(0.001);
         println!(
-            "in sync and durable after {:.1} s ({}): {} files, {} ({} on the wire), {}/s",
+            "{what} after {:.1} s ({}): {} files, {} ({} on the wire), {}/s",
             took.as_secs_f64(),
             HumanDuration(took),
             number("files"),
@@ -178,6 +185,11 @@ impl Shown {
             HumanBytes(rate as u64)
         );
     }
+}
+
+/// Whether the moment is not over that the last of the first sync may take to be told.
+fn is_left(since: &mut Option<Instant>) -> bool {
+    since.get_or_insert_with(Instant::now).elapsed() < LINE_EVERY
 }
 
 fn counted(done: Option<u64>, total: Option<u64>) -> String {
