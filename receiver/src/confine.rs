@@ -22,6 +22,7 @@ use syncd_proto::path::WirePath;
 
 use crate::fs::attic::Attic;
 use crate::fs::meta::Powers;
+use crate::fs::nameless;
 use crate::fs::refusal::describe;
 use crate::fs::root::{HANDLE, Root};
 use crate::fs::trusted;
@@ -271,6 +272,7 @@ fn harden() -> rustix::io::Result<u32> {
     let mut files = rustix::process::getrlimit(Resource::Nofile);
     files.current = files.maximum;
     rustix::process::setrlimit(Resource::Nofile, files)?;
+    nameless::make_room(std::io::stdin());
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     Ok(umask)
 }

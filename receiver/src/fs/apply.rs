@@ -20,6 +20,7 @@ use super::attic::Keep;
 use super::attributes::{Lacking, Place};
 use super::fake;
 use super::meta::{Keeper, identity_of, kind_of, mtime_of, statx_at, statx_fd};
+use super::nameless;
 use super::recover::names;
 use super::refusal::Refusal;
 use super::root::{LISTABLE, Root};
@@ -29,6 +30,8 @@ mod make;
 mod replace;
 mod rights;
 mod set;
+#[cfg(test)]
+mod tests;
 
 use make::visible;
 pub use make::{Maker, Prepared};
@@ -177,10 +180,12 @@ impl Applier<'_> {
             root: self.root,
             area: self.area,
             keeper: self.keeper,
+            guess: None,
         }
     }
 
-    /// Renames a temporary entry to its place, whatever stands there.
+    /// Renames a temporary entry to its place, whatever stands there; a file without a name is linked there if nothing
+    /// does.
     fn install(&mut self, op: &Op, temp: &Temp) -> Done {
         let path = op.path();
         let (dir, name) = self.place(op, path)?;
@@ -188,6 +193,18 @@ impl Applier<'_> {
         self.keeper
             .guard
             .replacement(self.root, path, (&dir, name))?;
+        if let Some(file) = temp.unnamed() {
+            match self.with_right_to(&dir, || nameless::link(file, &dir, name)) {
+                Ok(()) => {
+                    self.touched.linked();
+                    return Ok(());
+                }
+                Err(Errno::XDEV) => return Err(self.refusal(op, path, Errno::XDEV)),
+                // Something has the name, or the way with names knows what is wrong.
+                Err(_) if temp.give_name().is_ok() => {}
+                Err(_) => return self.made_again(op, temp),
+            }
+        }
         let from = (temp.dir(), temp.name().as_bytes());
         let keep = Keep::of(self.area, self.base);
         let way = Found {
@@ -205,6 +222,14 @@ impl Applier<'_> {
         }
         self.touched.dir(path.parent(), dir);
         Ok(())
+    }
+
+    /// A file without a name that cannot be linked is copied into one that has a name.
+    fn made_again(&mut self, op: &Op, temp: &Temp) -> Done {
+        match self.maker().again(op, temp)? {
+            Prepared::Entry(named, _) => self.install(op, &named),
+            Prepared::Nothing => Ok(()),
+        }
     }
 
     fn mkdir(&mut self, op: &Op, path: &WirePath, meta: &Meta) -> Done {

@@ -10,6 +10,7 @@
 //!   kept/            on a file system below the module: its part of the module's `trash`
 //! ```
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,8 +29,9 @@ use syncd_proto::reject::RejectCode;
 use super::attic::Attic;
 use super::elsewhere::Elsewhere;
 use super::meta::{Mount, mount_of, statx_fd};
+use super::nameless::{self, Nameless};
 use super::refusal::{Refusal, describe};
-use super::root::{LISTABLE, Root};
+use super::root::{LISTABLE, READABLE, Root};
 
 /// The staging area of a module, open.
 #[derive(Debug)]
@@ -41,6 +43,7 @@ pub struct Area {
     mount: Mount,
     attic: Option<Attic>,
     elsewhere: Elsewhere,
+    nameless: Nameless,
     /// Makes names of this process unlike those of the one before.
     tag: u32,
     next: AtomicU64,
@@ -58,7 +61,18 @@ impl Area {
     /// It cannot be made, or what stands there is not ours.
     pub fn open(root: &Root) -> Result<Self, Refusal> {
         let dir = own_dir(root)?;
-        Self::open_in(&dir)
+        let area = Self::open_in(&dir)?;
+        // What a crash leaves of it there is deleted like everything else in it.
+        let nameless = Nameless::tried(&area.stage, &area.trash, &area.fresh_name());
+        Ok(Self { nameless, ..area })
+    }
+
+    /// The same, where every file has a name.
+    #[cfg(test)]
+    #[must_use]
+    pub fn naming_all(self) -> Self {
+        let nameless = Nameless::none();
+        Self { nameless, ..self }
     }
 
     /// Opens the area at the `root` of a file system below the module with the area `home`. Versions are kept in it if
@@ -94,6 +108,7 @@ impl Area {
             mount,
             attic: None,
             elsewhere: Elsewhere::default(),
+            nameless: Nameless::none(),
             tag: u32::from_le_bytes(random::<4>().map_err(broken)?),
             next: AtomicU64::new(0),
             claimed: Mutex::default(),
@@ -208,6 +223,25 @@ impl Area {
         Ok((temp, file))
     }
 
+    /// A new, empty file that has no name yet, where there can be one and not too many are open.
+    #[must_use]
+    pub fn create_nameless(self: &Arc<Self>, mode: Mode) -> Option<(Temp, OwnedFd)> {
+        if !self.nameless.take() {
+            return None;
+        }
+        let mut temp = self.temp();
+        temp.unnamed = Some(Unnamed::default());
+        // What is wrong is told by the other way.
+        let file = nameless::create(&self.stage, mode).ok()?;
+        Some((temp, file))
+    }
+
+    /// Whether files are made without a name.
+    #[must_use]
+    pub fn nameless(&self) -> &Nameless {
+        &self.nameless
+    }
+
     /// A temporary name, for something about to be made under it.
     #[must_use]
     pub fn temp(self: &Arc<Self>) -> Temp {
@@ -216,6 +250,7 @@ impl Area {
             name: self.fresh_name(),
             claim: None,
             left: false,
+            unnamed: None,
         }
     }
 
@@ -237,6 +272,7 @@ impl Area {
             name: key.to_string(),
             claim: Some(key),
             left: false,
+            unnamed: None,
         };
         let file = if resume {
             let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -310,6 +346,16 @@ pub struct Temp {
     claim: Option<Digest>,
     /// Nothing has this name any more.
     left: bool,
+    /// The file of it may have no name yet.
+    unnamed: Option<Unnamed>,
+}
+
+/// A file made without a name; it counts until it is dropped.
+#[derive(Debug, Default)]
+struct Unnamed {
+    file: Option<OwnedFd>,
+    /// It has got its temporary name after all.
+    named: Cell<bool>,
 }
 
 impl Temp {
@@ -328,6 +374,49 @@ impl Temp {
         &self.name
     }
 
+    /// The same with its file, which is closed where it has a name.
+    #[must_use]
+    pub fn holding(mut self, file: OwnedFd) -> Self {
+        if let Some(unnamed) = &mut self.unnamed {
+            unnamed.file = Some(file);
+        }
+        self
+    }
+
+    /// The file, as long as it has no name.
+    #[must_use]
+    pub fn unnamed(&self) -> Option<&OwnedFd> {
+        let unnamed = self.unnamed.as_ref()?;
+        unnamed.file.as_ref().filter(|_| !unnamed.named.get())
+    }
+
+    /// Gives a file that has no name its temporary one.
+    ///
+    /// # Errors
+    /// Those of `link`: it has none then, and files have names from now on.
+    pub fn give_name(&self) -> rustix::io::Result<()> {
+        let Some(unnamed) = &self.unnamed else {
+            return Ok(());
+        };
+        if let Some(file) = self.unnamed() {
+            let linked = nameless::link(file, &self.area.stage, self.name.as_bytes());
+            linked.inspect_err(|errno| self.area.nameless.failed(*errno))?;
+            unnamed.named.set(true);
+        }
+        Ok(())
+    }
+
+    /// Opens its file to be read.
+    ///
+    /// # Errors
+    /// Those of `open`.
+    pub fn open(&self) -> rustix::io::Result<OwnedFd> {
+        match self.unnamed() {
+            Some(file) => rustix::io::fcntl_dupfd_cloexec(file, 0),
+            None => rustix::fs::openat(self.dir(), self.name(), READABLE, Mode::empty()),
+        }
+    }
+
     /// It has left its temporary name, which is not looked for again.
     pub fn installed(mut self) {
         self.left = true;
@@ -341,6 +430,11 @@ impl Temp {
 
 impl Drop for Temp {
     fn drop(&mut self) {
+        if let Some(unnamed) = self.unnamed.take() {
+            self.left |= !unnamed.named.get();
+            drop(unnamed);
+            self.area.nameless.give();
+        }
         match &self.claim {
             Some(key) => {
                 self.area.claims().remove(key);

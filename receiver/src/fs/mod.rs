@@ -36,6 +36,7 @@ pub mod known;
 pub mod lock_file;
 pub mod logbook;
 pub mod meta;
+pub mod nameless;
 pub mod own;
 pub mod parallel;
 pub mod pid_file;

@@ -11,6 +11,7 @@ use super::apply::{Maker, Prepared};
 use super::area::Area;
 use super::commit::StagedMap;
 use super::meta::Keeper;
+use super::nameless::Guess;
 use super::refusal::Refusal;
 use super::root::Root;
 
@@ -55,10 +56,12 @@ impl Preparer {
             Durability::None => false,
             Durability::Batch => alone && puts <= SINGLE_SYNCS_MAX,
         };
+        let guess = Guess::default();
         let maker = Maker {
             root: &self.root,
             area: &self.area,
             keeper: &self.keeper,
+            guess: Some(&guess),
         };
         let prepared = commits.iter().map(|commit| {
             let ops = commit.ops();

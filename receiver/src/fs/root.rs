@@ -149,6 +149,15 @@ impl Root {
         Ok(Some((self.dir(&parent)?, name)))
     }
 
+    /// What has this name, only to see that something does; nothing is kept open.
+    ///
+    /// # Errors
+    /// `ENOENT` if nothing has it.
+    pub fn look_up(&self, path: &WirePath) -> rustix::io::Result<()> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        self.open(path, flags).map(drop)
+    }
+
     /// Opens a directory only to name things in it: needs no right to read it.
     ///
     /// # Errors

@@ -24,7 +24,7 @@ use super::area::{Area, OWN, Temp};
 use super::known::Known;
 use super::meta::{identity_of, kind_of, statx_fd};
 use super::refusal::Refusal;
-use super::root::{READABLE, Root};
+use super::root::Root;
 use super::signature::version_of;
 
 /// Content that is complete, with its length and digest checked.
@@ -37,7 +37,8 @@ pub struct Staged {
 }
 
 impl Staged {
-    /// Stages content that is at hand, in a file with these permissions.
+    /// Stages content that is at hand, in a file with these permissions; `nameless` has it made without a name, if that
+    /// can be.
     ///
     /// # Errors
     /// It does not have this digest, or cannot be written.
@@ -46,11 +47,16 @@ impl Staged {
         content: &[u8],
         digest: &Digest,
         mode: Mode,
+        nameless: bool,
     ) -> Result<Self, Refusal> {
         if Digest::of(content) != *digest {
             return Err(bad_content("inline content does not have its digest"));
         }
-        let (temp, file) = area.create(mode).map_err(cannot_write)?;
+        let made = nameless.then(|| area.create_nameless(mode)).flatten();
+        let (temp, file) = match made {
+            Some(made) => made,
+            None => area.create(mode).map_err(cannot_write)?,
+        };
         write_at(&file, content, 0).map_err(cannot_write)?;
         Ok(Self {
             temp,
@@ -70,8 +76,7 @@ impl Staged {
         content: &Content,
         mode: Mode,
     ) -> Result<Self, Refusal> {
-        let source = rustix::fs::openat(from.dir(), from.name(), READABLE, Mode::empty());
-        let source = source.map_err(cannot_write)?;
+        let source = from.open().map_err(cannot_write)?;
         let (temp, file) = area.create(mode).map_err(cannot_write)?;
         let len = Content::len(content);
         let mut hasher = GroupHasher::for_len(len);
@@ -133,10 +138,10 @@ impl Staged {
         self.file.as_fd()
     }
 
-    /// Closes the file and leaves its name.
+    /// Closes the file and leaves its name; a file without one stays open.
     #[must_use]
     pub fn into_temp(self) -> Temp {
-        self.temp
+        self.temp.holding(self.file)
     }
 }
 

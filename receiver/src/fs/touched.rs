@@ -69,6 +69,15 @@ impl Touched {
         self.bound();
     }
 
+    /// A file that was made without a name on the module's file system has got one.
+    pub fn linked(&mut self) {
+        if self.needs_nothing() {
+            return;
+        }
+        // Whether a sync of its directory reaches it depends on the file system.
+        self.everything = true;
+    }
+
     /// Metadata of this open file has changed.
     pub fn file(&mut self, fd: OwnedFd) {
         if self.needs_nothing() {

@@ -10,6 +10,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use certs_dev::{Authority, Issued};
+use rustix::process::{Pid, Resource, Rlimit};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use syncd_proto::attributes::Attributes;
@@ -238,6 +239,19 @@ impl Bench {
         }
         let mode = std::fs::metadata(self.at(".syncd")).unwrap().permissions();
         assert_eq!(mode.mode() & 0o777, 0o700);
+    }
+
+    /// Limits the worker.
+    pub(crate) fn limit(&self, what: Resource, limit: Rlimit) {
+        let pid = Pid::from_child(&self.child.lock().unwrap());
+        rustix::process::prlimit(Some(pid), what, limit).unwrap();
+    }
+
+    /// Kills the worker and waits until it is gone.
+    pub(crate) fn kill(&self) {
+        let mut child = self.child.lock().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     pub(crate) fn exit(&self) -> ExitStatus {

@@ -4,6 +4,7 @@
 mod bench;
 mod hidden;
 mod mounts;
+mod nameless;
 mod operations;
 mod sessions;
 mod transfers;

@@ -15,6 +15,7 @@ use super::{Done, metadata_refusal, mismatch};
 use crate::fs::area::{Area, OWN, Temp};
 use crate::fs::attributes::Lacking;
 use crate::fs::meta::Keeper;
+use crate::fs::nameless::Guess;
 use crate::fs::refusal::Refusal;
 use crate::fs::root::Root;
 use crate::fs::stage::Staged;
@@ -38,6 +39,8 @@ pub struct Maker<'a> {
     pub area: &'a Arc<Area>,
     /// What may be set.
     pub keeper: &'a Keeper,
+    /// Small files are made without a name where their names are likely free; `None`: never.
+    pub guess: Option<&'a Guess>,
 }
 
 impl Maker<'_> {
@@ -59,7 +62,13 @@ impl Maker<'_> {
         match op {
             Op::Put { meta, content, .. } => {
                 let mode = self.mode_at_birth(meta);
-                let staged = self.content(op, (content, mode), inline, staged)?;
+                // What is synced by itself has a name by then, as file systems know it best.
+                let guess = self.guess.filter(|_| !sync);
+                let nameless = |path: &WirePath| {
+                    let works = self.area.nameless().works();
+                    guess.is_some_and(|guess| works && !guess.is_taken(self.root, path))
+                };
+                let staged = self.content(op, (content, mode), inline, staged, nameless)?;
                 self.finish(op, meta, staged, sync)
             }
             Op::Symlink { meta, target, .. } if self.keeper.guard.fakes() => {
@@ -150,6 +159,7 @@ impl Maker<'_> {
         (content, mode): (&Content, Mode),
         inline: Option<&[u8]>,
         find: impl FnOnce(u64) -> Option<Result<Staged, Refusal>>,
+        nameless: impl FnOnce(&WirePath) -> bool,
     ) -> Result<Staged, Refusal> {
         let bad = |what: &str| {
             let text = format!("cannot put {}: {what}", op.path());
@@ -158,7 +168,8 @@ impl Maker<'_> {
         match content {
             Content::Inline { digest, .. } => {
                 let bytes = inline.ok_or_else(|| bad("inline content is missing"))?;
-                Staged::inline(self.area, bytes, digest, mode).map_err(|refusal| {
+                let nameless = nameless(op.path());
+                Staged::inline(self.area, bytes, digest, mode, nameless).map_err(|refusal| {
                     let text = format!("cannot {} {}: {refusal}", op.verb(), op.path());
                     Refusal::new(refusal.code, text)
                 })
@@ -196,7 +207,7 @@ impl Maker<'_> {
         meta: &Meta,
         sync: bool,
     ) -> Result<Prepared, Refusal> {
-        let staged = Staged::inline(self.area, content, &Digest::of(content), OWN)?;
+        let staged = Staged::inline(self.area, content, &Digest::of(content), OWN, false)?;
         let lacking = self
             .keeper
             .set_fake(staged.fd(), kind, rdev, meta)
