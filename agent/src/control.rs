@@ -4,6 +4,7 @@
 pub mod client;
 pub mod metrics;
 pub mod protocol;
+pub mod reasons;
 pub mod render;
 pub mod status;
 

@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use syncd_tests::binaries::Binaries;
@@ -499,6 +500,16 @@ fn what_is_immutable_at_the_mirror_fails_with_its_reason_and_all_else_flows() {
         wait_until(crate::common::LONG, &format!("{name} is told"), || {
             told(name)
         });
+    }
+    let waited = mirror.agent.control().wait(Some("content"), Duration::ZERO);
+    let text = waited.expect_err("it cannot be durable").to_string();
+    for part in [
+        "content failed: ",
+        "immutable",
+        "again in ",
+        "syncd-agent rescan content",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
     }
     crate::common::wait_content(&mirror.dst("new-name"), b"renamed");
     fs::write(mirror.src("other"), "still flows").expect("write");

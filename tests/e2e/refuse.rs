@@ -94,7 +94,7 @@ fn a_module_that_is_read_only() {
         |sandbox| {
             sandbox.conf().module(MODULE).set("read only", "yes");
         },
-        &["module is read only", "-> set `read only = no`"],
+        &["refused: module is read only\n", "-> set `read only = no`"],
         "read only",
     );
 }

@@ -205,7 +205,11 @@ impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused { code, text } => {
-                write!(f, "refused: {code}: {}", escaped(text.as_bytes()))
+                let (code, text) = (code.to_string(), escaped(text.as_bytes()));
+                match text == code {
+                    true => write!(f, "refused: {text}"),
+                    false => write!(f, "refused: {code}: {text}"),
+                }
             }
             Self::Tls { text, .. } => f.write_str(text),
             Self::Setup(error) => write!(f, "{error}"),
@@ -449,6 +453,20 @@ mod tests {
     fn a_cut_may_mend_itself() {
         let error = ConnectError::from_io(io::ErrorKind::ConnectionReset.into());
         assert!(matches!(error, ConnectError::Cut(_)) && !error.is_permanent());
+    }
+
+    #[test]
+    fn a_reason_that_says_no_more_than_its_code_is_told_once() {
+        let refused = |text: &str| {
+            let code = RejectCode::ReadOnly;
+            let text = text.to_owned();
+            ConnectError::Refused { code, text }.to_string()
+        };
+        assert_eq!(
+            refused("module is read only"),
+            "refused: module is read only"
+        );
+        assert_eq!(refused("for you"), "refused: module is read only: for you");
     }
 
     #[test]

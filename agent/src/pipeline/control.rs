@@ -9,6 +9,7 @@ use tokio::sync::{broadcast, mpsc};
 
 use crate::control::ControlRequest;
 use crate::control::protocol::{Change, Command, Event, Reply};
+use crate::control::reasons::reasons;
 use crate::control::status::Verdict;
 use crate::pipeline::source::Source;
 use crate::pipeline::status;
@@ -61,15 +62,13 @@ async fn answer_one(sources: &[Arc<Source>], command: Command, started: Instant)
             // Whether anything is on its way is not known at once either.
             let timeout = Duration::from_millis(timeout_ms).max(LOOK);
             let waited = tokio::time::timeout(timeout, wait(&wanted)).await;
-            let status = status::gather(sources, started);
-            let (verdict, text) = match waited {
-                Ok(()) => (Verdict::InSync, "durable at every target".to_owned()),
-                Err(_) => (
-                    status.verdict().max(Verdict::Behind),
-                    format!("not done within {timeout_ms} ms"),
-                ),
-            };
-            Reply::Wait { verdict, text }
+            match waited {
+                Ok(()) => Reply::Wait {
+                    verdict: Verdict::InSync,
+                    text: "durable at every target".to_owned(),
+                },
+                Err(_) => not_done(&wanted, timeout_ms, started),
+            }
         }
         Command::Rescan { path } => match asked::select(sources, path) {
             Ok(wanted) => {
@@ -93,6 +92,23 @@ async fn answer_one(sources: &[Arc<Source>], command: Command, started: Instant)
         Command::Reject { id } => decide(sources, &id, |target, id| {
             target.update(|state, _| state.brake.reject(id))
         }),
+    }
+}
+
+/// The time is over: says why.
+fn not_done(wanted: &Wanted, timeout_ms: u64, started: Instant) -> Reply {
+    let sources: Vec<_> = wanted.iter().map(|(source, _)| source.clone()).collect();
+    let status = status::gather(&sources, started);
+    let below = wanted.first().and_then(|(_, path)| path.as_ref());
+    let below = below.map(ToString::to_string);
+    let mut text = format!("not done within {timeout_ms} ms");
+    for reason in reasons(&status, below.as_deref()) {
+        text.push_str("\n  ");
+        text.push_str(&reason);
+    }
+    Reply::Wait {
+        verdict: status.verdict().max(Verdict::Behind),
+        text,
     }
 }
 
