@@ -29,6 +29,7 @@ pub const REQUESTS_MAX: usize = 16;
 /// Events a slow reader may be behind before it misses some.
 pub const EVENTS_MAX: usize = 4_096;
 
+const EMFILE: i32 = rustix::io::Errno::MFILE.raw_os_error();
 const CLIENTS_MAX: usize = 32;
 const WAIT_GRACE: Duration = Duration::from_secs(2);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -96,6 +97,9 @@ impl ControlError {
         match self {
             Self::InUse(_) => "stop it, or give this agent a socket of its own: --control PATH",
             Self::NotASocket(_) => "remove it, or choose another place: --control PATH",
+            Self::Bind(_, source) if source.raw_os_error() == Some(EMFILE) => {
+                "raise the limit of open files: ulimit -n 1024, or LimitNOFILE=1024 in the unit"
+            }
             Self::Bind(..) => "choose a directory this user may write to: --control PATH",
             Self::NoAgent(_, source) if source.kind() == io::ErrorKind::PermissionDenied => {
                 "ask as the user the agent runs as"

@@ -289,7 +289,7 @@ fn a_quota_is_waited_for() {
 }
 
 /// A shell sets a limit and becomes the program.
-fn limited(sandbox: &Sandbox, name: &str, limit: &str, program: &Path) -> PathBuf {
+pub(crate) fn limited(sandbox: &Sandbox, name: &str, limit: &str, program: &Path) -> PathBuf {
     let script = sandbox.path().join(name);
     let text = format!("#!/bin/sh\n{limit}\nexec {} \"$@\"\n", program.display());
     fs::write(&script, text).expect("write");

@@ -15,6 +15,7 @@ use syncd_tests::workload::many_small;
 use syncd_tests::{Agent, Binaries, Receiver, Sandbox, require, wait_until};
 
 use crate::common::{Disk, LONG, Mirror, may_mount, patient, scaled, tool, wait_content};
+use crate::disk::limited;
 
 impl Mirror {
     #[track_caller]
@@ -205,6 +206,24 @@ fn more_directories_than_watches() {
         });
         fs::write(scene.src("d00019/new/late"), "heard").expect("write");
         scene.settle();
+    }
+}
+
+#[test]
+fn too_few_open_files_are_not_taken_for_inotifys_limit() {
+    for (backend, files) in [("inotify", 14), ("notify", 15)] {
+        let sandbox = Sandbox::new();
+        fs::write(sandbox.src().join("f"), "x").expect("write");
+        let receiver = sandbox.receiver().start();
+        let limit = format!("ulimit -n {files}");
+        let program = limited(&sandbox, "agent", &limit, &Binaries::locate().agent);
+        let agent = patient(sandbox.agent(&receiver)).program(program);
+        // Nobody can ask it either.
+        let agent = agent.arg("--backend").arg(backend).spawn();
+        let line = agent.wait_line(LONG, "not watched");
+        let said =
+            format!("no more open files of this agent: its limit is {files}; raise it: ulimit");
+        assert!(line.contains(&said), "{backend}: {line}");
     }
 }
 

@@ -13,6 +13,7 @@
 
 mod barrier;
 mod inotify;
+mod limits;
 mod notify;
 mod pace;
 mod track;
@@ -25,6 +26,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use syncd_proto::path::WirePath;
+
+use limits::{Limit, limit};
 
 /// What happened to an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -158,7 +161,11 @@ impl From<io::Error> for WatchError {
         use rustix::io::Errno;
         match Errno::from_io_error(&error) {
             Some(Errno::NOSPC) => limit(Limit::Watches),
-            Some(Errno::MFILE) => limit(Limit::Instances),
+            Some(Errno::MFILE) => limit(match limits::is_short_of_files() {
+                true => Limit::Files,
+                false => Limit::Instances,
+            }),
+            Some(Errno::NFILE) => limit(Limit::FilesOfAll),
             Some(Errno::ACCESS | Errno::PERM) => Self::Denied(error),
             Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Self::Gone,
             _ => Self::Other(format!("cannot watch: {error}")),
@@ -241,47 +248,6 @@ pub fn start(
         Backend::Notify => Box::new(notify::NotifyWatcher::start(root, sink)?),
         Backend::Inotify => Box::new(inotify::InotifyWatcher::start(root, sink)?),
     })
-}
-
-/// The limit of a user namespace counts as well, and is the one that ran out if it is lower.
-fn limit(what: Limit) -> WatchError {
-    let (usual, namespaced, text) = match what {
-        Limit::Watches => (
-            "fs.inotify.max_user_watches",
-            "user.max_inotify_watches",
-            "directories to watch",
-        ),
-        Limit::Instances => (
-            "fs.inotify.max_user_instances",
-            "user.max_inotify_instances",
-            "programs that watch",
-        ),
-    };
-    let value = |name: &str| -> Option<u64> {
-        let path = format!("/proc/sys/{}", name.replace('.', "/"));
-        std::fs::read_to_string(path).ok()?.trim().parse().ok()
-    };
-    let (name, now) = match (value(usual), value(namespaced)) {
-        (Some(all), Some(own)) if own < all => (namespaced, Some(own)),
-        (all, _) => (usual, all),
-    };
-    let text = match now {
-        Some(now) => {
-            let better = now.saturating_mul(4).next_power_of_two().max(1_024);
-            format!("no more {text}: the limit {name} is {now}; raise it: sysctl {name}={better}")
-        }
-        None => format!("no more {text}: the limit {name} is reached"),
-    };
-    WatchError::LimitReached { text }
-}
-
-/// A limit of the system.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Limit {
-    /// Watches of a user.
-    Watches,
-    /// inotify instances of a user.
-    Instances,
 }
 
 #[cfg(test)]

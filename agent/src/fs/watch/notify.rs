@@ -25,7 +25,8 @@ use notify::{
 use syncd_proto::path::WirePath;
 
 use super::barrier::BarrierDir;
-use super::{Backlog, Census, Limit, RawEvent, Sink, WatchError, Watched, Watcher, limit};
+use super::limits::{Limit, limit};
+use super::{Backlog, Census, RawEvent, Sink, WatchError, Watched, Watcher};
 use crate::fs::root::{self, Identity, SourceRoot};
 
 mod hear;
