@@ -10,10 +10,10 @@ use syncd_tests::require::Need;
 use syncd_tests::sandbox::MODULE;
 use syncd_tests::{Binaries, Exit, ReservedPort, Sandbox, require};
 
-use crate::common::{LONG, patient, run, tool};
+use crate::common::{LONG, patient, run, target_of, tool};
 
 /// Users that nobody else is, so that only what is started here counts.
-const USERS: [u32; 4] = [1_954_322, 1_954_323, 1_954_324, 1_954_325];
+const USERS: [u32; 5] = [1_954_322, 1_954_323, 1_954_324, 1_954_325, 1_954_326];
 
 /// One process with one thread.
 const ALONE: &str = "prlimit --nproc=1";
@@ -156,6 +156,36 @@ fn an_agent_that_can_start_no_more_threads_says_so_and_tries_again() {
     agent.wait_synced(LONG);
     assert_eq!(fs::read(sandbox.dst().join("f")).expect("read"), b"text");
     assert!(!agent.log().contains("panicked"), "{}", agent.log());
+}
+
+#[test]
+fn what_cannot_be_compressed_for_want_of_a_thread_goes_as_it_is() {
+    if !may_limit() {
+        return;
+    }
+    let user = USERS[4];
+    let sandbox = Sandbox::new();
+    let receiver = sandbox.receiver().start();
+    let program = as_user(&sandbox, user, "", &Binaries::locate().agent);
+    let builder = sandbox.agent(&receiver).program(program);
+    let builder = builder.arg("--bwlimit").arg("1M");
+    give(&sandbox, user);
+    for name in [sandbox.secrets_file(), sandbox.certs().join("server.key")] {
+        chown(name, Some(0), Some(0)).expect("chown");
+    }
+    let agent = builder.start();
+    agent.wait_synced(LONG);
+    limit(&sandbox, user, agent.pid(), Some(1));
+    let text = "what is said again and again\n".repeat(100_000);
+    fs::write(sandbox.src().join("f"), &text).expect("write");
+    agent.wait_synced(LONG);
+    let read = fs::read(sandbox.dst().join("f")).expect("read");
+    assert!(read == text.as_bytes(), "{} bytes", read.len());
+    let sent = target_of(&agent)["bytes_sent"].as_u64();
+    assert!(sent > Some(text.len() as u64 * 9 / 10), "{sent:?} bytes");
+    for words in ["panicked", "session ended"] {
+        assert!(!agent.log().contains(words), "{}", agent.log());
+    }
 }
 
 /// It ended with an error of the system, in words that say what is missing.

@@ -28,6 +28,7 @@ use crate::logic::bucket::Bucket;
 use crate::logic::packing::Packing;
 use crate::logic::terms::Terms;
 use crate::net::framing::FrameWriter;
+use crate::net::threads::apart;
 
 /// Longest wait for the answer to one question.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
@@ -484,7 +485,7 @@ impl Link {
             if let Some((mut frame, lane)) = next {
                 let bytes = frame.wire_len();
                 if packing.as_ref().is_some_and(Packing::pays) {
-                    frame = tokio::task::spawn_blocking(|| pack::pack(frame)).await?;
+                    frame = packed(frame).await?;
                 }
                 let begun = Instant::now();
                 let wait = self.wait_ms(&mut bucket, frame.wire_len());
@@ -554,6 +555,20 @@ impl Link {
         self.arrived.notify_all();
         self.closing.notify_one();
         self.writable.notify_one();
+    }
+}
+
+/// A frame with its payload compressed; as it is where no thread can be started for that.
+async fn packed(frame: Frame) -> std::io::Result<Frame> {
+    let whole = Arc::new(Mutex::new(Some(frame)));
+    let work = {
+        let whole = Arc::clone(&whole);
+        move || lock(&whole).take().map(pack::pack)
+    };
+    match apart(work).await {
+        Ok(Some(frame)) => Ok(frame),
+        Ok(None) => Err(std::io::Error::other("a frame was taken twice")),
+        Err(error) => lock(&whole).take().ok_or(error),
     }
 }
 
