@@ -161,3 +161,27 @@ fn what_is_protected_only_under_its_old_path_is_not_moved_away() {
     mirror.expect(&["g/f"], &["e"]);
     assert_eq!(target_of(&mirror.agent)["files"], before);
 }
+
+#[test]
+fn a_file_does_not_take_the_place_of_a_directory_that_could_not_be_renamed() {
+    let names = ["1", "2", "3", "4"];
+    let all = |make: fn(&str) -> [String; 2]| names.map(make).concat();
+    let (here, there) = (
+        all(|it| [format!("a{it}/f"), format!("b{it}/")]),
+        all(|it| [format!("a{it}/z.o"), format!("b{it}/x.o")]),
+    );
+    let [here, there] = [&here, &there].map(|it| it.iter().map(String::as_str).collect::<Vec<_>>());
+    let mirror = mirror(&here, &there, &["--exclude=*.o"]);
+    for it in names {
+        mirror.rename(&format!("a{it}"), &format!("b{it}"));
+        write(mirror.src(&format!("a{it}")), "a file now");
+    }
+    let moved = |it: &str| fs::read(mirror.dst(&format!("b{it}/f"))).ok();
+    wait_until(LONG, "the files are said to have failed", || {
+        let are_moved = names
+            .iter()
+            .all(|it| moved(it) == Some(format!("a{it}/f").into_bytes()));
+        target_of(&mirror.agent)["failed_total"] == names.len() && are_moved
+    });
+    mirror.expect(&there, &[]);
+}

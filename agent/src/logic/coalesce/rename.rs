@@ -140,16 +140,20 @@ impl DirtySet {
     }
 
     /// A rename that was taken may be refused because of what stands at its new name: until that is known nothing else
-    /// takes that place.
+    /// takes that place, nor that of a directory which may still be there under its old name.
     pub fn await_rename(&mut self, rename: &mut Rename) {
         rename.awaited = true;
-        self.sent(&Arc::new(rename.to.clone()));
+        for name in places(rename) {
+            self.sent(&name);
+        }
     }
 
     /// A rename has arrived, or will not.
     pub fn rename_arrived(&mut self, rename: &Rename) {
         if rename.awaited {
-            self.arrived(&Arc::new(rename.to.clone()));
+            for name in places(rename) {
+                self.arrived(&name);
+            }
         }
     }
 
@@ -396,4 +400,11 @@ impl DirtySet {
             }
         }
     }
+}
+
+/// Where nothing else may come while nobody knows what became of a rename.
+fn places(rename: &Rename) -> impl Iterator<Item = Arc<WirePath>> {
+    let from = rename.dir.then_some(&rename.from);
+    let names = std::iter::once(&rename.to).chain(from);
+    names.map(|name| Arc::new(name.clone()))
 }

@@ -74,6 +74,10 @@ impl Target {
                         if in_the_way {
                             // What takes its place, if it is no directory, has to wait for a comparison.
                             state.keep(&rename.to);
+                            if rename.dir {
+                                // It is still where it was, with what is protected in it.
+                                state.keep(&rename.from);
+                            }
                         }
                         state.links.forget_below(&rename.from);
                         state.links.forget_below(&rename.to);
