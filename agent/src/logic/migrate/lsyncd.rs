@@ -115,12 +115,19 @@ impl Reader {
                     source.remarks.push(self.say(field, Differs, text));
                 }
                 "delete" => self.delete(field, &mut source),
-                "exclude" => self.patterns(field, &mut source, |pattern| format!("- {pattern}")),
-                "filter" => self.patterns(field, &mut source, str::to_owned),
-                "excludeFrom" => {
-                    self.patterns(field, &mut source, |file| format!("merge,- {file}"))
+                "exclude" => {
+                    self.patterns(field, &mut source, None, |pattern| format!("- {pattern}"))
                 }
-                "filterFrom" => self.patterns(field, &mut source, |file| format!("merge {file}")),
+                "filter" => self.patterns(field, &mut source, None, str::to_owned),
+                "excludeFrom" => {
+                    let differs = Some(EXCLUDE_FROM);
+                    self.patterns(field, &mut source, differs, |file| {
+                        format!("merge,- {file}")
+                    });
+                }
+                "filterFrom" => {
+                    self.patterns(field, &mut source, None, |file| format!("merge {file}"));
+                }
                 "rsync" => flags.extend(self.rsync(field, &mut source)),
                 "rsyncOpts" | "rsyncOps" => flags.extend(self.words(field, &mut source)),
                 _ => source.remarks.push(self.other(field)),
@@ -249,13 +256,23 @@ impl Reader {
             .push(Setting::new("delete", Value::Flag(on), why));
     }
 
-    fn patterns(&self, field: &Field, source: &mut SourceDraft, rule: impl Fn(&str) -> String) {
+    fn patterns(
+        &self,
+        field: &Field,
+        source: &mut SourceDraft,
+        differs: Option<&str>,
+        rule: impl Fn(&str) -> String,
+    ) {
         for (line, value) in list(field) {
             let at = self.at(line);
             match &value {
                 Lua::Text(text) => {
                     let key = field.key.as_deref().unwrap_or_default();
-                    let why = Remark::new(&at, Kept, format!("{key} {}", value.shown()), "");
+                    let what = format!("{key} {}", value.shown());
+                    let why = match differs {
+                        Some(text) => Remark::new(&at, Differs, what, text),
+                        None => Remark::new(&at, Kept, what, ""),
+                    };
                     source.rules.push((rule(text), why));
                 }
                 _ => source
@@ -395,6 +412,10 @@ impl Reader {
         self.say(field, verdict, text)
     }
 }
+
+/// How the lines of an `excludeFrom` are read.
+const EXCLUDE_FROM: &str = "here each line is a whole pattern of rsync; lsyncd passes over lines that begin with `+`, \
+    drops a `-` and blanks before a pattern, and takes `[`, `]` and `\\` for themselves: rewrite such lines";
 
 const UNKNOWN_VALUE: &str = "only lsyncd itself could tell what this is: write it out";
 
