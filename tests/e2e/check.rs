@@ -177,7 +177,13 @@ fn a_slow_check_delays_nothing() {
     let asked = mirror.agent.control().rescan(".");
     assert!(asked.is_ok(), "{asked:?}");
     mirror.settle();
-    assert_eq!(mirror.target()["full_check"]["done"], false);
+    let checking = mirror.target()["full_check"].clone();
+    assert_eq!(checking["done"], false);
+    let known = |name: &str| checking[name].as_u64() > Some(0);
+    for name in ["bytes", "took_ms", "entries_total"] {
+        assert!(known(name), "{name}: {checking}");
+    }
+    assert!(mirror.target()["next_full_check"].is_string());
     let asked_to_end = Instant::now();
     mirror.agent.terminate(LONG);
     assert!(asked_to_end.elapsed() < Duration::from_secs(10));

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::control::status::{
-    Held, Problem, SourceState, SourceStatus, Status, TargetState, TargetStatus,
+    FullCheck, Held, Problem, SourceState, SourceStatus, Status, TargetState, TargetStatus,
 };
 
 /// The whole status.
@@ -170,10 +170,9 @@ fn write_check(target: &TargetStatus, text: &mut String) {
         (false, false) => "full check, begun",
     };
     let _ = write!(text, "     {how} at {}: ", moment(&check.at));
-    if check.content {
-        let _ = write!(text, "{} entries, {}, ", check.entries, bytes(check.bytes));
-    }
+    write_progress(check, text);
     match check.found {
+        0 if !check.done => text.push_str("no differences yet"),
         0 if check.unread > 0 => text.push_str("no differences in what could be read"),
         0 => text.push_str("no differences"),
         found => {
@@ -187,10 +186,25 @@ fn write_check(target: &TargetStatus, text: &mut String) {
     if check.done {
         let _ = write!(text, "; it took {}", span(check.took_ms));
     }
-    if let Some(next) = target.next_full_check.as_ref().filter(|_| check.done) {
+    if let Some(next) = &target.next_full_check {
         let _ = write!(text, "; the next at {}", moment(next));
     }
     text.push('\n');
+}
+
+/// How much was compared; of digests alone nobody knows until it is over.
+fn write_progress(check: &FullCheck, text: &mut String) {
+    if !check.done {
+        let _ = write!(text, "{} so far, ", span(check.took_ms));
+    }
+    if check.content {
+        let of = check.entries_total.map(|total| format!(" of {total}"));
+        let of = of.unwrap_or_default();
+        let read = bytes(check.bytes);
+        let _ = write!(text, "{}{of} entries, {read}, ", check.entries);
+    } else if check.done {
+        let _ = write!(text, "{} entries, ", check.entries);
+    }
 }
 
 /// A moment as it is shown to people: without its offset.
@@ -236,8 +250,8 @@ pub fn span(ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::status::FirstSync;
     use crate::control::status::tests::at_rest;
-    use crate::control::status::{FirstSync, FullCheck};
 
     #[test]
     fn an_agent_at_rest_takes_three_lines() {
@@ -306,6 +320,7 @@ mod tests {
             content: true,
             took_ms: 60_000,
             entries: 7,
+            entries_total: None,
             bytes: 2048,
             found: 1,
             examples: vec!["a/b".into()],
@@ -321,6 +336,26 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }
+    }
+
+    #[test]
+    fn a_check_under_way_shows_how_far_it_is_and_when_the_next_one_begins() {
+        let mut checking = at_rest();
+        let target = &mut checking.sources[0].targets[0];
+        target.next_full_check = Some("2026-11-22T03:30:00+01:00".into());
+        target.full_check = Some(FullCheck {
+            at: "2026-11-15T03:30:00+01:00".into(),
+            content: true,
+            took_ms: 12_000,
+            entries: 7,
+            entries_total: Some(90),
+            bytes: 2048,
+            ..FullCheck::default()
+        });
+        let said = status(&checking);
+        let part = "full check of contents, begun at 2026-11-15 03:30:00: 12 s so far, 7 of 90 entries, 2.0 KiB, \
+             no differences yet; the next at 2026-11-22 03:30:00";
+        assert!(said.contains(part), "{said}");
     }
 
     #[test]

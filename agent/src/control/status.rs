@@ -229,10 +229,13 @@ pub struct FullCheck {
     pub done: bool,
     /// Whether contents were compared.
     pub content: bool,
-    /// How long it took.
+    /// How long it took, or has taken so far.
     pub took_ms: u64,
-    /// Entries compared one by one.
+    /// Entries compared so far; of digests alone those of the source, once it is over.
     pub entries: u64,
+    /// About how many there are, while it is under way.
+    #[serde(default)]
+    pub entries_total: Option<u64>,
     /// Bytes of contents read here.
     pub bytes: u64,
     /// What differed although nobody said so; it is mended.

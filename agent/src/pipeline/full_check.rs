@@ -59,7 +59,9 @@ pub struct Checked {
     pub content: bool,
     /// How long it took.
     pub took: Duration,
-    /// Entries compared; 0 if only digests were.
+    /// When it began, by the target's clock.
+    pub begun: Millis,
+    /// Entries compared so far; of digests alone those of the source, once it is over.
     pub entries: u64,
     /// Bytes of contents read here.
     pub bytes: u64,
@@ -87,6 +89,7 @@ pub fn run(target: &Arc<Target>, plan: &Plan) {
         let started = target.now();
         let mut checked = Checked {
             at: Some(Zoned::now()),
+            begun: started,
             ..Checked::default()
         };
         let whole = match &due {
@@ -198,6 +201,8 @@ fn wait_for_its_time(target: &Target, plan: &Plan, rest: &mut Rest) -> Option<Du
             let left = at.timestamp().duration_since(Zoned::now().timestamp());
             let left = Millis::try_from(left.as_millis()).unwrap_or(0);
             if left == 0 {
+                // While it runs the next one is shown.
+                state.next_check = next(full);
                 return Some(Due::Full(full.clone()));
             }
             until = until.min(now + left);
@@ -285,6 +290,7 @@ fn digests(target: &Arc<Target>, checked: &mut Checked) -> Option<()> {
             Ok(compared) => {
                 checked.unread += compared.unread.len() as u64;
                 target.update(|state, now| {
+                    checked.entries = state.brake.entries();
                     put_off(state, compared.unread, false, now);
                     if let Some(root) = compared.equal {
                         state.identical = Some((root, std::time::SystemTime::now()));
@@ -576,7 +582,11 @@ impl<'a> Pace<'a> {
 
     /// Waits as long as so many bytes take.
     fn take(&self, bytes: u64) {
-        *self.bytes.lock().unwrap_or_else(PoisonError::into_inner) += bytes;
+        let read = {
+            let mut read = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+            *read += bytes;
+            *read
+        };
         let wait = self.bucket.as_ref().map_or(0, |bucket| {
             let mut bucket = bucket.lock().unwrap_or_else(PoisonError::into_inner);
             let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
@@ -584,6 +594,10 @@ impl<'a> Pace<'a> {
         });
         let until = self.target.now() + wait;
         let mut state = self.target.lock();
+        if let Some(checked) = &mut state.checked {
+            // A directory with large files takes long.
+            checked.bytes = checked.bytes.max(read);
+        }
         while !state.stopping && self.target.now() < until {
             state = self.target.rest(state, until);
         }

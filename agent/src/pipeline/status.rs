@@ -133,7 +133,10 @@ fn of_target(target: &Target) -> TargetStatus {
             .as_ref()
             .and_then(|link| link.limit())
             .map(NonZeroU64::get),
-        full_check: state.checked.as_ref().map(full_check),
+        full_check: state
+            .checked
+            .as_ref()
+            .map(|checked| full_check(checked, &state, now)),
         next_full_check: state.next_check.as_ref().map(shown),
         last_error: last_error(&state),
         held: held(&state, now),
@@ -200,13 +203,18 @@ fn shown(at: &Zoned) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%S%:z").to_string()
 }
 
-fn full_check(checked: &Checked) -> FullCheck {
+fn full_check(checked: &Checked, state: &State, now: Millis) -> FullCheck {
+    let took_ms = match checked.done {
+        true => checked.took.as_millis() as u64,
+        false => now.saturating_sub(checked.begun),
+    };
     FullCheck {
         at: checked.at.as_ref().map(shown).unwrap_or_default(),
         done: checked.done,
         content: checked.content,
-        took_ms: checked.took.as_millis() as u64,
+        took_ms,
         entries: checked.entries,
+        entries_total: (!checked.done).then(|| state.brake.entries()),
         bytes: checked.bytes,
         found: checked.found,
         examples: checked.examples.clone(),
