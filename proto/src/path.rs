@@ -136,6 +136,13 @@ impl WirePath {
         Self::from_names(names)
     }
 
+    /// Whether this path and one more component are within the limits.
+    #[must_use]
+    pub fn can_hold(&self, name: &Name) -> bool {
+        let bytes: usize = self.0.iter().map(|name| name.0.len() + 1).sum();
+        self.0.len() < PATH_DEPTH_MAX && bytes + name.0.len() < PATH_BYTES_MAX
+    }
+
     /// This path with `tail` below it; `None` above the limits.
     #[must_use]
     pub fn join_path(&self, tail: &Self) -> Option<Self> {
@@ -337,6 +344,30 @@ mod tests {
         let deep = vec![Name::new(b"d").unwrap(); PATH_DEPTH_MAX];
         let deep = WirePath::from_names(deep).unwrap();
         assert!(deep.join(&Name::new(b"e").unwrap()).is_none());
+    }
+
+    #[test]
+    fn what_can_be_held_is_what_can_be_joined() {
+        let name = |len: usize| Name::new(&vec![b'n'; len]).unwrap();
+        let full = PATH_BYTES_MAX / 256;
+        for (count, last) in [(0, 1), (full - 1, 1), (full - 1, 254), (full - 1, 255)] {
+            let mut names = vec![name(255); count];
+            for _ in 0..4 {
+                let base = WirePath::from_names(names.clone()).unwrap();
+                for len in [1, last, 255] {
+                    let joined = base.join(&name(len));
+                    assert_eq!(base.can_hold(&name(len)), joined.is_some(), "{count} {len}");
+                }
+                names.push(name(1));
+                if WirePath::from_names(names.clone()).is_none() {
+                    break;
+                }
+            }
+        }
+        for depth in [PATH_DEPTH_MAX - 1, PATH_DEPTH_MAX] {
+            let deep = WirePath::from_names(vec![name(1); depth]).unwrap();
+            assert_eq!(deep.can_hold(&name(1)), deep.join(&name(1)).is_some());
+        }
     }
 
     #[test]

@@ -93,13 +93,16 @@ pub fn is_empty(root: &SourceRoot, keeps: impl Fn(&WirePath) -> bool) -> io::Res
 }
 
 /// The names of the directories in the directory at `path`; none if there is no directory. Costs no
-/// look at an entry where the file system tells types with names.
+/// look at an entry where the file system tells types with names, and no listing where it counts directories.
 ///
 /// # Errors
 /// The directory is there but cannot be read.
 pub fn list_dirs(root: &SourceRoot, path: &WirePath) -> io::Result<Vec<Name>> {
     let mut names = Vec::new();
     let read = root.open_dir(path).and_then(|dir| {
+        if root::is_leaf(&dir)? {
+            return Ok(());
+        }
         for_each_entry(&dir, |name, kind| {
             let Some(name) = name.ok().filter(|name| !name.is_reserved()) else {
                 return Ok(());
@@ -219,11 +222,13 @@ impl fmt::Display for Cancelled {
 
 impl std::error::Error for Cancelled {}
 
+/// Whether the entry of this name in this directory (`true`: a directory itself) takes part.
+pub type Keep<'a> = &'a dyn Fn(&WirePath, &Name, bool) -> bool;
+
 /// Reads the source for [`syncd_proto::tree::DigestTree::build`].
 pub struct SourceReader<'a> {
     root: &'a SourceRoot,
-    /// Whether the entry at this path (`true`: a directory) takes part.
-    keep: &'a dyn Fn(&WirePath, bool) -> bool,
+    keep: Keep<'a>,
     report: &'a mut dyn FnMut(ScanProblem),
     cancel: &'a AtomicBool,
     hash_contents: bool,
@@ -249,7 +254,7 @@ impl<'a> SourceReader<'a> {
     /// take in, and stops when `cancel` is set.
     pub fn new(
         root: &'a SourceRoot,
-        keep: &'a dyn Fn(&WirePath, bool) -> bool,
+        keep: Keep<'a>,
         report: &'a mut dyn FnMut(ScanProblem),
         cancel: &'a AtomicBool,
     ) -> Self {
@@ -345,14 +350,12 @@ impl<'a> SourceReader<'a> {
                     return Ok(());
                 }
             };
-            match path.join(&name) {
-                Some(below) => {
-                    if let Some(entry) = self.entry((dir.as_fd(), is_here), below, &name)? {
-                        entries.push((name, entry));
-                    }
+            if path.can_hold(&name) {
+                if let Some(entry) = self.entry((dir.as_fd(), is_here), path, &name)? {
+                    entries.push((name, entry));
                 }
-                None if name.is_reserved() => {}
-                None => unnamed.add(name.as_bytes()),
+            } else if !name.is_reserved() {
+                unnamed.add(name.as_bytes());
             }
             Ok(())
         })?;
@@ -375,27 +378,29 @@ impl<'a> SourceReader<'a> {
     fn entry(
         &mut self,
         (dir, is_here): (BorrowedFd<'_>, bool),
-        path: WirePath,
+        parent: &WirePath,
         name: &Name,
     ) -> rustix::io::Result<Option<EntryMeta>> {
         if name.is_reserved() {
-            self.tell(path, Unscanned::Reserved);
+            self.tell_of(parent, name, Unscanned::Reserved);
             return Ok(None);
         }
         let Some((entry, linked)) = root::stat_links(dir, name)? else {
             return Ok(None);
         };
         let mut entry = self.terms.entry(entry);
-        if !(self.keep)(&path, entry.kind == Kind::Dir) {
+        if !(self.keep)(parent, name, entry.kind == Kind::Dir) {
             return Ok(None);
         }
         if !self.terms.keeps(entry.kind) {
-            self.tell(path, Unscanned::NotKept(entry.kind));
+            self.tell_of(parent, name, Unscanned::NotKept(entry.kind));
             return Ok(None);
         }
         let linked = linked.filter(|_| self.terms.links(entry.kind));
-        if let Some(Identity { dev, ino }) = linked.map(|linked| linked.file) {
-            self.links.add((dev, ino), &entry, path.clone());
+        if let Some(Identity { dev, ino }) = linked.map(|linked| linked.file)
+            && let Some(path) = parent.join(name)
+        {
+            self.links.add((dev, ino), &entry, path);
         }
         if self.terms.attributes.any() {
             let place = if is_here {
@@ -406,7 +411,9 @@ impl<'a> SourceReader<'a> {
             match attributes::digest(&place, &self.terms) {
                 Ok(digest) => entry.xattrs = digest,
                 Err(Errno::NOENT) => return Ok(None),
-                Err(error) => self.tell(path, Unscanned::Attributes(error.into())),
+                Err(error) => {
+                    self.tell_of(parent, name, Unscanned::Attributes(error.into()));
+                }
             }
         }
         Ok(Some(entry))
@@ -445,12 +452,18 @@ impl<'a> SourceReader<'a> {
                     Some(Unscanned::Content(error))
                 }
             };
-            if let (Some(what), Some(path)) = (what, path.join(&name)) {
-                self.tell(path, what);
+            if let Some(what) = what {
+                self.tell_of(path, &name, what);
             }
             kept.push((name, entry));
         }
         kept
+    }
+
+    fn tell_of(&mut self, dir: &WirePath, name: &Name, what: Unscanned) {
+        if let Some(path) = dir.join(name) {
+            self.tell(path, what);
+        }
     }
 
     fn tell(&mut self, path: WirePath, what: Unscanned) {
@@ -642,15 +655,11 @@ mod tests {
         WirePath::from_relative(text.as_ref()).unwrap()
     }
 
-    fn everything(_: &WirePath, _: bool) -> bool {
+    fn everything(_: &WirePath, _: &Name, _: bool) -> bool {
         true
     }
 
-    fn walk(
-        dir: &Path,
-        keep: &dyn Fn(&WirePath, bool) -> bool,
-        hash: bool,
-    ) -> (DigestTree, Vec<ScanProblem>) {
+    fn walk(dir: &Path, keep: Keep<'_>, hash: bool) -> (DigestTree, Vec<ScanProblem>) {
         let root = SourceRoot::open(dir).unwrap();
         let mut problems = Vec::new();
         let mut report = |problem| problems.push(problem);
@@ -700,13 +709,44 @@ mod tests {
     }
 
     #[test]
+    fn directories_are_listed_whatever_the_file_system_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = SourceRoot::open(dir.path()).unwrap();
+        let dirs = || {
+            let mut names = list_dirs(&root, &path("d")).unwrap();
+            names.sort();
+            let names = names.iter().map(ToString::to_string);
+            names.collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(dirs(), "", "there is none");
+        fs::create_dir(dir.path().join("d")).unwrap();
+        fs::write(dir.path().join("d/f"), "x").unwrap();
+        assert_eq!(dirs(), "");
+        for (name, all) in [("b", "b"), ("a", "a b"), (".syncd", "a b")] {
+            fs::create_dir(dir.path().join("d").join(name)).unwrap();
+            assert_eq!(dirs(), all);
+        }
+        fs::create_dir(dir.path().join("other")).unwrap();
+        for (gone, rest) in [("a", "b"), (".syncd", "b"), ("b", "")] {
+            fs::remove_dir(dir.path().join("d").join(gone)).unwrap();
+            assert_eq!(dirs(), rest);
+        }
+        fs::rename(dir.path().join("other"), dir.path().join("d/moved")).unwrap();
+        assert_eq!(dirs(), "moved");
+        fs::rename(dir.path().join("d/moved"), dir.path().join("other")).unwrap();
+        assert_eq!(dirs(), "");
+    }
+
+    #[test]
     fn a_walk_sees_changes_leaves_out_what_is_excluded_and_tells_the_reserved_name_once() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("a/b")).unwrap();
         fs::create_dir_all(dir.path().join(".syncd/stage")).unwrap();
         fs::create_dir_all(dir.path().join("cache/x")).unwrap();
         fs::write(dir.path().join("a/b/f"), "1").unwrap();
-        let keep = |path: &WirePath, is_dir: bool| !(is_dir && path.to_string() == "cache");
+        let keep = |dir: &WirePath, name: &Name, is_dir: bool| {
+            !(is_dir && dir.is_root() && name.as_bytes() == b"cache")
+        };
         let (first, problems) = walk(dir.path(), &keep, false);
         assert_eq!(first.len(), 3);
         assert_eq!(problems.len(), 1);

@@ -533,7 +533,8 @@ fn list(
     path: &WirePath,
     pace: &Pace<'_>,
 ) -> Result<Option<(Entries, Problems)>, CompareError> {
-    let keep = |path: &WirePath, is_dir: bool| target.selection.keeps(path, is_dir);
+    let selection = &target.selection;
+    let keep = |dir: &WirePath, name: &Name, is_dir: bool| selection.keeps_in(dir, name, is_dir);
     let mut problems = Problems::default();
     let mut problem = |problem: ScanProblem| {
         problems.take_in(&problem);

@@ -97,6 +97,15 @@ impl Selection {
         self.filter.keeps(path, is_dir, &scope)
     }
 
+    /// The same for the entry `name` of a directory.
+    #[must_use]
+    pub fn keeps_in(&self, dir: &WirePath, name: &Name, is_dir: bool) -> bool {
+        if name.is_reserved() {
+            return false;
+        }
+        self.filter.is_empty() || dir.join(name).is_some_and(|path| self.keeps(&path, is_dir))
+    }
+
     /// Whether a name must stay at the target that the source has not got; `removed` is a directory
     /// above it that goes.
     #[must_use]

@@ -6,9 +6,11 @@
 //! nothing else in this process uses.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use nix::sched::CloneFlags;
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
@@ -29,6 +31,8 @@ pub enum Place<'a> {
     Opened(BorrowedFd<'a>),
     /// A name in the working directory, which is ours as long as this lives.
     Named(&'a [u8], MutexGuard<'static, ()>),
+    /// A name in the working directory of this thread, which it shares with no other.
+    Here(&'a [u8]),
 }
 
 impl<'a> Place<'a> {
@@ -47,14 +51,14 @@ impl<'a> Place<'a> {
     fn list(&self, buffer: &mut [u8]) -> rustix::io::Result<usize> {
         match self {
             Self::Opened(fd) => rustix::fs::flistxattr(fd, buffer),
-            Self::Named(name, _) => rustix::fs::llistxattr(*name, buffer),
+            Self::Named(name, _) | Self::Here(name) => rustix::fs::llistxattr(*name, buffer),
         }
     }
 
     pub(super) fn value(&self, name: &[u8], buffer: &mut [u8]) -> rustix::io::Result<usize> {
         match self {
             Self::Opened(fd) => rustix::fs::fgetxattr(fd, name, buffer),
-            Self::Named(path, _) => rustix::fs::lgetxattr(*path, name, buffer),
+            Self::Named(path, _) | Self::Here(path) => rustix::fs::lgetxattr(*path, name, buffer),
         }
     }
 
@@ -62,15 +66,37 @@ impl<'a> Place<'a> {
         let (name, flags) = (&xattr.name[..], XattrFlags::empty());
         match self {
             Self::Opened(fd) => rustix::fs::fsetxattr(fd, name, &xattr.value, flags),
-            Self::Named(path, _) => rustix::fs::lsetxattr(*path, name, &xattr.value, flags),
+            Self::Named(path, _) | Self::Here(path) => {
+                rustix::fs::lsetxattr(*path, name, &xattr.value, flags)
+            }
         }
     }
 
     fn remove(&self, name: &[u8]) -> rustix::io::Result<()> {
         match self {
             Self::Opened(fd) => rustix::fs::fremovexattr(fd, name),
-            Self::Named(path, _) => rustix::fs::lremovexattr(*path, name),
+            Self::Named(path, _) | Self::Here(path) => rustix::fs::lremovexattr(*path, name),
         }
+    }
+}
+
+/// A working directory that this thread shares with no other: a walk enters each directory once instead of once for
+/// each entry.
+#[derive(Debug)]
+pub struct Here(PhantomData<*const ()>);
+
+impl Here {
+    /// Parts the thread from the working directory of the process; `None` where that cannot be done.
+    #[must_use]
+    pub fn own() -> Option<Self> {
+        nix::sched::unshare(CloneFlags::CLONE_FS).ok()?;
+        Some(Self(PhantomData))
+    }
+
+    /// Makes an open directory the working directory; whether that could be done.
+    #[must_use]
+    pub fn enter(&self, dir: impl AsFd) -> bool {
+        rustix::process::fchdir(dir).is_ok()
     }
 }
 
@@ -233,6 +259,9 @@ mod tests {
         assert_eq!(set(&opened, &wanted, USER).unwrap(), None);
         assert_eq!(listed(&opened), ["user.a", "user.b", "user.rsync.%stat"]);
         let before = digest(&opened, USER).unwrap();
+        let there = Here::own().unwrap();
+        assert!(there.enter(&opened_dir));
+        assert_eq!(digest(&Place::Here(b"f"), USER).unwrap(), before);
         let named = Place::named(&opened_dir, b"f").unwrap();
         assert_eq!(digest(&named, USER).unwrap(), before);
         assert_eq!(digest(&named, Attributes::NONE).unwrap(), None);

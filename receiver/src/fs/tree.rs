@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{Mode, OFlags, Statx};
+use rustix::fs::{Mode, OFlags, RawDir, Statx};
 use rustix::io::Errno;
 
 use syncd_proto::attributes::Attributes;
@@ -19,12 +19,11 @@ use syncd_proto::meta::{Compare, EntryMeta, Kind};
 use syncd_proto::path::{Name, WirePath};
 use syncd_proto::tree::{DigestTree, TreeReader, put_in_order};
 
-use super::attributes::{self, Place};
+use super::attributes::{self, Here, Place};
 use super::fake;
 use super::known::Known;
 use super::meta::{Identity, entry_of, identity_of, kind_of, link_target, statx_at, statx_fd};
 use super::parallel;
-use super::recover::names;
 use super::refusal::Refusal;
 use super::root::{LISTABLE, READABLE, Root};
 use super::signature::version_of;
@@ -263,6 +262,9 @@ impl Trees {
             hashes: None,
             attributes: self.compare.xattrs,
             stop,
+            here: (self.faked || self.compare.xattrs.any())
+                .then(Here::own)
+                .flatten(),
             links: LinkGroups::default(),
             unread: None,
         }
@@ -319,6 +321,8 @@ struct Reader<'a> {
     hashes: Option<&'a Hashes>,
     attributes: Attributes,
     stop: &'a AtomicBool,
+    /// Where attributes are read, if they are.
+    here: Option<Here>,
     links: LinkGroups,
     /// Why the last directory that could not be read could not.
     unread: Option<Errno>,
@@ -341,15 +345,16 @@ impl TreeReader for Reader<'_> {
                 return Ok(None);
             }
         };
+        let is_here = self.here.as_ref().is_some_and(|here| here.enter(dir));
         let mut entries = Vec::with_capacity(names.len());
         for name in names {
             if self.stop.load(Ordering::Relaxed) {
                 return Err(Stopped);
             }
-            let Some(name) = Name::new(&name).filter(|name| !name.is_reserved()) else {
+            if name.is_reserved() {
                 continue;
-            };
-            match self.entry(dir, path, &name) {
+            }
+            match self.entry((dir, is_here), path, &name) {
                 Ok(Some(meta)) => entries.push((name, meta)),
                 Ok(None) => {}
                 Err(error) => {
@@ -401,7 +406,7 @@ impl Reader<'_> {
 
     fn entry(
         &mut self,
-        dir: &OwnedFd,
+        (dir, is_here): (&OwnedFd, bool),
         parent: &WirePath,
         name: &Name,
     ) -> rustix::io::Result<Option<EntryMeta>> {
@@ -415,7 +420,7 @@ impl Reader<'_> {
         {
             return Ok(None);
         }
-        let said = match self.said(dir, name, &stat) {
+        let said = match self.said((dir, is_here), name, &stat) {
             Err(Errno::NOENT) => return Ok(None),
             said => said?,
         };
@@ -431,7 +436,7 @@ impl Reader<'_> {
         let entry = entry_of(&stat, content);
         let mut entry = entry.map(|entry| fake::applied(entry, said));
         if let Some(entry) = entry.as_mut().filter(|_| self.attributes.any()) {
-            let place = Place::named(dir, name.as_bytes())?;
+            let place = place((dir, is_here), name)?;
             entry.xattrs = match attributes::digest(&place, self.attributes) {
                 Err(Errno::NOENT) => return Ok(None),
                 digest => digest?,
@@ -453,14 +458,19 @@ impl Reader<'_> {
     }
 
     /// What a file is said to be, where that may be.
-    fn said(&self, dir: &OwnedFd, name: &Name, stat: &Statx) -> rustix::io::Result<Option<Said>> {
+    fn said(
+        &self,
+        dir: (&OwnedFd, bool),
+        name: &Name,
+        stat: &Statx,
+    ) -> rustix::io::Result<Option<Said>> {
         let Some(kind) = kind_of(stat).filter(|kind| matches!(kind, Kind::File | Kind::Dir)) else {
             return Ok(None);
         };
         if !self.faked {
             return Ok(None);
         }
-        let said = fake::read(&Place::named(dir, name.as_bytes())?)?;
+        let said = fake::read(&place(dir, name)?)?;
         Ok(said.filter(|said| said.fits(kind)))
     }
 
@@ -479,6 +489,26 @@ impl Reader<'_> {
             Digest::of(target)
         }))
     }
+}
+
+/// Where the attributes of an entry are, of an open directory that may be the working directory.
+fn place<'a>((dir, is_here): (&OwnedFd, bool), name: &'a Name) -> rustix::io::Result<Place<'a>> {
+    match is_here {
+        true => Ok(Place::Here(name.as_bytes())),
+        false => Place::named(dir, name.as_bytes()),
+    }
+}
+
+/// The names in a directory that was just opened.
+fn names(dir: &OwnedFd) -> rustix::io::Result<Vec<Name>> {
+    let mut names = Vec::new();
+    let mut buffer = Vec::with_capacity(DIR_BUFFER_BYTES);
+    let mut entries = RawDir::new(dir, buffer.spare_capacity_mut());
+    while let Some(entry) = entries.next() {
+        // `.` and `..` are no names.
+        names.extend(Name::new(entry?.file_name().to_bytes()));
+    }
+    Ok(names)
 }
 
 /// Digests of versions that were read a moment ago.
@@ -555,6 +585,9 @@ const HASHES_MAX: usize = 1 << 16;
 
 /// Entries of one frame: with the longest names it stays below the limit of a body.
 const ENTRIES_PER_FRAME: usize = 2_048;
+
+/// Room for names of one `getdents64`, in bytes: about a thousand entries.
+const DIR_BUFFER_BYTES: usize = 32 << 10;
 
 /// Bytes read at once when contents are compared.
 const READ_BYTES: usize = 512 << 10;

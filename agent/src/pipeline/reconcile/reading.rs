@@ -218,7 +218,8 @@ fn with_reader<T>(
     content: bool,
     work: impl FnOnce(&mut SourceReader<'_>) -> T,
 ) -> (T, Problems) {
-    let keep = |path: &WirePath, is_dir: bool| target.selection.keeps(path, is_dir);
+    let selection = &target.selection;
+    let keep = |dir: &WirePath, name: &Name, is_dir: bool| selection.keeps_in(dir, name, is_dir);
     let mut problems = Problems::default();
     let mut tell = |problem: ScanProblem| {
         problems.take_in(&problem);
