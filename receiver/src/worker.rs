@@ -239,13 +239,14 @@ fn serve(control: UnixStream) -> io::Result<()> {
     for note in &module.confined.notes {
         tracing::warn!(module = %module_name(&module), "{note}");
     }
+    // Nothing is said before it: not what the trash has to say either.
+    module.tell_front(&FromWorker::Ready);
     if let Some(trash) = &module.setup.rules.trash {
         tidy(
             &module,
             Duration::from_secs(trash::look_every_s(trash.keep_s)),
         )?;
     }
-    module.tell_front(&FromWorker::Ready);
     listen(&module, &control)
 }
 
