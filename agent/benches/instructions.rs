@@ -203,8 +203,9 @@ fn take() {
             if taken.is_empty() {
                 return;
             }
-            for Taken { path, mark } in &taken {
-                set.begun(path);
+            for taken in &taken {
+                let Taken { path, mark } = taken;
+                set.begun(taken);
                 set.logged(path);
                 set.arrived(path);
                 set.settle_seq(mark.seq);

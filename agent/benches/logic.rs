@@ -48,8 +48,9 @@ fn drain(set: &mut DirtySet) -> usize {
             return done;
         }
         done += taken.len();
-        for Taken { path, mark } in &taken {
-            set.begun(path);
+        for taken in &taken {
+            let Taken { path, mark } = taken;
+            set.begun(taken);
             set.logged(path);
             set.arrived(path);
             set.settle_seq(mark.seq);

@@ -1,14 +1,16 @@
-//! Hard links of what is no regular file: names of one symlink, fifo, socket or device stay names of one.
+//! Hard links: names of one symlink, fifo, socket or device stay names of one, and what was written through one name
+//! of a file is in all of them.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, lchown, symlink};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps};
+use rustix::process::Signal;
 use syncd_tests::require::Need;
 use syncd_tests::{Sandbox, require};
 
-use crate::common::{Mirror, code, once, patient};
+use crate::common::{Mirror, code, noise, once, patient, scaled};
 
 /// What is given several names.
 const KINDS: [&str; 4] = ["symlink", "fifo", "socket", "device"];
@@ -208,4 +210,72 @@ fn where_files_stand_for_them_too() {
         touch(&sandbox.src().join(name), 5);
     }
     same(&KINDS);
+}
+
+/// Events tell of a file by the name that was used. What was written through a name that is gone before it was looked at
+/// is in its other names all the same.
+#[test]
+fn what_was_written_through_a_name_that_went_is_in_the_others() {
+    for round in 0..scaled(2, 20) {
+        let mirror = Mirror::start();
+        let size = [10, 200_000][round % 2];
+        for name in ["a", "b", "c", "d", "e"] {
+            fs::write(mirror.src(name), noise(size, 1)).expect("write");
+        }
+        fs::create_dir(mirror.src("dir")).expect("mkdir");
+        for (name, second) in [("a", "a2"), ("b", "b2"), ("c", "dir/c2"), ("d", "dir/d2")] {
+            fs::hard_link(mirror.src(name), mirror.src(second)).expect("ln");
+        }
+        mirror.settle();
+        mirror.agent.signal(Signal::STOP);
+        for (number, second) in ["a2", "b2", "dir/c2", "dir/d2"].iter().enumerate() {
+            fs::write(mirror.src(second), noise(size / 2, 7 + number as u64)).expect("write");
+        }
+        // Made in the same moment, and written to.
+        fs::hard_link(mirror.src("e"), mirror.src("e2")).expect("ln");
+        fs::write(mirror.src("e2"), noise(size / 2, 6)).expect("write");
+        fs::remove_file(mirror.src("a2")).expect("rm");
+        fs::rename(mirror.src("b2"), mirror.src("b3")).expect("mv");
+        fs::rename(mirror.src("e2"), mirror.src("e3")).expect("mv");
+        fs::rename(mirror.src("dir/d2"), mirror.src("d3")).expect("mv");
+        fs::remove_dir_all(mirror.src("dir")).expect("rm");
+        mirror.agent.signal(Signal::CONT);
+        mirror.settle();
+        assert_one(&["b", "b3"].map(|name| mirror.dst(name)));
+        assert_one(&["e", "e3"].map(|name| mirror.dst(name)));
+    }
+}
+
+/// A directory is looked into once it is watched: nobody heard who wrote to what is in it, under names elsewhere too.
+#[test]
+fn what_was_written_in_a_new_directory_is_in_names_elsewhere() {
+    let mirror = Mirror::start();
+    let count = 20;
+    for number in 0..count {
+        fs::write(mirror.src(format!("f{number}")), noise(1_000, number)).expect("write");
+    }
+    let large = noise(300_000, 99);
+    fs::write(mirror.src("large"), &large).expect("write");
+    mirror.settle();
+    let sent = mirror.target()["bytes_sent"].as_u64();
+    mirror.agent.signal(Signal::STOP);
+    fs::create_dir(mirror.src("new")).expect("mkdir");
+    for number in 0..count {
+        let name = format!("f{number}");
+        let second = mirror.src("new").join(&name);
+        fs::hard_link(mirror.src(name), &second).expect("ln");
+        if number % 2 == 0 {
+            fs::write(second, noise(800, 50 + number)).expect("write");
+        }
+    }
+    fs::hard_link(mirror.src("large"), mirror.src("new/large")).expect("ln");
+    mirror.agent.signal(Signal::CONT);
+    mirror.settle();
+    assert_one(&["large", "new/large"].map(|name| mirror.dst(name)));
+    // What was not written to is linked, and not sent again.
+    let sent = mirror.target()["bytes_sent"].as_u64().zip(sent);
+    assert!(
+        sent.is_some_and(|(now, before)| now - before < 200_000),
+        "{sent:?}"
+    );
 }

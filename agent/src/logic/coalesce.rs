@@ -69,7 +69,7 @@ pub struct DirtySet {
     by_seq: HashMap<u64, Arc<WirePath>>,
     in_flight: HashMap<Arc<WirePath>, u32>,
     /// Those on their way that are not in the commit log yet.
-    in_work: BTreeMap<Arc<WirePath>, ()>,
+    in_work: BTreeMap<Arc<WirePath>, bool>,
     renames: VecDeque<Rename>,
     /// Renames were taken and may not be in the commit log yet.
     renames_in_hand: bool,
@@ -82,6 +82,8 @@ pub struct DirtySet {
     moves_forgotten: u64,
     /// Everything not yet durable: seq -> when it was seen.
     outstanding: BTreeMap<u64, Millis>,
+    /// Names that were written to and went before that was sent: the file may have others.
+    stranded: Vec<WirePath>,
     /// Directories that appeared, and hold back what came after them; oldest first.
     fences: Vec<Fence>,
     /// What holds back what came after it, and what waits.
@@ -117,6 +119,7 @@ impl DirtySet {
             moves: VecDeque::new(),
             moves_forgotten: 0,
             outstanding: BTreeMap::new(),
+            stranded: Vec::new(),
             fences: Vec::new(),
             ahead: Ahead::default(),
             bursts: HashMap::new(),
@@ -259,9 +262,9 @@ impl DirtySet {
     }
 
     /// Notes that a path is worked on: taken, and not in the commit log yet.
-    pub fn begun(&mut self, path: &Arc<WirePath>) {
-        self.sent(path);
-        self.in_work.insert(path.clone(), ());
+    pub fn begun(&mut self, taken: &Taken) {
+        self.sent(&taken.path);
+        self.in_work.insert(taken.path.clone(), taken.mark.wrote);
     }
 
     /// Whether it was taken, and is neither in the commit log nor given up.
@@ -456,7 +459,27 @@ impl DirtySet {
     fn forget(&mut self, path: &WirePath) {
         if let Some((_, mark)) = self.remove(path) {
             self.settle_seq(mark.seq);
+            if mark.wrote {
+                self.stranded.push(path.clone());
+            }
         }
+    }
+
+    /// Names that were written to and went before that was sent. Events tell of a file by the name that was used: what it
+    /// is called elsewhere is to be looked at. None while renames are on their way to the log, and names unsure.
+    pub fn take_stranded(&mut self) -> Vec<WirePath> {
+        match self.renames_in_hand {
+            true => Vec::new(),
+            false => std::mem::take(&mut self.stranded),
+        }
+    }
+
+    /// What the target calls so is to be looked at, also if it has another name by now.
+    pub fn look_at(&mut self, path: &WirePath, now: Millis) {
+        let next = self.horizon();
+        let seq = self.first_rename().unwrap_or(next).saturating_sub(1);
+        self.unclear(path.clone(), now);
+        self.look_where_it_went(path, seq, now);
     }
 
     /// Marks below a path vanish: a delete, a rename or a comparison covers them.
@@ -472,6 +495,13 @@ impl DirtySet {
             self.forget(&path);
         }
         weight
+    }
+
+    /// What is worked on at and below a path, and was written to, has not got there as what it is now.
+    fn strand_in_work(&mut self, path: &WirePath) {
+        let written = range_below(&self.in_work, path).filter(|(_, wrote)| **wrote);
+        let written = written.map(|(path, _)| WirePath::clone(path));
+        self.stranded.extend(written);
     }
 
     /// Takes out the marks at and below a path, as tails from there.

@@ -216,6 +216,12 @@ impl LinkMap {
         }
     }
 
+    /// Whether names of a file are known, or one is on its way.
+    #[must_use]
+    pub fn has(&self, inode: Inode) -> bool {
+        self.groups.contains_key(&inode)
+    }
+
     /// Whether the target cannot link the names of a file.
     #[must_use]
     pub fn is_apart(&self, inode: Inode) -> bool {
@@ -336,6 +342,22 @@ impl LinkMap {
         free
     }
 
+    /// Other names of what is at and below a name, but for those of `same`: who wrote to it wrote to them.
+    #[must_use]
+    pub fn beside(&self, path: &WirePath, same: Option<Inode>) -> Vec<Arc<WirePath>> {
+        let range = (Bound::Included(path), Bound::Unbounded);
+        let below = self.by_path.range::<WirePath, _>(range);
+        let below = below.take_while(|(other, _)| other.starts_with(path));
+        let inodes: BTreeSet<Inode> = below.map(|(_, inode)| *inode).collect();
+        let others = inodes.into_iter().filter(|inode| Some(*inode) != same);
+        let groups = others.filter_map(|inode| self.groups.get(&inode));
+        let names = groups.flat_map(|group| &group.names);
+        names
+            .filter(|name| !name.starts_with(path))
+            .cloned()
+            .collect()
+    }
+
     /// Something else stands at a name, or nothing.
     pub fn forget(&mut self, path: &WirePath) {
         let Some(inode) = self.by_path.remove(path) else {
@@ -422,6 +444,17 @@ impl LinkMap {
 /// Notes what `found`, about to be in the log, does to the names of linked files; returns those that
 /// have to be linked anew.
 pub fn note(links: &mut LinkMap, taken: &Taken, found: &Found) -> Vec<Arc<WirePath>> {
+    let mut others = match taken.mark.wrote {
+        // Perhaps not to what is there now.
+        true => links.beside(&taken.path, found.linked()),
+        false => Vec::new(),
+    };
+    others.extend(note_names(links, taken, found));
+    others
+}
+
+/// The same of the names of what was found.
+fn note_names(links: &mut LinkMap, taken: &Taken, found: &Found) -> Vec<Arc<WirePath>> {
     let (linked, version) = match found {
         Found::Small {
             linked,
@@ -511,6 +544,16 @@ mod tests {
         };
         let differing = differing.iter().map(|name| WirePath::clone(&path(name)));
         map.compared(I, &group, &differing.collect())
+    }
+
+    #[test]
+    fn names_beside_those_at_and_below_a_path() {
+        let mut map = LinkMap::default();
+        compared(&mut map, &["a", "dir/b", "dir/c"], &[]);
+        assert_eq!(map.beside(&path("dir"), None), [path("a")]);
+        assert_eq!(map.beside(&path("a"), None), [path("dir/b"), path("dir/c")]);
+        assert!(map.beside(&path("a"), Some(I)).is_empty(), "the same file");
+        assert!(map.beside(&WirePath::root(), None).is_empty());
     }
 
     #[test]

@@ -203,12 +203,41 @@ fn blocks(
     Ok(BlockSignature::from_ranges(&payload, query.block, &query.ranges, len).ok())
 }
 
+/// Questions for versions that are on their way at once.
+const VERSIONS_AT_ONCE: usize = 16;
+
+/// Which versions the receiver has of these files; `None` where it has no such file, or does not say.
+///
+/// # Errors
+/// The connection is gone.
+pub fn versions(link: &Link, paths: &[WirePath]) -> Result<Vec<Option<SignatureInfo>>, LinkError> {
+    let mut found = Vec::with_capacity(paths.len());
+    for paths in paths.chunks(VERSIONS_AT_ONCE) {
+        let asked = paths.iter();
+        let asked: Result<Vec<_>, _> = asked
+            .map(|path| ask_signature(link, path, SignatureWant::Version))
+            .collect();
+        for id in asked? {
+            found.push(match collect(link, id) {
+                Ok(info) => info.map(|(info, _)| info),
+                Err(LinkError::Rejected(_)) => None,
+                Err(error) => return Err(error),
+            });
+        }
+    }
+    Ok(found)
+}
+
 /// Asks for a signature and waits for it; `None` if the receiver has no such file.
 fn signature(
     link: &Link,
     path: &WirePath,
     want: SignatureWant,
 ) -> Result<Option<(SignatureInfo, Vec<u8>)>, LinkError> {
+    collect(link, ask_signature(link, path, want)?)
+}
+
+fn ask_signature(link: &Link, path: &WirePath, want: SignatureWant) -> Result<u64, LinkError> {
     let id = link.issue_id();
     let query = SignatureQuery {
         id,
@@ -216,7 +245,7 @@ fn signature(
         want,
     };
     link.ask(id, &AgentMessage::SignatureQuery(query))?;
-    collect(link, id)
+    Ok(id)
 }
 
 fn collect(link: &Link, id: u64) -> Result<Option<(SignatureInfo, Vec<u8>)>, LinkError> {

@@ -111,6 +111,7 @@ fn next_work(target: &Target) -> Option<Work> {
             return None;
         }
         let now = target.now();
+        state.look_beside(now);
         let mut due = None;
         if let Some(link) = state.link.clone().filter(|link| !link.is_closed())
             && link.welcome().writable
@@ -158,7 +159,7 @@ fn take_removals(state: &mut State, link: Arc<Link>, now: Millis) -> Work {
 /// Work on these paths, and nothing else yet.
 fn begin(state: &mut State, link: Arc<Link>, taken: Vec<Taken>, horizon: u64) -> Work {
     for taken in &taken {
-        state.dirty.begun(&taken.path);
+        state.dirty.begun(taken);
     }
     Work {
         link,
@@ -293,16 +294,18 @@ fn add(target: &Target, link: &Link, batch: &mut Planner, taken: Taken, found: F
     let inode = found.linked();
     let others = links::note(&mut target.lock().links, &taken, &found);
     batch.found(taken, found);
-    let Some(inode) = inode.filter(|_| !others.is_empty()) else {
+    if others.is_empty() {
         return;
-    };
+    }
     let mut later = Vec::new();
     for (count, name) in others.into_iter().enumerate() {
-        let may_link = {
+        let may_link = |inode| {
             let state = target.lock();
             !state.links.is_apart(inode) && !state.dirty.is_pending(&name)
         };
-        if may_link && count < RELINKS_MAX && is_name_of(target, &name, inode) {
+        if count < RELINKS_MAX
+            && inode.is_some_and(|inode| may_link(inode) && is_name_of(target, &name, inode))
+        {
             target.lock().links.linked(&name, &path);
             batch.relink(&name, &path);
         } else {

@@ -11,7 +11,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use syncd_proto::links::{LinkGroups, LinkNames};
+use syncd_proto::links::{LinkGroup, LinkGroups, LinkNames};
 use syncd_proto::meta::{Compare, EntryMeta, Kind, Mtime};
 use syncd_proto::path::WirePath;
 
@@ -20,6 +20,7 @@ use crate::logic::links::Inode;
 use crate::logic::terms::Terms;
 use crate::logic::unread::{ATTEMPTS_MAX, Unread, Unreads, What};
 use crate::net::link::{Answer, Link, LinkError};
+use crate::pipeline::delta;
 use crate::pipeline::source::is_recent;
 use crate::pipeline::sweep::{is_clear, sweep, weigh};
 use crate::pipeline::target::{State, Target, path_delay_ms};
@@ -155,13 +156,13 @@ pub fn run(target: &Arc<Target>) {
 }
 
 /// Looks through the source for the other names of files with several: what is not pending there, the
-/// target has. What could not be read may hold some: then whoever waits for them asks again, but not for ever.
+/// target has, if it says so. What could not be read may hold some: then whoever waits for them asks again, but not for ever.
 /// Returns whether they were looked for.
 fn seek(target: &Target, before: u32) -> bool {
-    let sought = {
+    let (sought, link) = {
         let mut state = target.lock();
         state.seeking = true;
-        state.links.take_sought()
+        (state.links.take_sought(), state.link.clone())
     };
     let terms = plain_terms(target);
     let found = build(target, &terms, &WirePath::root(), Compare::ALL, false);
@@ -173,16 +174,23 @@ fn seek(target: &Target, before: u32) -> bool {
         return false;
     }
     let Built { groups, .. } = found.unwrap_or_default();
-    for (inode, group) in groups
-        .iter()
+    let groups = groups.iter();
+    let groups: Vec<_> = groups
         .filter(|(inode, _)| sought.contains_key(inode))
-    {
+        .collect();
+    let Ok(there) = known_there(target, link.as_deref(), &groups) else {
+        target.update(|state, _| state.seeking = false);
+        return false;
+    };
+    for (inode, group) in groups {
         let now = target.now();
         let mut state = target.lock();
-        let pending = group
-            .paths
-            .iter()
-            .filter(|path| !state.dirty.is_settled(path));
+        let is_there = |path: &WirePath| {
+            // What is no regular file is never written to.
+            state.links.has(inode) || group.entry.kind != Kind::File || there.contains(path)
+        };
+        let pending = group.paths.iter();
+        let pending = pending.filter(|path| !state.dirty.is_settled(path) || !is_there(path));
         let pending: HashSet<WirePath> = pending.cloned().collect();
         let mut others = state.links.compared(inode, group, &pending);
         // On its way it may have been read when it was the only name, or it waits for a rename, or only
@@ -200,6 +208,37 @@ fn seek(target: &Target, before: u32) -> bool {
         state.seeking = false;
     });
     true
+}
+
+/// Names of these files under which the target has what the source has now, of those with nothing pending. A file may
+/// have been written to through another name, of which events tell, or which is as new as its directory.
+fn known_there(
+    target: &Target,
+    link: Option<&Link>,
+    groups: &[(Inode, &LinkGroup)],
+) -> Result<HashSet<WirePath>, LinkError> {
+    let (mut paths, mut entries) = (Vec::new(), Vec::new());
+    {
+        let state = target.lock();
+        for (inode, group) in groups {
+            if group.entry.kind == Kind::File && !state.links.has(*inode) {
+                let settled = group
+                    .paths
+                    .iter()
+                    .filter(|path| state.dirty.is_settled(path));
+                paths.extend(settled.cloned());
+                entries.resize(paths.len(), &group.entry);
+            }
+        }
+    }
+    let link = link.ok_or(LinkError::Closed)?;
+    let found = delta::versions(link, &paths)?;
+    let all = paths.into_iter().zip(entries).zip(found);
+    let same = all.filter(|((_, here), there)| {
+        let there = there.as_ref();
+        there.is_some_and(|there| (there.len, there.mtime) == (here.size, here.mtime))
+    });
+    Ok(same.map(|((path, _), _)| path).collect())
 }
 
 fn finish(

@@ -158,6 +158,7 @@ impl Target {
         let mut state = self.lock();
         let comparisons = state.dirty.comparisons();
         change(&mut state, now);
+        state.look_beside(now);
         let compares = state.dirty.comparisons() > comparisons;
         let due = state.dirty.next_due();
         let oversleeps = match (state.planner_sleeps_until, due) {

@@ -160,7 +160,7 @@ mod tests {
 
     fn take(set: &mut DirtySet, now: Millis) -> Vec<Taken> {
         let taken = set.take(now, 100);
-        taken.iter().for_each(|taken| set.begun(&taken.path));
+        taken.iter().for_each(|taken| set.begun(taken));
         taken
     }
 

@@ -187,6 +187,7 @@ impl DirtySet {
         self.leave_below(&path);
         self.hasten_below(&path, now);
         let below = self.absorb_below(&path);
+        self.strand_in_work(&path);
         if self.was_never_sent(&path) {
             self.forget(&path);
             self.times_of_parent(&path, now);

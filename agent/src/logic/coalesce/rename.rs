@@ -63,12 +63,13 @@ impl DirtySet {
             None => !dir && self.in_work.contains_key(&from),
         };
         let replay = self.settle.delete && !unsent;
-        let in_work = |path| -> Vec<Arc<WirePath>> {
+        let in_work = |path| -> Vec<(Arc<WirePath>, bool)> {
             range_below(&self.in_work, path)
-                .map(|(path, ())| path.clone())
+                .map(|(path, wrote)| (path.clone(), *wrote))
                 .collect()
         };
         let (moving, replaced) = (in_work(&from), in_work(&to));
+        self.strand_in_work(&to);
         self.respawned += 1;
         let never_sent = self.was_never_sent(&from);
         // Renamed before it is closed: the close will be told under the new name.
@@ -77,6 +78,9 @@ impl DirtySet {
             .get(&from)
             .is_some_and(|mark| !dir && mark.open && mark.heard_open);
         let moved = self.extract(&from);
+        let wrote = moved
+            .iter()
+            .any(|(tail, mark)| tail.is_root() && mark.wrote);
         if dir && !replay {
             self.is_there_again(&to, now);
         }
@@ -92,14 +96,15 @@ impl DirtySet {
         }
         // What is being worked on will be committed under the name it had: look again afterwards, and
         // at the new name as well.
-        for path in replaced {
+        for (path, _) in replaced {
             self.unclear(WirePath::clone(&path), now);
         }
-        for path in moving {
+        for (path, wrote) in moving {
             let tail = path.strip_prefix(&from);
             self.unclear(WirePath::clone(&path), now);
             if let Some(moved) = tail.and_then(|tail| to.join_path(&tail)) {
-                self.unclear(moved, now);
+                self.unclear(moved.clone(), now);
+                self.was_written(&moved, wrote);
             }
         }
         if dir {
@@ -116,6 +121,7 @@ impl DirtySet {
                 self.times_of_parent(&from, now);
             }
             self.written(to.clone(), now);
+            self.was_written(&to, wrote);
             if was_dir {
                 self.was_dir(&to);
             }
@@ -124,6 +130,13 @@ impl DirtySet {
             }
         }
         !replay
+    }
+
+    /// Somebody wrote to what has this name now: its other names are linked to it, and not the other way round.
+    fn was_written(&mut self, path: &WirePath, wrote: bool) {
+        if let Some(mark) = self.marks.get_mut(path) {
+            mark.wrote |= wrote;
+        }
     }
 
     /// Renames to be sent before anything they concern, oldest first, as far as they are due.

@@ -94,7 +94,7 @@ fn a_thousand_writes_in_flight_make_one_more_send() {
     let mut set = DirtySet::new(SETTLE);
     set.written(path("f"), 0);
     let first = set.take(0, 1).remove(0);
-    set.begun(&first.path);
+    set.begun(&first);
     for now in 1..1_000 {
         set.written(path("f"), now);
         assert!(taken(&mut set, now).is_empty());
@@ -158,7 +158,7 @@ fn a_file_renamed_while_it_is_transferred_is_looked_at_under_both_names() {
     let mut set = DirtySet::new(SETTLE);
     set.written(path("d/big"), 0);
     let big = set.take(0, 1).remove(0);
-    set.begun(&big.path);
+    set.begun(&big);
     set.renamed(path("d"), path("e"), true, 1);
     assert_eq!(renames(&mut set), ["d->e"]);
     assert_eq!(taken(&mut set, 1), ["e/big"]);
@@ -172,7 +172,7 @@ fn a_file_renamed_over_one_that_is_worked_on_is_looked_at_again() {
     let mut set = DirtySet::new(SETTLE);
     set.written(path("f"), 0);
     let old = set.take(0, 1).remove(0);
-    set.begun(&old.path);
+    set.begun(&old);
     set.renamed(path("g"), path("f"), false, 1);
     assert_eq!(renames(&mut set), ["g->f"]);
     set.logged(&old.path);
@@ -553,7 +553,7 @@ fn what_was_written_since_it_was_taken_is_known_after_the_close_too() {
     set.modified(path("f"), 0);
     set.closed(path("f"), 1);
     let mut all = set.take(1, 9);
-    set.begun(&all[0].path);
+    set.begun(&all[0]);
     // The close alone changes nothing.
     set.closed(path("f"), 2);
     assert!(!set.is_rewritten(&path("f")));
@@ -575,7 +575,7 @@ fn what_is_made_anew_while_its_name_is_worked_on_was_not_born_there() {
     let mut set = DirtySet::new(SETTLE);
     set.removed(path("d"), 0);
     let at_work = set.take(1_000, 100).remove(0);
-    set.begun(&at_work.path);
+    set.begun(&at_work);
     set.created_dir(path("d"), 1_001);
     set.logged(&at_work.path);
     set.arrived(&at_work.path);
@@ -587,7 +587,7 @@ fn what_is_made_anew_while_its_name_is_worked_on_was_not_born_there() {
     // A file as well: its removal leaves nothing behind.
     set.removed(path("f"), 3_000);
     let at_work = set.take(4_000, 100).remove(0);
-    set.begun(&at_work.path);
+    set.begun(&at_work);
     set.created(path("f"), 4_001);
     set.logged(&at_work.path);
     set.arrived(&at_work.path);
@@ -615,4 +615,36 @@ fn what_waits_for_other_things_is_not_sent_while_it_is_written() {
         assert!(set.take(now + later, 9).is_empty());
     }
     assert_eq!(set.take(now + settle.hold_max_ms, 9).len(), 1);
+}
+
+#[test]
+fn names_that_were_written_to_and_went_are_told() {
+    let mut set = DirtySet::new(SETTLE);
+    let stranded = |set: &mut DirtySet| {
+        let paths = set.take_stranded().into_iter();
+        paths.map(|path| path.to_string()).collect::<Vec<_>>()
+    };
+    set.closed(path("dir/written"), 1);
+    set.attrib(path("dir/touched"), 1);
+    set.found(path("dir/found"), Look::Content, Remote::Present, 1);
+    set.gone(path("dir"), 2);
+    assert_eq!(stranded(&mut set), ["dir/touched", "dir/written"]);
+    // What took the place of one.
+    set.closed(path("b"), 3);
+    set.renamed(path("a"), path("b"), false, 4);
+    assert_eq!(stranded(&mut set), ["b"]);
+    // One that is looked at just now.
+    set.closed(path("c/d"), 5);
+    for taken in set.take(1_000, 9) {
+        set.begun(&taken);
+    }
+    set.gone(path("c"), 6);
+    assert_eq!(stranded(&mut set), ["c/d"]);
+    assert_eq!(stranded(&mut set), [""; 0]);
+    // With another name it is still what was written to.
+    set.closed(path("e"), 2_000);
+    set.renamed(path("e"), path("f"), false, 2_001);
+    let mut wrote = set.take(4_000, 9).into_iter();
+    let wrote = wrote.find(|taken| taken.path.to_string() == "f");
+    assert!(wrote.is_some_and(|taken| taken.mark.wrote));
 }

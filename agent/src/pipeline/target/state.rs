@@ -254,6 +254,15 @@ impl State {
         }
     }
 
+    /// Looks at the other names of what was written to under names that are gone.
+    pub fn look_beside(&mut self, now: Millis) {
+        for path in self.dirty.take_stranded() {
+            for name in self.links.beside(&path, None) {
+                self.dirty.look_at(&name, now);
+            }
+        }
+    }
+
     /// Something was taken although the receiver had no room: the others wait for how that goes.
     pub fn tried(&mut self, now: Millis) {
         if let Some(pause) = &mut self.pause {
