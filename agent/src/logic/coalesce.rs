@@ -476,10 +476,15 @@ impl DirtySet {
 
     /// What the target calls so is to be looked at, also if it has another name by now.
     pub fn look_at(&mut self, path: &WirePath, now: Millis) {
-        let next = self.horizon();
-        let seq = self.first_rename().unwrap_or(next).saturating_sub(1);
         self.unclear(path.clone(), now);
-        self.look_where_it_went(path, seq, now);
+        self.look_at_later_names(path, now);
+    }
+
+    /// What the target calls so has another name by now, if renames wait that tell so: that one is to be looked at.
+    pub fn look_at_later_names(&mut self, path: &WirePath, now: Millis) {
+        if let Some(first) = self.first_rename() {
+            self.look_where_it_went(path, first.saturating_sub(1), now);
+        }
     }
 
     /// Marks below a path vanish: a delete, a rename or a comparison covers them.

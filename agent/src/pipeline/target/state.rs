@@ -247,10 +247,11 @@ impl State {
         self.seeking || self.links.is_seeking()
     }
 
-    /// Names that have to be linked to another name of their file.
+    /// Names, as the target has them, that have to be linked to another name of their file.
     pub fn relink(&mut self, names: Vec<Arc<WirePath>>, now: Millis) {
         for name in names {
             self.dirty.relink(WirePath::clone(&name), now);
+            self.dirty.look_at_later_names(&name, now);
         }
     }
 
