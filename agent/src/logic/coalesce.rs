@@ -40,6 +40,9 @@ use rename::Move;
 /// Milliseconds of a monotonic clock.
 pub type Millis = u64;
 
+/// Names that went after they were written to: so many wait for renames that are on their way to the log.
+const STRANDED_MAX: usize = 4_096;
+
 /// A directory to be compared with the target, taken out of the set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Comparison {
@@ -468,7 +471,7 @@ impl DirtySet {
     /// Names that were written to and went before that was sent. Events tell of a file by the name that was used: what it
     /// is called elsewhere is to be looked at. None while renames are on their way to the log, and names unsure.
     pub fn take_stranded(&mut self) -> Vec<WirePath> {
-        match self.renames_in_hand {
+        match self.renames_in_hand && self.stranded.len() < STRANDED_MAX {
             true => Vec::new(),
             false => std::mem::take(&mut self.stranded),
         }

@@ -444,7 +444,8 @@ impl LinkMap {
 /// Notes what `found`, about to be in the log, does to the names of linked files; returns those that
 /// have to be linked anew.
 pub fn note(links: &mut LinkMap, taken: &Taken, found: &Found) -> Vec<Arc<WirePath>> {
-    let mut others = match taken.mark.wrote {
+    let is_new = !matches!(found, Found::Dir(_) | Found::Metadata { .. });
+    let mut others = match taken.mark.wrote && is_new {
         // Perhaps not to what is there now.
         true => links.beside(&taken.path, found.linked()),
         false => Vec::new(),
