@@ -10,9 +10,9 @@ use std::process::Command;
 use syncd_agent::logic::filter::{Filter, Origin, Rules, RulesFile, Scope, Statement};
 use syncd_proto::path::WirePath;
 
-use random::Rng;
+use beside::{Rng, entries, rsync_is_here};
 
-mod random;
+mod beside;
 
 const CASES: u64 = 300;
 
@@ -78,19 +78,6 @@ fn assert_same(ours: &Paths, theirs: &Paths, seed: u64, rules: &[(&str, String)]
     );
 }
 
-fn rsync_is_here() -> bool {
-    let here = Command::new("rsync").arg("--version").output().is_ok();
-    let required = std::env::var_os("SYNCD_TESTS_REQUIRE").is_some_and(|value| value == "all");
-    assert!(
-        here || !required,
-        "SYNCD_TESTS_REQUIRE=all, but there is no rsync"
-    );
-    if !here {
-        eprintln!("skipped, missing here: rsync");
-    }
-    here
-}
-
 struct Tree(tempfile::TempDir);
 
 impl Tree {
@@ -120,7 +107,7 @@ impl Tree {
         let mut left = Paths::new();
         let mut open = vec![WirePath::root()];
         while let Some(dir) = open.pop() {
-            for (path, is_dir) in entries(self, &dir) {
+            for (path, is_dir) in entries(&self.src(), &dir) {
                 left.insert(text(&path, is_dir));
                 open.extend(is_dir.then_some(path));
             }
@@ -160,7 +147,7 @@ fn sent_by_us(tree: &Tree, rules: &[(&str, String)]) -> Paths {
         };
         let scope = filter.with_dir(&parent, &dir, &mut read);
         assert_eq!(scope.broken(), None);
-        for (path, is_dir) in entries(tree, &dir) {
+        for (path, is_dir) in entries(&tree.src(), &dir) {
             if !filter.keeps(&path, is_dir, &scope) {
                 continue;
             }
@@ -183,7 +170,7 @@ fn left_by_us(tree: &Tree, rules: &[(&str, String)]) -> Paths {
 /// Whether anything is left.
 fn leave_below(tree: &Tree, filter: &Filter, dir: &WirePath, left: &mut Paths) -> bool {
     let mut any = false;
-    for (path, is_dir) in entries(tree, dir) {
+    for (path, is_dir) in entries(&tree.src(), dir) {
         let top = WirePath::from_names(path.names()[..1].to_vec());
         let removed = top.filter(|top| *top != path);
         let mut scope_of = |_: &WirePath| Scope::default();
@@ -199,18 +186,6 @@ fn leave_below(tree: &Tree, filter: &Filter, dir: &WirePath, left: &mut Paths) -
         }
     }
     any
-}
-
-fn entries(tree: &Tree, dir: &WirePath) -> Vec<(WirePath, bool)> {
-    let listing = fs::read_dir(tree.src().join(dir.to_path_buf())).unwrap();
-    listing
-        .map(|entry| {
-            let entry = entry.unwrap();
-            let path = dir.to_path_buf().join(entry.file_name());
-            let is_dir = entry.file_type().unwrap().is_dir();
-            (WirePath::from_relative(&path).unwrap(), is_dir)
-        })
-        .collect()
 }
 
 fn text(path: &WirePath, is_dir: bool) -> String {

@@ -9,7 +9,7 @@ use std::process::Command;
 use syncd_agent::logic::filter::{Filter, Origin, Rules, RulesFile, Scope, Statement};
 use syncd_proto::path::WirePath;
 
-use super::random::Rng;
+use super::beside::{Rng, entries};
 use super::texts::{
     Content, random_absolute, random_dir_merge, random_pattern, random_rule, random_text,
 };
@@ -338,18 +338,6 @@ impl Case {
         }
         told
     }
-}
-
-fn entries(side: &Path, dir: &WirePath) -> Vec<(WirePath, bool)> {
-    let listing = fs::read_dir(side.join(dir.to_path_buf())).unwrap();
-    listing
-        .map(|entry| {
-            let entry = entry.unwrap();
-            let path = dir.to_path_buf().join(entry.file_name());
-            let is_dir = entry.file_type().unwrap().is_dir();
-            (WirePath::from_relative(&path).unwrap(), is_dir)
-        })
-        .collect()
 }
 
 fn text(path: &WirePath, is_dir: bool) -> String {

@@ -13,12 +13,12 @@ use std::process::Command;
 use syncd_agent::logic::filter::{Filter, Origin, Rules, Scope, Statement};
 use syncd_proto::path::WirePath;
 
+use beside::{Rng, rsync_is_here};
 use case::{Case, Paths};
-use random::Rng;
 
+#[path = "../beside/mod.rs"]
+mod beside;
 mod case;
-#[path = "../random/mod.rs"]
-mod random;
 mod texts;
 
 const CASES: u64 = 200;
@@ -187,17 +187,4 @@ fn cases() -> (u64, u64) {
         Some((first.parse().ok()?, last.parse().ok()?))
     });
     asked.unwrap_or((1, CASES))
-}
-
-fn rsync_is_here() -> bool {
-    let here = Command::new("rsync").arg("--version").output().is_ok();
-    let required = std::env::var_os("SYNCD_TESTS_REQUIRE").is_some_and(|value| value == "all");
-    assert!(
-        here || !required,
-        "SYNCD_TESTS_REQUIRE=all, but there is no rsync"
-    );
-    if !here {
-        eprintln!("skipped, missing here: rsync");
-    }
-    here
 }

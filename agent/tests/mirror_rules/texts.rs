@@ -1,6 +1,6 @@
 //! Rules by chance, and files of them.
 
-use super::random::Rng;
+use super::beside::Rng;
 
 /// What may stand in a file.
 #[derive(Clone, Copy, PartialEq, Eq)]
