@@ -27,6 +27,9 @@ pub const CHECK_BYTES: u64 = 8 << 20;
 /// Shortest wait before a file that changes is looked at again, in milliseconds.
 const RETRY_MS: Millis = 10;
 
+/// How often it is waited for what happened while a file was transferred, before it is given up.
+const HEARINGS_MAX: u32 = 10;
+
 /// Files from this size on can be continued after a cut, in bytes.
 const RESUME_BYTES: u64 = 8 << 20;
 
@@ -257,8 +260,8 @@ fn transfer(target: &Target, link: &Link, taken: &Taken) -> Result<Found, Transf
     }
     if channel.stability == Stability::Required {
         // It stood still while it was read, perhaps in the middle of being written.
-        target.hear();
-        if target.lock().dirty.is_rewritten(&taken.path) {
+        let heard = (0..HEARINGS_MAX).any(|_| target.hear());
+        if !heard || target.lock().dirty.is_rewritten(&taken.path) {
             abort(&channel);
             return Err(ReadError::Changed.into());
         }

@@ -345,11 +345,9 @@ fn add_looks(
     horizon: u64,
 ) {
     let looks = std::mem::take(looks);
-    if !looks.outcomes.is_empty() {
-        target.hear();
-    }
+    let heard = looks.outcomes.is_empty() || target.hear();
     for (taken, outcome) in looks.outcomes {
-        let outcome = match is_written_to(target, &taken, &outcome) {
+        let outcome = match is_written_to(target, &taken, &outcome, heard) {
             Some(until) => Outcome::Later(until),
             None => outcome,
         };
@@ -374,8 +372,8 @@ fn behind_until(target: &Target, taken: &Taken) -> Option<Millis> {
 }
 
 /// Until when a file waits that somebody was heard to write to meanwhile, also if it is closed again by now: what was
-/// read may be half of it.
-fn is_written_to(target: &Target, taken: &Taken, outcome: &Outcome) -> Option<Millis> {
+/// read may be half of it. Not `heard`: that cannot be known yet.
+fn is_written_to(target: &Target, taken: &Taken, outcome: &Outcome, heard: bool) -> Option<Millis> {
     let size = match outcome {
         Outcome::Found(Found::Small { bytes, .. }) => bytes.len() as u64,
         Outcome::Large(..) => u64::MAX,
@@ -386,7 +384,7 @@ fn is_written_to(target: &Target, taken: &Taken, outcome: &Outcome) -> Option<Mi
     let dirty = &target.lock().dirty;
     let until = dirty.waits_until(&taken.path, size);
     let until = until.filter(|until| now < *until);
-    let again = dirty.is_rewritten(&taken.path).then_some(now + 1);
+    let again = (!heard || dirty.is_rewritten(&taken.path)).then_some(now + 1);
     until.or(again).filter(|_| now < held_until)
 }
 

@@ -31,7 +31,7 @@ use state::IN_FLIGHT_BYTES_MAX;
 pub use state::{Counts, Pause, Phase, State};
 
 /// How long events that wait to be told are waited for, at most.
-const HEAR_MAX: Duration = Duration::from_millis(100);
+const HEAR_MAX: Duration = Duration::from_secs(1);
 
 /// Room for the groups of versions that were sent, in bytes: those of 8 GiB of files.
 const KNOWN_BYTES_MAX: usize = 4 << 20;
@@ -114,11 +114,10 @@ impl Target {
     }
 
     /// Waits until everything that happened before this call has been marked, as far as that can be
-    /// known, and not for ever.
-    pub fn hear(&self) {
-        if let Some(backlog) = self.backlog.get() {
-            backlog.hear(HEAR_MAX);
-        }
+    /// known, and not for ever. `false` if the time was over first.
+    pub fn hear(&self) -> bool {
+        let backlog = self.backlog.get();
+        backlog.is_none_or(|backlog| backlog.hear(HEAR_MAX))
     }
 
     /// Delays and bounds.

@@ -181,13 +181,11 @@ impl Shared {
 }
 
 impl Backlog for Shared {
-    fn hear(&self, most: Duration) {
+    fn hear(&self, most: Duration) -> bool {
         // In this order: what is not in the queue any more was read in a round that had begun.
         let queued = rustix::io::ioctl_fionread(&self.queue);
         let is_empty = queued.is_ok_and(|bytes| bytes == 0) && self.rounds.is_told();
-        if !is_empty {
-            self.rounds.wait(most, || self.wake());
-        }
+        is_empty || self.rounds.wait(most, || self.wake())
     }
 }
 

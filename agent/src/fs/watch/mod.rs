@@ -222,8 +222,9 @@ pub trait Census: fmt::Debug + Send + Sync {
 
 /// Events that happened and were not told yet.
 pub trait Backlog: fmt::Debug + Send + Sync {
-    /// Waits until everything that happened before this call has been told, `most` at most.
-    fn hear(&self, most: Duration);
+    /// Waits until everything that happened before this call has been told, `most` at most. `false` if some may not
+    /// have been.
+    fn hear(&self, most: Duration) -> bool;
 }
 
 /// Which implementation watches.

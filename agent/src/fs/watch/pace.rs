@@ -76,13 +76,15 @@ impl Rounds {
     }
 
     /// Waits until a round that begins after this call has told everything, or for `most`. `wake` has to see to
-    /// it that one begins.
-    pub(super) fn wait(&self, most: Duration, wake: impl FnOnce()) {
+    /// it that one begins. `false` if the time was over first.
+    pub(super) fn wait(&self, most: Duration, wake: impl FnOnce()) -> bool {
         let count = self.lock();
         let wanted = count.begun + 1;
         wake();
         let waits = |count: &mut Count| count.told < wanted && !count.ended;
-        drop(self.changed.wait_timeout_while(count, most, waits));
+        let waited = self.changed.wait_timeout_while(count, most, waits);
+        let (_count, time) = waited.unwrap_or_else(PoisonError::into_inner);
+        !time.timed_out()
     }
 
     fn lock(&self) -> MutexGuard<'_, Count> {
@@ -96,6 +98,14 @@ mod tests {
     use std::thread;
 
     use super::*;
+
+    #[test]
+    fn who_waits_is_told_whether_it_was_in_vain() {
+        let rounds = Rounds::default();
+        assert!(!rounds.wait(Duration::ZERO, || ()), "no round began");
+        rounds.end();
+        assert!(rounds.wait(Duration::from_secs(60), || ()));
+    }
 
     #[test]
     fn events_gather_in_a_burst_and_only_then() {
