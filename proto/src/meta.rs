@@ -27,6 +27,17 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Whether names of one thing of this type are compared as such. `all`: where both sides do that for symlinks, fifos,
+    /// sockets and devices ([`crate::message::FEATURE_LINKS`]), and not only for regular files.
+    #[must_use]
+    pub const fn counts_links(self, all: bool) -> bool {
+        match self {
+            Self::File => true,
+            Self::Dir => false,
+            _ => all,
+        }
+    }
+
     /// The type that the type bits of `st_mode` say (inode(7)); `None` for one that Linux does not have.
     #[must_use]
     pub const fn of_mode(mode: u32) -> Option<Self> {

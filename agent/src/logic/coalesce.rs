@@ -71,7 +71,7 @@ pub struct DirtySet {
     queue: Queue,
     by_seq: HashMap<u64, Arc<WirePath>>,
     in_flight: HashMap<Arc<WirePath>, u32>,
-    /// Those on their way that are not in the commit log yet.
+    /// Those on their way that are not in the commit log yet, and whether they were written to.
     in_work: BTreeMap<Arc<WirePath>, bool>,
     renames: VecDeque<Rename>,
     /// Renames were taken and may not be in the commit log yet.

@@ -75,11 +75,7 @@ impl Terms {
     /// Whether names of one thing of this type are to be names of one thing at the receiver.
     #[must_use]
     pub const fn links(&self, kind: Kind) -> bool {
-        match kind {
-            Kind::File => true,
-            Kind::Dir => false,
-            _ => self.links_all,
-        }
+        kind.counts_links(self.links_all)
     }
 
     /// The same for a walk that looks at no attributes.

@@ -442,12 +442,8 @@ impl Reader<'_> {
                 digest => digest?,
             };
         }
-        let links = |entry: &&EntryMeta| match entry.kind {
-            Kind::File => true,
-            Kind::Dir => false,
-            _ => self.links_all,
-        };
-        if let Some(entry) = entry.as_ref().filter(links)
+        if let Some(entry) = entry.as_ref()
+            && entry.kind.counts_links(self.links_all)
             && stat.stx_nlink > 1
             && let Some(path) = parent.join(name)
         {
