@@ -192,3 +192,33 @@ fn a_first_sync_ends_while_changes_go_on() {
     agent.wait_synced(LONG);
     agent.terminate(LONG);
 }
+
+/// A directory that takes the place of a file whose transfer is done, and which waits for what was written before it.
+#[test]
+fn a_file_does_not_come_after_the_directory_that_took_its_place() {
+    const LARGE: u64 = 5 << 20;
+    for round in 0..scaled(2, 10) as u64 {
+        let sandbox = Sandbox::new();
+        many_small(&sandbox.src().join("dir"), 3, 5, 1_000).expect("files");
+        let receiver = sandbox.receiver().start();
+        let agent = sandbox.agent(&receiver).arg("--bwlimit").arg("2M").start();
+        agent.wait_synced(LONG);
+        let mirror = Mirror {
+            agent,
+            receiver,
+            sandbox,
+        };
+        let begun = mirror.bytes_sent();
+        fs::write(mirror.src("large"), noise(LARGE as usize, round)).expect("write");
+        fs::write(mirror.src("name"), noise(200_000, round + 10)).expect("write");
+        // Both share the link: by now the second is done.
+        wait_until(LONG, "a part of both", || {
+            mirror.bytes_sent() > begun + LARGE / 4
+        });
+        fs::remove_file(mirror.src("name")).expect("rm");
+        fs::rename(mirror.src("dir"), mirror.src("name")).expect("mv");
+        mirror.settle();
+        mirror.sandbox.assert_equal();
+        mirror.wait_staging_empty();
+    }
+}

@@ -8,7 +8,7 @@
 //!
 //! Pure: time comes in as milliseconds of any monotonic clock.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -60,6 +60,15 @@ pub struct Comparison {
     pub failure: Option<Failure>,
 }
 
+/// What is known of a path that is worked on.
+#[derive(Debug, Clone, Copy)]
+struct InWork {
+    /// It was written to before it was taken.
+    wrote: bool,
+    /// Something else was renamed to its name, or to that of a directory above it, since it was taken.
+    replaced: bool,
+}
+
 /// Paths a target has not got yet, with the renames in front of them.
 #[derive(Debug)]
 pub struct DirtySet {
@@ -71,8 +80,10 @@ pub struct DirtySet {
     queue: Queue,
     by_seq: HashMap<u64, Arc<WirePath>>,
     in_flight: HashMap<Arc<WirePath>, u32>,
-    /// Those on their way that are not in the commit log yet, and whether they were written to.
-    in_work: BTreeMap<Arc<WirePath>, bool>,
+    /// Those on their way that are not in the commit log yet.
+    in_work: BTreeMap<Arc<WirePath>, InWork>,
+    /// Directories that are on their way as something else, and the numbers of what is below them and waits.
+    below_in_flight: HashMap<Arc<WirePath>, HashSet<u64>>,
     renames: VecDeque<Rename>,
     /// Renames were taken and may not be in the commit log yet.
     renames_in_hand: bool,
@@ -116,6 +127,7 @@ impl DirtySet {
             by_seq: HashMap::new(),
             in_flight: HashMap::new(),
             in_work: BTreeMap::new(),
+            below_in_flight: HashMap::new(),
             renames: VecDeque::new(),
             renames_in_hand: false,
             rename_behind: None,
@@ -204,7 +216,19 @@ impl DirtySet {
         if self.put_off(&path, now) {
             return;
         }
-        self.take_with_parents(path, now, chosen);
+        match self.marked_above(&path) {
+            Ok(parents) => {
+                for path in parents.iter().rev().chain([&path]) {
+                    self.take_one(path, now, chosen);
+                }
+            }
+            Err(above) => {
+                if let Some(mark) = self.marks.get(&path) {
+                    self.ahead.add(mark, now);
+                }
+                self.below_in_flight.entry(above).or_default().insert(seq);
+            }
+        }
     }
 
     /// The next directory to compare, if one is due.
@@ -267,13 +291,24 @@ impl DirtySet {
     /// Notes that a path is worked on: taken, and not in the commit log yet.
     pub fn begun(&mut self, taken: &Taken) {
         self.sent(&taken.path);
-        self.in_work.insert(taken.path.clone(), taken.mark.wrote);
+        let work = InWork {
+            wrote: taken.mark.wrote,
+            replaced: false,
+        };
+        self.in_work.insert(taken.path.clone(), work);
     }
 
     /// Whether it was taken, and is neither in the commit log nor given up.
     #[must_use]
     pub fn is_in_work(&self, path: &WirePath) -> bool {
         self.in_work.contains_key(path)
+    }
+
+    /// Whether it was taken, and something else has come to its name by a rename since then: the rename may be in the
+    /// commit log already, and what was taken must not come after it.
+    #[must_use]
+    pub fn is_replaced(&self, path: &WirePath) -> bool {
+        self.in_work.get(path).is_some_and(|work| work.replaced)
     }
 
     /// Until when a regular file of this size that was marked again waits for its close, if it does.
@@ -303,9 +338,34 @@ impl DirtySet {
             return;
         }
         self.in_flight.remove(path);
-        if let Some(mark) = self.marks.get(path) {
-            self.queue.insert(mark);
+        let below = self.below_in_flight.remove(path).unwrap_or_default();
+        let below = below.iter().filter_map(|seq| self.by_seq.get(seq));
+        for path in below.chain([path]) {
+            if let Some(mark) = self.marks.get(path) {
+                self.queue.insert(mark);
+            }
         }
+    }
+
+    /// The directories above a path that are to be taken with it, the nearest first.
+    ///
+    /// # Errors
+    /// One that is on its way as what it was, and has to be sent as what it is by now before anything in it: a file that
+    /// arrives where the target has a directory already would take all that is in there away.
+    fn marked_above(&self, path: &WirePath) -> Result<Vec<Arc<WirePath>>, Arc<WirePath>> {
+        let mut parents = Vec::new();
+        let mut next = path.parent();
+        while let Some(above) = next {
+            if let Some((above, mark)) = self.marks.get_key_value(&above) {
+                match self.in_flight.contains_key(above) {
+                    true if mark.look == Look::Content => return Err(above.clone()),
+                    true => {}
+                    false => parents.push(above.clone()),
+                }
+            }
+            next = above.parent();
+        }
+        Ok(parents)
     }
 
     /// Puts a path back: not stable yet, refused, or lost with the connection.
@@ -371,17 +431,11 @@ impl DirtySet {
         true
     }
 
-    fn take_with_parents(&mut self, path: Arc<WirePath>, now: Millis, chosen: &mut Vec<Taken>) {
-        let first = chosen.len();
-        let mut next = Some(WirePath::clone(&path));
-        while let Some(path) = next {
-            if let Some((path, mut mark)) = self.remove(&path) {
-                mark.was_overdue(now);
-                chosen.push(Taken { path, mark });
-            }
-            next = path.parent();
+    fn take_one(&mut self, path: &WirePath, now: Millis, chosen: &mut Vec<Taken>) {
+        if let Some((path, mut mark)) = self.remove(path) {
+            mark.was_overdue(now);
+            chosen.push(Taken { path, mark });
         }
-        chosen[first..].reverse();
     }
 
     /// Makes or changes the mark of a path; `change` returns when it is due.
@@ -507,7 +561,7 @@ impl DirtySet {
 
     /// What is worked on at and below a path, and was written to, has not got there as what it is now.
     fn strand_in_work(&mut self, path: &WirePath) {
-        let written = range_below(&self.in_work, path).filter(|(_, wrote)| **wrote);
+        let written = range_below(&self.in_work, path).filter(|(_, work)| work.wrote);
         let written = written.map(|(path, _)| WirePath::clone(path));
         self.stranded.extend(written);
     }

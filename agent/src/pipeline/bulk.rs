@@ -242,7 +242,7 @@ fn transfer(target: &Target, link: &Link, taken: &Taken) -> Result<Found, Transf
     let refused = link.end_transfer(channel.transfer);
     let complete = matches!(sent, Ok(Sent::File(_)));
     if !complete && upload.is_some_and(|upload| upload.has_begun()) {
-        abort(&channel);
+        abort(link, channel.transfer);
     }
     let read = match sent? {
         Sent::File(read) => read,
@@ -262,7 +262,7 @@ fn transfer(target: &Target, link: &Link, taken: &Taken) -> Result<Found, Transf
         // It stood still while it was read, perhaps in the middle of being written.
         let heard = (0..HEARINGS_MAX).any(|_| target.hear());
         if !heard || target.lock().dirty.is_rewritten(&taken.path) {
-            abort(&channel);
+            abort(link, channel.transfer);
             return Err(ReadError::Changed.into());
         }
     }
@@ -360,14 +360,11 @@ fn is_being_written(target: &Target, file: &LargeFile) -> bool {
     age.is_some_and(|age| age < Duration::from_millis(target.settle().settle_ms))
 }
 
-fn abort(channel: &Channel<'_>) {
-    let abort = StageAbort {
-        transfer: channel.transfer,
-    };
+/// Tells the receiver that a transfer is of no use any more.
+pub(super) fn abort(link: &Link, transfer: TransferId) {
+    let abort = StageAbort { transfer };
     // On a lost connection there is nothing to abort.
-    let _ = channel
-        .link
-        .send(&AgentMessage::StageAbort(abort), Vec::new());
+    let _ = link.send(&AgentMessage::StageAbort(abort), Vec::new());
 }
 
 fn is_held_long_enough(target: &Target, taken: &Taken) -> bool {

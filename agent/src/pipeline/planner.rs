@@ -12,8 +12,8 @@ use crate::logic::coalesce::{FEW, Look, Millis, Remote, Rename, Taken};
 use crate::logic::links::{self};
 use crate::logic::plan::{Found, Planner};
 use crate::net::link::Link;
-use crate::pipeline::reconcile;
 use crate::pipeline::target::{State, Target};
+use crate::pipeline::{bulk, reconcile};
 use look::{Outcome, is_name_of, look};
 use removal::{may_replace, remove};
 
@@ -55,7 +55,11 @@ pub fn run(target: &Arc<Target>) {
         let (link, horizon) = (work.link, work.horizon);
         add_renames(target, &link, &mut batch, work.renames);
         for (taken, found) in work.ready {
-            add(target, &link, &mut batch, taken, found);
+            if is_overtaken(target, &taken) {
+                withdraw(target, &link, taken, &found);
+            } else {
+                add(target, &link, &mut batch, taken, found);
+            }
         }
         let mut looks = Looks::default();
         // What was heard of takes the directories above it along, which may have been found. A few are let through.
@@ -278,6 +282,23 @@ fn add_rename(target: &Target, batch: &mut Planner, rename: Rename) {
     }
     target.lock().links.renamed(&rename.from, &rename.to);
     batch.rename(rename, there.as_ref());
+}
+
+/// Whether something else has come to the name of a file since it was read, and may be in the commit log already: of a
+/// directory that stands there the file would take everything away. A name that went goes afterwards.
+fn is_overtaken(target: &Target, taken: &Taken) -> bool {
+    let there = target.root.stat(&taken.path);
+    let is_other = matches!(there, Ok(Some(entry)) if entry.kind != Kind::File);
+    is_other || target.lock().dirty.is_replaced(&taken.path)
+}
+
+/// Gives up what was transferred; its name is looked at again.
+fn withdraw(target: &Target, link: &Link, taken: Taken, found: &Found) {
+    if let Found::Staged { transfer, .. } = found {
+        bulk::abort(link, *transfer);
+        target.update(|state, _| state.staged = state.staged.saturating_sub(1));
+    }
+    target.defer(taken, target.now());
 }
 
 /// Adds what was found to the batch. Where that gives a file with several names another content, they

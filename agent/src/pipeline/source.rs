@@ -212,7 +212,7 @@ impl Source {
 
     fn compare(&self, path: &WirePath) {
         for target in &self.targets {
-            target.update(|state, now| state.dirty.compare(path.clone(), now));
+            target.update(|state, now| state.dirty.compare_unheard(path, now));
         }
     }
 

@@ -325,6 +325,18 @@ impl DirtySet {
         self.compare_by(path, false, now);
     }
 
+    /// The same where nobody told what happened: what is worked on there may have been read before it happened, and a
+    /// comparison sees nothing of that.
+    pub fn compare_unheard(&mut self, path: &WirePath, now: Millis) {
+        let in_work: Vec<_> = range_below(&self.in_work, path)
+            .map(|(path, _)| WirePath::clone(path))
+            .collect();
+        for path in in_work {
+            self.unclear(path, now);
+        }
+        self.compare(path.clone(), now);
+    }
+
     /// The same by content: another directory may have this name at the target, and files of the same names,
     /// sizes and times may be others.
     pub fn compare_content(&mut self, path: WirePath, now: Millis) {

@@ -65,7 +65,7 @@ impl DirtySet {
         let replay = self.settle.delete && !unsent;
         let in_work = |path| -> Vec<(Arc<WirePath>, bool)> {
             range_below(&self.in_work, path)
-                .map(|(path, wrote)| (path.clone(), *wrote))
+                .map(|(path, work)| (path.clone(), work.wrote))
                 .collect()
         };
         let (moving, replaced) = (in_work(&from), in_work(&to));
@@ -97,6 +97,9 @@ impl DirtySet {
         // What is being worked on will be committed under the name it had: look again afterwards, and
         // at the new name as well.
         for (path, _) in replaced {
+            if let Some(work) = self.in_work.get_mut(&path) {
+                work.replaced = true;
+            }
             self.unclear(WirePath::clone(&path), now);
         }
         for (path, wrote) in moving {

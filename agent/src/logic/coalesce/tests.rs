@@ -343,6 +343,74 @@ fn parents_come_along_and_first() {
 }
 
 #[test]
+fn what_is_in_a_directory_waits_for_the_file_that_is_on_its_way_under_its_name() {
+    let mut set = DirtySet::new(SETTLE);
+    set.closed(path("name"), 0);
+    let file = set.take(0, 10).remove(0);
+    set.begun(&file);
+    // By now it is a directory: the file that is being read comes first, then the directory, then what is in it.
+    set.found(path("name"), Look::Content, Remote::Present, 1);
+    set.closed(path("name/sub/f"), 1);
+    set.closed(path("other"), 1);
+    assert_eq!(taken(&mut set, 2), ["other"]);
+    set.closed(path("name/sub/f"), 3);
+    assert!(taken(&mut set, 3).is_empty());
+    set.logged(&file.path);
+    assert!(taken(&mut set, 4).is_empty());
+    set.arrived(&file.path);
+    assert_eq!(taken(&mut set, 5), ["name", "name/sub/f"]);
+    assert!(set.below_in_flight.is_empty());
+}
+
+#[test]
+fn what_comes_to_a_name_by_a_rename_is_not_followed_by_what_was_read_there() {
+    let mut set = DirtySet::new(SETTLE);
+    for name in ["name", "other", "d/below"] {
+        set.closed(path(name), 0);
+    }
+    let work = set.take(0, 10);
+    work.iter().for_each(|taken| set.begun(taken));
+    set.renamed(path("dir"), path("name"), true, 1);
+    set.renamed(path("other"), path("another"), false, 1);
+    set.renamed(path("dir2"), path("d"), true, 1);
+    let replaced = work.iter().filter(|taken| set.is_replaced(&taken.path));
+    let replaced: Vec<_> = replaced.map(|taken| taken.path.to_string()).collect();
+    assert_eq!(replaced, ["name", "d/below"]);
+    for taken in work {
+        set.logged(&taken.path);
+        assert!(!set.is_replaced(&taken.path));
+    }
+}
+
+#[test]
+fn what_was_read_before_nobody_listened_is_looked_at_again() {
+    let mut set = DirtySet::new(SETTLE);
+    for name in ["a/read", "b", "sent"] {
+        set.closed(path(name), 0);
+    }
+    let work = set.take(0, 10);
+    work.iter().for_each(|taken| set.begun(taken));
+    set.logged(&work[2].path);
+    set.compare_unheard(&WirePath::root(), 5);
+    assert!(set.is_compared(&WirePath::root()));
+    work.iter().for_each(|taken| set.arrived(&taken.path));
+    assert_eq!(taken(&mut set, 5), ["a/read", "b"]);
+}
+
+#[test]
+fn metadata_of_a_directory_that_is_on_its_way_holds_nothing_in_it_up() {
+    let mut set = DirtySet::new(SETTLE);
+    set.created_dir(path("d"), 0);
+    let dir = set.take(0, 10).remove(0);
+    set.begun(&dir);
+    set.attrib(path("d"), 1);
+    set.closed(path("d/f"), 1);
+    assert_eq!(taken(&mut set, 2), ["d/f"]);
+    set.arrived(&dir.path);
+    assert_eq!(taken(&mut set, 3), ["d"]);
+}
+
+#[test]
 fn what_came_first_comes_first() {
     let mut set = DirtySet::new(SETTLE);
     set.closed(path("pictures/b"), 0);
