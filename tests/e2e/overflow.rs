@@ -1,10 +1,12 @@
 //! Agents whose queue of events is far too short for what happens, as operators meet it on busy machines: everything
 //! is compared again, nothing is sent again, nobody is restarted, and the status says how often it happened.
 
-use std::fs;
+use std::fs::{self, FileTimes};
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
+use std::time::SystemTime;
 
 use rustix::fs::RenameFlags;
 use rustix::process::Signal;
@@ -82,6 +84,11 @@ fn a_queue_that_is_too_short_is_told_and_costs_a_comparison() {
         let sandbox = Sandbox::new();
         many_small(&sandbox.src().join("kept"), 5, 8, 40).expect("files");
         for number in 0..8 {
+            // It is swapped with another directory below: where nobody tells, what looks alike passes for the same.
+            let path = sandbox.src().join(format!("kept/d00000/f{number:05}"));
+            fs::write(path, noise(50, number)).expect("write");
+        }
+        for number in 0..8 {
             let path = sandbox.src().join(format!("large-{number}"));
             fs::write(path, noise(1 << 20, number)).expect("write");
         }
@@ -135,6 +142,47 @@ fn a_queue_that_is_too_short_is_told_and_costs_a_comparison() {
         let words = ["in sync", "the kernel dropped events", "max_queued_events"];
         run(&mirror.sandbox, &mut command).expect(code::DONE, &words);
         assert_eq!(mirror.agent.exit(), None);
+    }
+}
+
+#[test]
+fn what_came_to_a_name_unheard_and_looks_alike_is_compared_by_content() {
+    if !may_be_short() {
+        return;
+    }
+    for (backend, _) in BACKENDS {
+        let sandbox = Sandbox::new();
+        let time = FileTimes::new().set_modified(SystemTime::UNIX_EPOCH);
+        let src = sandbox.src();
+        let dirs = [
+            ("src/one", "1"),
+            ("src/two", "2"),
+            ("src/old", "3"),
+            ("old", "4"),
+        ];
+        for (name, content) in dirs {
+            let dir = sandbox.path().join(name).join("in/deep");
+            fs::create_dir_all(&dir).expect("mkdir");
+            let mut file = fs::File::create(dir.join("file")).expect("create");
+            file.write_all(content.as_bytes()).expect("write");
+            file.set_times(time).expect("times");
+        }
+        let mirror = with_short_queue(sandbox, backend);
+        mirror.settle();
+        let before = overflows(&mirror);
+        mirror.agent.signal(Signal::STOP);
+        // From here on nothing is told.
+        for number in 0..2 * QUEUE {
+            fs::write(src.join(format!("noise-{number}")), "noise").expect("write");
+        }
+        let cwd = rustix::fs::CWD;
+        let (one, two) = (src.join("one"), src.join("two"));
+        rustix::fs::renameat_with(cwd, one, cwd, two, RenameFlags::EXCHANGE).expect("swap");
+        fs::remove_dir_all(src.join("old")).expect("rm");
+        fs::rename(mirror.sandbox.path().join("old"), src.join("old")).expect("mv");
+        mirror.agent.signal(Signal::CONT);
+        wait_until(LONG, "events were dropped", || overflows(&mirror) > before);
+        mirror.settle();
     }
 }
 

@@ -10,8 +10,10 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
-use crate::wait::wait_for;
+use crate::wait::{wait_for, wait_until};
 
+/// How long a program may take to stop that was told to.
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 const LOG_LINES_SHOWN: usize = 200;
 
 /// How a process ended.
@@ -63,10 +65,26 @@ impl Process {
         self.child.id()
     }
 
-    /// Sends a signal to this process, not to its children; one that has ended already is left alone.
+    /// Sends a signal to this process, not to its children; one that has ended already is left alone. One that is to stop
+    /// has stopped when this returns: on a busy machine its threads may run for a moment longer.
     pub fn signal(&self, signal: Signal) {
         // The process is at least a zombie, so the id is ours; a zombie takes any signal.
         rustix::process::kill_process(self.pid, signal).expect("signal to a child");
+        if signal == Signal::STOP {
+            wait_until(STOP_TIMEOUT, "it has stopped", || !self.is_running());
+        }
+    }
+
+    /// Whether one of its threads may run.
+    fn is_running(&self) -> bool {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid()));
+        let mut tasks = tasks.into_iter().flatten().flatten();
+        tasks.any(|task| {
+            let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            // The name before it, in parentheses, may hold anything.
+            let state = stat.rsplit(") ").next().unwrap_or_default();
+            !state.starts_with(['T', 't', 'Z', 'X']) && !state.is_empty()
+        })
     }
 
     /// Kills it as a power cut would, and waits until it is gone. Its children are left to find out by themselves.

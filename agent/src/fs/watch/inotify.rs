@@ -229,6 +229,7 @@ impl State {
         }
         match self.tracker.placed(path, wd) {
             Placed::New => Ok(Watched::New),
+            Placed::Instead => Ok(Watched::Other),
             Placed::Already => Ok(Watched::Already),
             Placed::Elsewhere(other) => match other.filter(|other| self.is_same(path, other)) {
                 Some(other) => Err(WatchError::Other(format!(
@@ -236,7 +237,7 @@ impl State {
                 ))),
                 None => {
                     self.tracker.moved(path, wd);
-                    Ok(Watched::Already)
+                    Ok(Watched::Other)
                 }
             },
         }

@@ -119,6 +119,8 @@ pub enum Watched {
     New,
     /// The directory was watched before.
     Already,
+    /// It is another directory than the one that was watched under this name last.
+    Other,
 }
 
 /// Why a directory is not watched.

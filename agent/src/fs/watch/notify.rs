@@ -56,6 +56,8 @@ struct State {
     /// Which directory each watch was set for. notify may hold less, never another directory under a
     /// name that is noted: it is asked to drop a name before another directory gets it.
     watched: BTreeMap<WirePath, Identity>,
+    /// The same of watches that were dropped by the last refresh, and not set again.
+    before: BTreeMap<WirePath, Identity>,
     /// Which of notify's instances is listened to.
     generation: u64,
     /// Events were lost: notify's own notes are worth nothing.
@@ -86,6 +88,7 @@ impl NotifyWatcher {
                 sink,
                 place: place.clone(),
                 watched: BTreeMap::from([(WirePath::root(), root.identity())]),
+                before: BTreeMap::new(),
                 generation: 0,
                 overflowed: false,
                 departed: None,
@@ -137,9 +140,12 @@ impl NotifyWatcher {
             if matches!(&now, Ok(now) if *now == identity) {
                 // And again: an event of the past may have taken the note of a watch that was only set
                 // then. A watch without a note would pass for that of the next directory there.
-                self.shared.state().watched.insert(path.clone(), identity);
-                return Ok(match noted {
-                    Some(noted) if noted == identity => Watched::Already,
+                let mut state = self.shared.state();
+                state.watched.insert(path.clone(), identity);
+                let before = noted.or(state.before.remove(path));
+                return Ok(match before {
+                    Some(before) if before != identity => Watched::Other,
+                    Some(_) if noted.is_some() => Watched::Already,
                     _ => Watched::New,
                 });
             }
@@ -164,7 +170,8 @@ impl NotifyWatcher {
         let mut state = self.shared.state();
         match begun {
             Ok(inner) => {
-                state.watched.retain(|path, _| path.is_root());
+                let root = state.root();
+                state.before = std::mem::replace(&mut state.watched, root);
                 state.overflowed = false;
                 let touched = state.barrier.touch_again();
                 drop(state);
@@ -202,6 +209,7 @@ impl Watcher for NotifyWatcher {
             let state = self.shared.state();
             (state.overflowed, state.stale.len())
         };
+        self.shared.state().before.clear();
         if overflowed {
             self.start_over()?;
         }
@@ -217,10 +225,15 @@ impl Watcher for NotifyWatcher {
         for (path, identity) in noted.into_iter().filter(|(path, _)| !path.is_root()) {
             let is_held = held.contains(&self.place.join(path.to_path_buf()));
             let is_there = matches!(self.identity(&path), Ok(now) if now == identity);
-            if !is_held || !is_there {
-                self.shared.state().watched.remove(&path);
+            if is_held && is_there {
+                continue;
             }
-            if is_held && !is_there {
+            {
+                let mut state = self.shared.state();
+                state.watched.remove(&path);
+                state.before.insert(path.clone(), identity);
+            }
+            if is_held {
                 self.unwatch(&path);
             }
         }
@@ -344,6 +357,14 @@ impl Shared {
 }
 
 impl State {
+    /// The note of the root alone.
+    fn root(&self) -> BTreeMap<WirePath, Identity> {
+        let root = self.watched.get_key_value(&WirePath::root());
+        root.map(|(path, identity)| (path.clone(), *identity))
+            .into_iter()
+            .collect()
+    }
+
     /// Takes out of the notes what is at `path` or below.
     fn take_below(&mut self, path: &WirePath) -> Vec<WirePath> {
         let from = (Bound::Included(path), Bound::Unbounded);

@@ -20,6 +20,8 @@ use super::{RawEvent, Touch};
 pub(super) enum Placed {
     /// It is new and has its place now.
     New,
+    /// The same, and the place was that of another one.
+    Instead,
     /// It was known for this path.
     Already,
     /// It is known for another path: the directory moved, or is visible twice.
@@ -85,15 +87,16 @@ impl Tracker {
             }
             None => {}
         }
-        if let Some(old) = at
-            && old != ROOT
-            && self.tree.wd(old).is_some()
-        {
+        let old = at.filter(|&old| old != ROOT && self.tree.wd(old).is_some());
+        if let Some(old) = old {
             self.displace(old);
         }
         let id = self.tree.find_or_make(path);
         self.tree.set_wd(id, wd);
-        Placed::New
+        match old {
+            Some(_) => Placed::Instead,
+            None => Placed::New,
+        }
     }
 
     /// Moves the directory of a known descriptor to `path`, where it is now.
@@ -423,6 +426,26 @@ mod tests {
         let unnamed = |dir: &WirePath| RawEvent::Unnamed { dir: dir.clone() };
         let expected = [unnamed(&deep), unnamed(&deep), unnamed(&WirePath::root())];
         assert_eq!(tracker.take_ready(), expected);
+    }
+
+    #[test]
+    fn a_directory_at_the_place_of_another_is_known_as_such() {
+        let path = |text: &str| WirePath::from_relative(text.as_ref()).unwrap();
+        let mut tracker = Tracker::new(1);
+        for (name, wd) in [("a", 2), ("b", 3), ("b/in", 4)] {
+            assert_eq!(tracker.placed(&path(name), wd), Placed::New);
+        }
+        // Swapped, and nobody told.
+        let elsewhere = Placed::Elsewhere(Some(path("b")));
+        assert_eq!(tracker.placed(&path("a"), 3), elsewhere);
+        tracker.moved(&path("a"), 3);
+        assert_eq!(tracker.placed(&path("b"), 2), Placed::Elsewhere(None));
+        tracker.moved(&path("b"), 2);
+        for (name, wd) in [("a", 3), ("b", 2), ("a/in", 4)] {
+            assert_eq!(tracker.placed(&path(name), wd), Placed::Already);
+        }
+        assert_eq!(tracker.placed(&path("b"), 5), Placed::Instead);
+        assert_eq!(tracker.placed(&path("b"), 5), Placed::Already);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use syncd_proto::path::WirePath;
 use super::queue::{Chore, Shaken, Work, take_work};
 use super::{Source, is_recent};
 use crate::fs::scan;
-use crate::fs::watch::{WatchError, Watcher};
+use crate::fs::watch::{WatchError, Watched, Watcher};
 
 /// How often the root is compared with the one of the start: an unmount that waits for nobody, or a rename
 /// above the root, tells nobody.
@@ -169,6 +169,11 @@ impl Source {
         let mut open = vec![path.clone()];
         while let Some(dir) = open.pop() {
             match watcher.watch(&dir) {
+                Ok(Watched::Other) if chore <= Chore::WatchThenCompare => {
+                    // Nobody told how it came here, and files in it may look like those of the one before.
+                    self.mark(|dirty, now| dirty.compare_content(dir.clone(), now));
+                    self.lock().met(&dir);
+                }
                 Ok(_) => self.lock().met(&dir),
                 Err(WatchError::Gone) => continue,
                 Err(error) => self.unwatched(&dir, &error),

@@ -134,7 +134,7 @@ fn a_refresh_forgets_what_is_not_where_it_was() {
     watcher.refresh().unwrap();
     let left: Vec<_> = watcher.shared.state().watched.keys().cloned().collect();
     assert_eq!(left, [WirePath::root(), path("moves"), path("stays")]);
-    assert_eq!(watcher.watch(&path("moves/in")).unwrap(), Watched::New);
+    assert_eq!(watcher.watch(&path("moves/in")).unwrap(), Watched::Other);
     assert_eq!(watcher.watch(&path("stays")).unwrap(), Watched::Already);
 }
 
