@@ -50,8 +50,8 @@ struct Node {
 }
 
 /// Digests of a directory and of all directories below it, addressed by path from there. About 80
-/// bytes and a name for each directory; files take no room.
-#[derive(Debug, Clone)]
+/// bytes and a name for each directory; files take no room. By default of nothing: no path has a digest.
+#[derive(Debug, Clone, Default)]
 pub struct DigestTree {
     nodes: Vec<Node>,
     root: u32,

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode};
@@ -138,6 +138,39 @@ fn copy_of_real_files(root: &Path) {
     args.extend(parts.iter().filter_map(|path| path.to_str()));
     args.push(root.to_str().expect("text"));
     tool("cp", &args, root);
+}
+
+#[test]
+fn a_first_sync_comes_to_the_same_whatever_the_target_has() {
+    let write = |path: PathBuf| fs::write(path, "what was there").expect("write");
+    let made: [&dyn Fn(&Path); 4] = [
+        &|_| {},
+        &|dst| write(dst.join("other")),
+        &|dst| write(dst.join("d")),
+        &|dst| {
+            fs::create_dir(dst.join("d")).expect("mkdir");
+            write(dst.join("d/g"));
+        },
+    ];
+    for make in made {
+        let sandbox = Sandbox::new();
+        let at = |name: &str| sandbox.src().join(name);
+        fs::create_dir_all(at("d/e")).expect("mkdir");
+        fs::write(at("d/e/f"), "f").expect("write");
+        fs::hard_link(at("d/e/f"), at("d/g")).expect("link");
+        fs::hard_link(at("d/e/f"), at("h")).expect("link");
+        symlink("d/g", at("to")).expect("symlink");
+        make(&sandbox.dst());
+        let receiver = sandbox.receiver().start();
+        let agent = sandbox.agent(&receiver).start();
+        agent.wait_synced(LONG);
+        sandbox.assert_equal();
+        let same = |a: &str, b: &str| {
+            let inode = |name: &str| fs::metadata(sandbox.dst().join(name)).expect(name).ino();
+            inode(a) == inode(b)
+        };
+        assert!(same("d/e/f", "d/g") && same("d/g", "h"));
+    }
 }
 
 #[test]

@@ -125,6 +125,36 @@ pub fn list_dirs(root: &SourceRoot, path: &WirePath) -> io::Result<Vec<Name>> {
     }
 }
 
+/// A directory at the top of the source that `keeps` says takes part, if one is among the first names read; which one is
+/// for the file system to say.
+///
+/// # Errors
+/// The root could not be read.
+pub fn any_dir(
+    root: &SourceRoot,
+    mut keeps: impl FnMut(&WirePath) -> bool,
+) -> io::Result<Option<WirePath>> {
+    let dir = root.open_dir(&WirePath::root())?;
+    let mut found = None;
+    let mut names = 0;
+    let read = for_each_entry(&dir, |name, kind| {
+        names += 1;
+        let name = name.ok().filter(|_| kind == FileType::Directory);
+        let path = name.and_then(|name| WirePath::root().join(&name));
+        found = path.filter(|path| keeps(path));
+        // No need to read on.
+        if found.is_some() || names >= GLANCE_MAX {
+            Err(Errno::CANCELED)
+        } else {
+            Ok(())
+        }
+    });
+    match read {
+        Err(error) if names < GLANCE_MAX && found.is_none() => Err(error),
+        _ => Ok(found),
+    }
+}
+
 /// Something a walk could not take in.
 #[derive(Debug)]
 pub struct ScanProblem {
@@ -628,6 +658,9 @@ fn for_each_entry(
 /// Room for names of one `getdents64`, in bytes: about a thousand entries.
 const DIR_BUFFER_BYTES: usize = 32 << 10;
 
+/// Names looked at for a directory among them.
+const GLANCE_MAX: usize = 1_024;
+
 /// How many levels of a walk hold a descriptor; deeper ones open theirs by path.
 const DEPTH_HELD_MAX: usize = 64;
 
@@ -668,6 +701,41 @@ mod tests {
         let (top, meta) = reader.start(&WirePath::root()).unwrap().unwrap();
         let tree = DigestTree::build(&mut reader, top, &WirePath::root(), &meta, Compare::ALL);
         (tree.unwrap(), problems)
+    }
+
+    #[test]
+    fn a_directory_is_found_that_takes_part() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = SourceRoot::open(dir.path()).unwrap();
+        let found = |skip: &str| {
+            let found = any_dir(&root, |path| path.to_string() != skip).unwrap();
+            found.map(|path| path.to_string())
+        };
+        assert_eq!(found(""), None);
+        fs::write(dir.path().join("file"), "").unwrap();
+        symlink(".", dir.path().join("link")).unwrap();
+        assert_eq!(found(""), None);
+        fs::create_dir(dir.path().join("a")).unwrap();
+        assert_eq!(found("").as_deref(), Some("a"));
+        assert_eq!(found("a"), None);
+        fs::create_dir(dir.path().join("b")).unwrap();
+        assert_eq!(found("a").as_deref(), Some("b"));
+    }
+
+    #[test]
+    fn a_directory_is_not_looked_for_among_all_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = SourceRoot::open(dir.path()).unwrap();
+        for number in 0..2 * GLANCE_MAX {
+            fs::create_dir(dir.path().join(number.to_string())).unwrap();
+        }
+        let mut asked = 0;
+        let keeps = |_: &WirePath| {
+            asked += 1;
+            false
+        };
+        assert_eq!(any_dir(&root, keeps).unwrap(), None);
+        assert_eq!(asked, GLANCE_MAX);
     }
 
     #[test]

@@ -372,7 +372,18 @@ impl Link {
     /// # Errors
     /// [`LinkError::Closed`], [`LinkError::Rejected`], [`LinkError::Timeout`].
     pub fn answer(&self, id: u64) -> Result<Answer, LinkError> {
-        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        let answer = self.answer_before(id, Instant::now() + ANSWER_TIMEOUT)?;
+        answer.ok_or_else(|| {
+            lock(&self.inbox).answers.remove(&id);
+            LinkError::Timeout
+        })
+    }
+
+    /// The same; `None` if nothing has come by then, which may still come later.
+    ///
+    /// # Errors
+    /// [`LinkError::Closed`], [`LinkError::Rejected`].
+    pub fn answer_before(&self, id: u64, deadline: Instant) -> Result<Option<Answer>, LinkError> {
         let mut inbox = lock(&self.inbox);
         loop {
             if self.is_closed() {
@@ -390,13 +401,12 @@ impl Link {
                 }
                 return match answer {
                     Answer::Rejected(reject) => Err(LinkError::Rejected(reject)),
-                    other => Ok(other),
+                    other => Ok(Some(other)),
                 };
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                inbox.answers.remove(&id);
-                return Err(LinkError::Timeout);
+                return Ok(None);
             }
             inbox = self
                 .arrived

@@ -8,29 +8,32 @@
 //! know the rules: a directory that holds excluded names there never has an equal digest and is compared
 //! by listing, down to those names.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use syncd_proto::links::{LinkGroup, LinkGroups, LinkNames};
 use syncd_proto::meta::{Compare, EntryMeta, Kind, Mtime};
 use syncd_proto::path::WirePath;
+use syncd_proto::tree::DigestTree;
 
 use crate::logic::coalesce::{Comparison, Look, Millis, Remote};
 use crate::logic::links::Inode;
 use crate::logic::terms::Terms;
 use crate::logic::unread::{ATTEMPTS_MAX, Unread, Unreads, What};
-use crate::net::link::{Answer, Link, LinkError};
+use crate::net::link::{Link, LinkError};
 use crate::pipeline::delta;
 use crate::pipeline::source::is_recent;
 use crate::pipeline::sweep::{is_clear, sweep, weigh};
 use crate::pipeline::target::{State, Target, path_delay_ms};
-use early::{Early, ask_digest};
-use reading::{Built, build};
+use early::{Asked, Early};
+use reading::{Built, Problems, build};
 use walk::Walk;
 pub use walk::{Report, ask, receive};
 
 mod early;
 pub mod reading;
+#[cfg(test)]
+mod tests;
 mod walk;
 
 /// Marks above which a comparison waits, and below which it goes on.
@@ -133,7 +136,7 @@ pub fn run(target: &Arc<Target>) {
                     && early.as_ref().is_none_or(|early| !early.is_on(link))
                 {
                     drop(state);
-                    early = Some(Early::new(link));
+                    early = Some(Early::new(target, link));
                     state = target.lock();
                     continue;
                 }
@@ -471,10 +474,16 @@ fn compare_asked(
     let policy = link.welcome().compare;
     // Both sides walk at the same time.
     let early = early.filter(|_| path.is_root() && !content);
-    let id = match early.and_then(|early| early.current(link)) {
-        Some(id) => id,
-        None => ask_digest(link, path, content)?,
+    let asked = match early.and_then(|early| early.current(link)) {
+        Some(asked) => asked,
+        None => Asked::new(target, link, path, content)?,
     };
+    let answer = asked.soon(link)?;
+    if answer.as_ref().is_some_and(|it| asked.is_without(it))
+        && let Some(compared) = compare_with_nothing(target, link, report)?
+    {
+        return Ok(compared);
+    }
     let built = build(target, link.terms(), path, policy, content)?;
     let Built {
         tree: here,
@@ -494,8 +503,9 @@ fn compare_asked(
         report(path, difference)
     };
     let report = &mut report;
-    let Answer::Digests(answer) = link.answer(id)? else {
-        return Err(CompareError::Answer);
+    let answer = match answer {
+        Some(answer) => answer,
+        None => asked.answer(link)?,
     };
     let there = answer.digests.first().copied().flatten();
     let Some(here) = here else {
@@ -561,6 +571,47 @@ fn compare_asked(
     differing.extend(inodes.keys().filter(is_unread).cloned());
     learn(target, policy, &groups, &differing);
     Ok(Compared { unread, ..differ })
+}
+
+/// Reports everything that the source has, as it is read, if the target has nothing; `None` if it has something. No
+/// digest is needed for that, and no name can be one of a file that is there under another.
+fn compare_with_nothing(
+    target: &Target,
+    link: &Arc<Link>,
+    report: Report<'_>,
+) -> Result<Option<Compared>, CompareError> {
+    let root = WirePath::root();
+    let (dir, there) = receive(link, ask(link, &root, false)?, &root)?;
+    let Some(dir) = dir.filter(|_| there.is_empty()) else {
+        return Ok(None);
+    };
+    let mut entries = 0;
+    let mut report = |path: WirePath, difference: Difference| {
+        entries += u64::from(matches!(difference, Difference::Missing(_)));
+        report(path, difference)
+    };
+    let inodes = HashMap::new();
+    let mut walk = Walk {
+        target,
+        link,
+        base: root.clone(),
+        here: DigestTree::default(),
+        problems: Problems::default(),
+        names: LinkNames::default(),
+        inodes: &inodes,
+        policy: link.welcome().compare,
+        content: false,
+        plain: Arc::new(link.terms().without_attributes()),
+        unread: Unreads::default(),
+    };
+    let mut open = VecDeque::new();
+    walk.compare_listed(root.clone(), dir, there, &mut open, &mut report)?;
+    let unread = walk.unread.conclude(&root).map_err(CompareError::Unread)?;
+    target.update(|state, now| state.brake.entries_seen(entries, now));
+    Ok(Some(Compared {
+        equal: None,
+        unread,
+    }))
 }
 
 /// Whether something that is no directory, and takes part as such, has this name.

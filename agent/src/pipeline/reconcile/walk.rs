@@ -84,6 +84,18 @@ impl Walk<'_> {
             }
             return self.report_all(path, report);
         };
+        self.compare_listed(path, dir, there, open, report)
+    }
+
+    /// Compares a directory with what the target has there: its metadata, and its entries.
+    pub(super) fn compare_listed(
+        &mut self,
+        path: WirePath,
+        dir: EntryMeta,
+        there: Vec<ListEntry>,
+        open: &mut VecDeque<WirePath>,
+        report: Report<'_>,
+    ) -> Result<(), CompareError> {
         let entry = stat(self.target, self.link, &path, What::Attributes);
         let entry = self.or_later(entry)?.flatten();
         if let Some(here) = &entry

@@ -1,0 +1,268 @@
+//! Comparisons with a receiver that says what the test wants.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use rustls::crypto::ring::sign::any_supported_type;
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use syncd_proto::attributes::Attributes;
+use syncd_proto::chain::CommitSigner;
+use syncd_proto::digest::Digest;
+use syncd_proto::exchange::agent::{Channel, Reply, connect};
+use syncd_proto::frame::{Frame, FrameLimits};
+use syncd_proto::message::{
+    AgentMessage, Digests, Durability, Hello, ListEntry, Listing, Purpose, ReceiverMessage, Welcome,
+};
+use syncd_proto::path::Name;
+
+use super::*;
+use crate::fs::root::SourceRoot;
+use crate::logic::brake::{Brake, DeleteLimit};
+use crate::logic::coalesce::Settle;
+use crate::logic::filter::Rules;
+use crate::net::framing::{FrameReader, FrameWriter};
+use crate::pipeline::selection::Selection;
+
+/// An Ed25519 key in PKCS #8, worth nothing.
+fn signer() -> CommitSigner {
+    let head = [
+        0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04,
+        0x20,
+    ];
+    let der = [&head[..], &[7; 32]].concat();
+    let key = any_supported_type(&PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(der)));
+    CommitSigner::new(&*key.unwrap()).unwrap()
+}
+
+fn frame(seq: u64, message: &ReceiverMessage) -> Frame {
+    let mut body = Vec::new();
+    message.encode_body(&mut body).unwrap();
+    Frame {
+        seq,
+        kind: message.kind(),
+        body,
+        payload: Vec::new(),
+        packed: false,
+    }
+}
+
+fn welcome() -> Welcome {
+    Welcome {
+        version: syncd_proto::VERSION,
+        features: 0,
+        receiver: String::new(),
+        proof: None,
+        writable: true,
+        compare: Compare::ALL,
+        maps_names: false,
+        durability: Durability::Batch,
+        window_bytes: 0,
+        window_commits: 1,
+        instance: [0; 16],
+        leftovers: Vec::new(),
+    }
+}
+
+fn link() -> Arc<Link> {
+    let channel = Channel {
+        session: [0; 32],
+        agent_key: Digest::of(b"agent"),
+        receiver_key: Digest::of(b"receiver"),
+    };
+    let hello = Hello {
+        version_min: syncd_proto::VERSION,
+        version_max: syncd_proto::VERSION,
+        features: 0,
+        purpose: Purpose::Mirror,
+        module: b"m".to_vec(),
+        sub_path: WirePath::root(),
+        attributes: Attributes::NONE,
+        user: None,
+        nonce: [0; 32],
+        agent: String::new(),
+    };
+    let (opening, _) = connect(channel, hello, None).unwrap();
+    let reply = opening.handle(&frame(0, &ReceiverMessage::Welcome(welcome())));
+    let Ok(Reply::Open(session, welcome)) = reply else {
+        panic!("{reply:?}")
+    };
+    Arc::new(Link::new(*session, *welcome, Terms::default(), signer()))
+}
+
+fn target(source: &Path) -> Arc<Target> {
+    let root = Arc::new(SourceRoot::open(source).unwrap());
+    let selection = Selection::new(&Rules::default(), root.clone()).unwrap();
+    let settle = Settle {
+        settle_ms: 0,
+        hold_max_ms: 0,
+        marks_max: 99,
+        delete: true,
+    };
+    let limit = DeleteLimit {
+        count_max: None,
+        percent_max: Some(50),
+        window_ms: 1_000,
+    };
+    Arc::new(Target::new(
+        "test".to_owned(),
+        root,
+        Arc::new(selection),
+        settle,
+        Brake::new(limit),
+        Instant::now(),
+    ))
+}
+
+/// What is at the top of the target.
+type There<'a> = &'a [(&'a str, Kind)];
+
+/// The answer of a target with this in it, and in no directory of it anything.
+fn answer(question: &AgentMessage, there: There<'_>) -> ReceiverMessage {
+    let has = |path: &WirePath| {
+        let is_there = |(name, kind): &(&str, Kind)| {
+            *kind == Kind::Dir && path.names() == [Name::new(name.as_bytes()).unwrap()]
+        };
+        path.is_root() || there.iter().any(is_there)
+    };
+    let meta = |kind| EntryMeta { kind, ..unknown() };
+    match question {
+        AgentMessage::DigestQuery(query) => {
+            let digests = query.paths.iter();
+            let digests = digests.map(|path| has(path).then(|| Digest::of(b"another")));
+            ReceiverMessage::Digests(Digests {
+                id: query.id,
+                digests: digests.collect(),
+            })
+        }
+        AgentMessage::ListQuery(query) => {
+            let entries = there.iter().filter(|_| query.path.is_root());
+            let entries = entries.map(|(name, kind)| ListEntry {
+                name: Name::new(name.as_bytes()).unwrap(),
+                meta: meta(*kind),
+                subtree: None,
+                links: None,
+            });
+            ReceiverMessage::Listing(Listing {
+                id: query.id,
+                dir: has(&query.path).then(|| meta(Kind::Dir)),
+                entries: entries.collect(),
+                last: true,
+            })
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn words(question: &AgentMessage) -> String {
+    match question {
+        AgentMessage::DigestQuery(query) => {
+            let paths: Vec<_> = query.paths.iter().map(WirePath::to_string).collect();
+            format!("digests of {}", paths.join(" "))
+        }
+        AgentMessage::ListQuery(query) => format!("list {}", query.path),
+        other => other.name().to_owned(),
+    }
+}
+
+/// Compares a source with a target that has this, after its first answer has come. Returns what was asked, what is missing
+/// there, and how many entries the source is known to have.
+fn compared(source: &Path, there: There<'_>) -> (Vec<String>, BTreeSet<String>, u64) {
+    let (target, link) = (target(source), link());
+    let (near, far) = tokio::io::duplex(1 << 20);
+    let mut reader = FrameReader::new(far, FrameLimits::SESSION);
+    let mut asked = Vec::new();
+    let early = Early::new(&target, &link);
+    let comparing = {
+        let (target, link) = (target.clone(), link.clone());
+        move || {
+            let mut missing = BTreeSet::new();
+            let mut report = |path: WirePath, difference: Difference| {
+                if matches!(difference, Difference::Missing(_)) {
+                    missing.insert(path.to_string());
+                }
+                Ok(())
+            };
+            let root = WirePath::root();
+            let result = compare_asked(&target, &link, &root, false, Some(early), &mut report);
+            link.close();
+            assert!(result.unwrap().equal.is_none());
+            missing
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let missing = runtime.unwrap().block_on(async {
+        let mut comparing = Some(comparing);
+        let mut thread = None;
+        let answering = async {
+            while let Ok(Some(question)) = reader.next().await {
+                let question = AgentMessage::from_frame(&question).unwrap();
+                asked.push(words(&question));
+                let reply = frame(asked.len() as u64, &answer(&question, there));
+                link.handle(reply).unwrap();
+                thread = thread.take().or(comparing.take().map(std::thread::spawn));
+            }
+        };
+        let (written, ()) = tokio::join!(link.write_all(FrameWriter::new(near)), answering);
+        written.unwrap();
+        thread.unwrap().join().unwrap()
+    });
+    let entries = target.lock().brake.entries();
+    (asked, missing, entries)
+}
+
+fn source() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir_all(dir.path().join("d/e")).unwrap();
+    fs::write(dir.path().join("d/e/f"), "f").unwrap();
+    fs::hard_link(dir.path().join("d/e/f"), dir.path().join("d/g")).unwrap();
+    fs::write(dir.path().join("h"), "h").unwrap();
+    dir
+}
+
+fn all() -> BTreeSet<String> {
+    ["d", "d/e", "d/e/f", "d/g", "h"].map(str::to_owned).into()
+}
+
+#[test]
+fn where_the_target_has_nothing_all_is_missing_and_nothing_is_compared() {
+    let source = source();
+    let (asked, missing, entries) = compared(source.path(), &[]);
+    assert_eq!(asked, ["digests of . d", "list ."]);
+    assert_eq!((missing, entries), (all(), 5));
+}
+
+#[test]
+fn a_target_that_lacks_one_directory_and_has_other_things_is_compared() {
+    let source = source();
+    let (asked, mut missing, entries) = compared(source.path(), &[("h", Kind::Dir)]);
+    // Once to see that it is not empty.
+    assert_eq!(
+        asked[..3],
+        ["digests of . d", "list .", "list ."],
+        "{asked:?}"
+    );
+    assert_eq!(entries, 5);
+    missing.insert("h".to_owned());
+    assert_eq!(missing, all());
+}
+
+#[test]
+fn a_target_that_has_the_directory_is_not_asked_whether_it_is_empty() {
+    let source = source();
+    let (asked, missing, entries) = compared(source.path(), &[("d", Kind::Dir)]);
+    assert_eq!(asked, ["digests of . d", "list .", "list d"]);
+    assert_eq!(entries, 5);
+    let below = all().into_iter().filter(|path| path != "d");
+    assert_eq!(missing, below.collect());
+}
+
+#[test]
+fn a_source_without_directories_is_compared() {
+    let source = tempfile::tempdir().unwrap();
+    fs::write(source.path().join("f"), "f").unwrap();
+    let (asked, missing, entries) = compared(source.path(), &[]);
+    assert_eq!(asked, ["digests of .", "list ."]);
+    assert_eq!((missing, entries), (["f".to_owned()].into(), 1));
+}
