@@ -10,7 +10,7 @@ use syncd_tests::require::Need;
 use syncd_tests::sandbox::wait_equal;
 use syncd_tests::tree::{Options, Tree, diff};
 use syncd_tests::workload::many_small;
-use syncd_tests::{Agent, Binaries, Receiver, Sandbox, require, wait_until};
+use syncd_tests::{Agent, Binaries, Receiver, Sandbox, require, wait_for, wait_until};
 
 use crate::common::{Disk, LONG, Said, code, may_mount, once, run, tool};
 use crate::targets::other_receiver;
@@ -73,8 +73,13 @@ impl Scene {
         run(&self.sandbox, &mut command)
     }
 
+    /// What is there; what went before deletes were held may still be going.
+    #[track_caller]
     fn mirror(&self) -> Tree {
-        Tree::scan(self.sandbox.dst(), &Options::default()).expect("the mirror")
+        wait_for(LONG, "the mirror can be read whole", || {
+            let scanned = Tree::scan(self.sandbox.dst(), &Options::default());
+            scanned.map_err(|error| error.to_string())
+        })
     }
 
     /// The mirror is what it was; asked for after the agent has looked at everything once more.
