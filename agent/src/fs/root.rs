@@ -339,13 +339,11 @@ pub(super) fn entry_of(stat: &Statx, content: Option<Digest>) -> Option<EntryMet
 }
 
 /// Whether an open directory is known to hold no directory without being read: it has two links, its name and its own
-/// `.`, where each directory in it adds one. One whose count may have run over is not known to.
-pub(super) fn is_leaf(dir: &OwnedFd) -> rustix::io::Result<bool> {
-    let stat = statx_of(dir)?;
-    if stat.stx_nlink != 2 || stat.stx_size > LEAF_BYTES_MAX {
-        return Ok(false);
-    }
-    Ok(COUNTING.contains(&rustix::fs::fstatfs(dir)?.f_type))
+/// `.`, where each directory in it adds one. One whose count may have run over, or cannot be asked for, is not known to.
+pub(super) fn is_leaf(dir: &OwnedFd) -> bool {
+    let counted = statx_of(dir).map(|stat| stat.stx_nlink == 2 && stat.stx_size <= LEAF_BYTES_MAX);
+    let counts = || rustix::fs::fstatfs(dir).map(|on| COUNTING.contains(&on.f_type));
+    counted.is_ok_and(|counted| counted && counts().unwrap_or(false))
 }
 
 /// Opens `name` in an open directory to read its entries.

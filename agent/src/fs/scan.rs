@@ -100,7 +100,7 @@ pub fn is_empty(root: &SourceRoot, keeps: impl Fn(&WirePath) -> bool) -> io::Res
 pub fn list_dirs(root: &SourceRoot, path: &WirePath) -> io::Result<Vec<Name>> {
     let mut names = Vec::new();
     let read = root.open_dir(path).and_then(|dir| {
-        if root::is_leaf(&dir)? {
+        if root::is_leaf(&dir) {
             return Ok(());
         }
         for_each_entry(&dir, |name, kind| {
@@ -433,10 +433,9 @@ impl<'a> SourceReader<'a> {
             self.links.add((dev, ino), &entry, path);
         }
         if self.terms.attributes.any() {
-            let place = if is_here {
-                Place::Here(name.as_bytes())
-            } else {
-                Place::named(dir, name.as_bytes())
+            let place = match &self.here {
+                Some(here) if is_here => Place::Here(here, name.as_bytes()),
+                _ => Place::named(dir, name.as_bytes()),
             };
             match attributes::digest(&place, &self.terms) {
                 Ok(digest) => entry.xattrs = digest,
@@ -679,6 +678,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
     use std::path::Path;
 
+    use rustix::fs::RenameFlags;
     use syncd_proto::meta::Compare;
     use syncd_proto::tree::DigestTree;
 
@@ -801,7 +801,15 @@ mod tests {
         }
         fs::rename(dir.path().join("other"), dir.path().join("d/moved")).unwrap();
         assert_eq!(dirs(), "moved");
-        fs::rename(dir.path().join("d/moved"), dir.path().join("other")).unwrap();
+        // A file takes the directory's place, and goes back.
+        let [moved, other] = ["d/moved", "other"].map(|at| dir.path().join(at));
+        fs::write(&other, "x").unwrap();
+        for expected in ["", "moved"] {
+            let (cwd, flags) = (rustix::fs::CWD, RenameFlags::EXCHANGE);
+            rustix::fs::renameat_with(cwd, &moved, cwd, &other, flags).unwrap();
+            assert_eq!(dirs(), expected);
+        }
+        fs::rename(&moved, other.with_extension("d")).unwrap();
         assert_eq!(dirs(), "");
     }
 

@@ -5,6 +5,7 @@
 //! be opened (symlinks, devices) is therefore reached by making its directory the working directory, which
 //! nothing else in this process uses.
 
+use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -32,7 +33,7 @@ pub enum Place<'a> {
     /// A name in the working directory, which is ours as long as this lives.
     Named(&'a [u8], MutexGuard<'static, ()>),
     /// A name in the working directory of this thread, which it shares with no other.
-    Here(&'a [u8]),
+    Here(&'a Here, &'a [u8]),
 }
 
 impl<'a> Place<'a> {
@@ -51,14 +52,42 @@ impl<'a> Place<'a> {
     fn list(&self, buffer: &mut [u8]) -> rustix::io::Result<usize> {
         match self {
             Self::Opened(fd) => rustix::fs::flistxattr(fd, buffer),
-            Self::Named(name, _) | Self::Here(name) => rustix::fs::llistxattr(*name, buffer),
+            Self::Named(name, _) | Self::Here(_, name) => rustix::fs::llistxattr(*name, buffer),
+        }
+    }
+
+    /// Whether it may have attributes, which the kernel tells in half the time if it is given no room for names.
+    /// Where the entry before had some this is not asked, but supposed.
+    fn may_have_any(&self) -> rustix::io::Result<bool> {
+        match self {
+            Self::Here(here, _) if here.met_some.get() => Ok(true),
+            _ => match self.names_bytes() {
+                Err(Errno::OPNOTSUPP) => Ok(false),
+                bytes => Ok(bytes? > 0),
+            },
+        }
+    }
+
+    fn names_bytes(&self) -> rustix::io::Result<usize> {
+        match self {
+            Self::Opened(fd) => rustix::fs::flistxattr_query(fd),
+            Self::Named(name, _) | Self::Here(_, name) => rustix::fs::llistxattr_query(*name),
+        }
+    }
+
+    /// Notes for the next entry whether this one has some.
+    fn met(&self, some: bool) {
+        if let Self::Here(here, _) = self {
+            here.met_some.set(some);
         }
     }
 
     pub(super) fn value(&self, name: &[u8], buffer: &mut [u8]) -> rustix::io::Result<usize> {
         match self {
             Self::Opened(fd) => rustix::fs::fgetxattr(fd, name, buffer),
-            Self::Named(path, _) | Self::Here(path) => rustix::fs::lgetxattr(*path, name, buffer),
+            Self::Named(path, _) | Self::Here(_, path) => {
+                rustix::fs::lgetxattr(*path, name, buffer)
+            }
         }
     }
 
@@ -66,7 +95,7 @@ impl<'a> Place<'a> {
         let (name, flags) = (&xattr.name[..], XattrFlags::empty());
         match self {
             Self::Opened(fd) => rustix::fs::fsetxattr(fd, name, &xattr.value, flags),
-            Self::Named(path, _) | Self::Here(path) => {
+            Self::Named(path, _) | Self::Here(_, path) => {
                 rustix::fs::lsetxattr(*path, name, &xattr.value, flags)
             }
         }
@@ -75,7 +104,7 @@ impl<'a> Place<'a> {
     fn remove(&self, name: &[u8]) -> rustix::io::Result<()> {
         match self {
             Self::Opened(fd) => rustix::fs::fremovexattr(fd, name),
-            Self::Named(path, _) | Self::Here(path) => rustix::fs::lremovexattr(*path, name),
+            Self::Named(path, _) | Self::Here(_, path) => rustix::fs::lremovexattr(*path, name),
         }
     }
 }
@@ -83,14 +112,22 @@ impl<'a> Place<'a> {
 /// A working directory that this thread shares with no other: a walk enters each directory once instead of once for
 /// each entry.
 #[derive(Debug)]
-pub struct Here(PhantomData<*const ()>);
+pub struct Here {
+    /// Whether the entry looked at last has attributes.
+    met_some: Cell<bool>,
+    /// Of this thread only.
+    unsent: PhantomData<*const ()>,
+}
 
 impl Here {
     /// Parts the thread from the working directory of the process; `None` where that cannot be done.
     #[must_use]
     pub fn own() -> Option<Self> {
         nix::sched::unshare(CloneFlags::CLONE_FS).ok()?;
-        Some(Self(PhantomData))
+        Some(Self {
+            met_some: Cell::new(false),
+            unsent: PhantomData,
+        })
     }
 
     /// Makes an open directory the working directory; whether that could be done.
@@ -188,10 +225,19 @@ fn has(place: &Place<'_>, xattr: &Xattr) -> bool {
 
 /// Names that were agreed, in order. A file system without attributes has none.
 fn names(place: &Place<'_>, agreed: Attributes) -> rustix::io::Result<Vec<Vec<u8>>> {
+    if !place.may_have_any()? {
+        return Ok(Vec::new());
+    }
     let mut few = [0; FEW_NAMES_BYTES];
     match place.list(&mut few) {
-        Ok(length) => return Ok(agreed.select(&few[..length])),
-        Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
+        Ok(length) => {
+            place.met(length > 0);
+            return Ok(agreed.select(&few[..length]));
+        }
+        Err(Errno::OPNOTSUPP) => {
+            place.met(false);
+            return Ok(Vec::new());
+        }
         Err(Errno::RANGE) => {}
         Err(errno) => return Err(errno),
     }
@@ -261,7 +307,7 @@ mod tests {
         let before = digest(&opened, USER).unwrap();
         let there = Here::own().unwrap();
         assert!(there.enter(&opened_dir));
-        assert_eq!(digest(&Place::Here(b"f"), USER).unwrap(), before);
+        assert_eq!(digest(&Place::Here(&there, b"f"), USER).unwrap(), before);
         let named = Place::named(&opened_dir, b"f").unwrap();
         assert_eq!(digest(&named, USER).unwrap(), before);
         assert_eq!(digest(&named, Attributes::NONE).unwrap(), None);
@@ -270,6 +316,45 @@ mod tests {
         assert_ne!(digest(&named, USER).unwrap(), before);
         assert_eq!(set(&named, &[], Attributes::NONE).unwrap(), None);
         assert_eq!(listed(&named).len(), 2);
+    }
+
+    #[test]
+    fn a_walk_finds_attributes_wherever_they_begin_and_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let long = format!("user.{}", "n".repeat(240));
+        let kinds: [&[&str]; 4] = [
+            &[],
+            &["user.a"],
+            &["user.rsync.%stat"],
+            &[&long, "user.b", "user.c"],
+        ];
+        // Each kind after each other one.
+        let order = [
+            0, 0, 1, 1, 0, 2, 2, 0, 3, 3, 0, 1, 2, 1, 3, 1, 0, 3, 2, 3, 0, 2, 0,
+        ];
+        let opened = File::open(dir.path()).unwrap();
+        let mut expected = Vec::new();
+        for (at, kind) in order.iter().enumerate() {
+            let file = File::create(dir.path().join(at.to_string())).unwrap();
+            let place = Place::Opened(file.as_fd());
+            kinds[*kind]
+                .iter()
+                .for_each(|name| place.set(&xattr(name, "1")).unwrap());
+            expected.push(digest(&place, USER).unwrap());
+            assert_eq!(expected[at].is_some(), matches!(kind, 1 | 3));
+        }
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let here = Here::own().unwrap();
+                assert!(here.enter(&opened));
+                for (at, expected) in expected.iter().enumerate() {
+                    let found = digest(&Place::Here(&here, at.to_string().as_bytes()), USER);
+                    assert_eq!(found.unwrap(), *expected, "{at}");
+                }
+                let gone = digest(&Place::Here(&here, b"none"), USER);
+                assert_eq!(gone, Err(Errno::NOENT));
+            });
+        });
     }
 
     #[test]

@@ -436,7 +436,7 @@ impl Reader<'_> {
         let entry = entry_of(&stat, content);
         let mut entry = entry.map(|entry| fake::applied(entry, said));
         if let Some(entry) = entry.as_mut().filter(|_| self.attributes.any()) {
-            let place = place((dir, is_here), name)?;
+            let place = self.place((dir, is_here), name)?;
             entry.xattrs = match attributes::digest(&place, self.attributes) {
                 Err(Errno::NOENT) => return Ok(None),
                 digest => digest?,
@@ -453,6 +453,18 @@ impl Reader<'_> {
         Ok(entry)
     }
 
+    /// Where the attributes of an entry are, of an open directory that may be the working directory.
+    fn place<'a>(
+        &'a self,
+        (dir, is_here): (&OwnedFd, bool),
+        name: &'a Name,
+    ) -> rustix::io::Result<Place<'a>> {
+        match &self.here {
+            Some(here) if is_here => Ok(Place::Here(here, name.as_bytes())),
+            _ => Place::named(dir, name.as_bytes()),
+        }
+    }
+
     /// What a file is said to be, where that may be.
     fn said(
         &self,
@@ -466,7 +478,7 @@ impl Reader<'_> {
         if !self.faked {
             return Ok(None);
         }
-        let said = fake::read(&place(dir, name)?)?;
+        let said = fake::read(&self.place(dir, name)?)?;
         Ok(said.filter(|said| said.fits(kind)))
     }
 
@@ -484,14 +496,6 @@ impl Reader<'_> {
         } else {
             Digest::of(target)
         }))
-    }
-}
-
-/// Where the attributes of an entry are, of an open directory that may be the working directory.
-fn place<'a>((dir, is_here): (&OwnedFd, bool), name: &'a Name) -> rustix::io::Result<Place<'a>> {
-    match is_here {
-        true => Ok(Place::Here(name.as_bytes())),
-        false => Place::named(dir, name.as_bytes()),
     }
 }
 
