@@ -117,8 +117,8 @@ pub fn read_small(
         return Err(ReadError::TooLarge);
     }
     let size = usize::try_from(stamp.size).map_err(|_| ReadError::TooLarge)?;
-    // One byte more, so that a file that grew shows.
-    let mut bytes = read_range(&fd, 0, size.saturating_add(1))?;
+    // One byte more, so that a file that grew shows; that there is none is not asked for again.
+    let mut bytes = read_at_least(&fd, 0, size, size.saturating_add(1))?;
     let meta = meta_of(&fd, &entry, terms);
     let after = root::statx_of(&fd)?;
     let changed = bytes.len() != size || Stamp::of(&after) != stamp;
@@ -436,15 +436,25 @@ fn meta_of(fd: &OwnedFd, entry: &EntryMeta, terms: &Terms) -> Meta {
 
 /// Up to `len` bytes at `offset`; fewer only at the end of the file.
 fn read_range(fd: &OwnedFd, offset: u64, len: usize) -> Result<Vec<u8>, ReadError> {
+    read_at_least(fd, offset, len, len)
+}
+
+/// The same, where `enough` bytes are enough.
+fn read_at_least(
+    fd: &OwnedFd,
+    offset: u64,
+    enough: usize,
+    len: usize,
+) -> Result<Vec<u8>, ReadError> {
     let mut bytes = Vec::new();
     bytes
         .try_reserve_exact(len)
         .map_err(|_| ReadError::Io(io::ErrorKind::OutOfMemory.into()))?;
-    while bytes.len() < len {
+    loop {
         let at = offset.saturating_add(bytes.len() as u64);
         let before = bytes.len();
         match rustix::io::pread(fd, spare_capacity(&mut bytes), at) {
-            Ok(_) if bytes.len() == before => break,
+            Ok(_) if bytes.len() == before || bytes.len() >= enough => break,
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
