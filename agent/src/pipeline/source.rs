@@ -375,8 +375,10 @@ impl Source {
         let mut rescan = false;
         for target in &self.targets {
             target.mark_state(|state, now| {
-                if dir && (state.comparing || state.checking) {
-                    // The comparison may still be about to find things under the old name.
+                let is_ahead = state.dirty.is_listed_ahead();
+                if dir && (state.comparing || state.checking || is_ahead) {
+                    // A comparison may still be about to find things under the old name, or what it found under the new
+                    // one has been sent already, and goes where the rename takes the place.
                     state.dirty.compare(to.clone(), now);
                 }
                 let unknown = state.dirty.renamed(from.clone(), to.clone(), dir, now);
