@@ -170,8 +170,9 @@ impl NotifyWatcher {
         let mut state = self.shared.state();
         match begun {
             Ok(inner) => {
-                let root = state.root();
-                state.before = std::mem::replace(&mut state.watched, root);
+                state.before = std::mem::take(&mut state.watched);
+                let root = state.before.remove_entry(&WirePath::root());
+                state.watched.extend(root);
                 state.overflowed = false;
                 let touched = state.barrier.touch_again();
                 drop(state);
@@ -357,14 +358,6 @@ impl Shared {
 }
 
 impl State {
-    /// The note of the root alone.
-    fn root(&self) -> BTreeMap<WirePath, Identity> {
-        let root = self.watched.get_key_value(&WirePath::root());
-        root.map(|(path, identity)| (path.clone(), *identity))
-            .into_iter()
-            .collect()
-    }
-
     /// Takes out of the notes what is at `path` or below.
     fn take_below(&mut self, path: &WirePath) -> Vec<WirePath> {
         let from = (Bound::Included(path), Bound::Unbounded);

@@ -169,12 +169,13 @@ impl Source {
         let mut open = vec![path.clone()];
         while let Some(dir) = open.pop() {
             match watcher.watch(&dir) {
-                Ok(Watched::Other) if chore <= Chore::WatchThenCompare => {
-                    // Nobody told how it came here, and files in it may look like those of the one before.
-                    self.mark(|dirty, now| dirty.compare_content(dir.clone(), now));
+                Ok(watched) => {
+                    if watched == Watched::Other && chore <= Chore::WatchThenCompare {
+                        // Nobody told how it came here, and files in it may look like those of the one before.
+                        self.mark(|dirty, now| dirty.compare_content(dir.clone(), now));
+                    }
                     self.lock().met(&dir);
                 }
-                Ok(_) => self.lock().met(&dir),
                 Err(WatchError::Gone) => continue,
                 Err(error) => self.unwatched(&dir, &error),
             }
