@@ -368,7 +368,7 @@ fn add_looks(
     let looks = std::mem::take(looks);
     let heard = looks.outcomes.is_empty() || target.hear();
     for (taken, outcome) in looks.outcomes {
-        let outcome = match is_written_to(target, &taken, &outcome, heard) {
+        let outcome = match waits_until(target, &taken, &outcome, heard) {
             Some(until) => Outcome::Later(until),
             None => outcome,
         };
@@ -392,20 +392,25 @@ fn behind_until(target: &Target, taken: &Taken) -> Option<Millis> {
     target.lock().dirty.behind_until(taken, target.now())
 }
 
-/// Until when a file waits that somebody was heard to write to meanwhile, also if it is closed again by now: what was
-/// read may be half of it. Not `heard`: that cannot be known yet.
-fn is_written_to(target: &Target, taken: &Taken, outcome: &Outcome, heard: bool) -> Option<Millis> {
+/// Until when a path waits. A file that somebody was heard to write to meanwhile, also if it is closed again by now:
+/// what was read may be half of it. A name that nobody was seen to remove, unless all was `heard`: the rename that took
+/// it away may not have been told yet, and there is nothing to rename once it is removed.
+fn waits_until(target: &Target, taken: &Taken, outcome: &Outcome, heard: bool) -> Option<Millis> {
+    let now = target.now();
+    let held_until = taken.mark.held_until(target.settle());
+    let again = |unsure: bool| unsure.then_some(now + 1);
+    let dirty = &target.lock().dirty;
     let size = match outcome {
         Outcome::Found(Found::Small { bytes, .. }) => bytes.len() as u64,
         Outcome::Large(..) => u64::MAX,
+        Outcome::Found(Found::Absent) if !taken.mark.witnessed => {
+            return again(!heard).filter(|_| now < held_until);
+        }
         _ => return None,
     };
-    let now = target.now();
-    let held_until = taken.mark.held_until(target.settle());
-    let dirty = &target.lock().dirty;
     let until = dirty.waits_until(&taken.path, size);
     let until = until.filter(|until| now < *until);
-    let again = (!heard || dirty.is_rewritten(&taken.path)).then_some(now + 1);
+    let again = again(!heard || dirty.is_rewritten(&taken.path));
     until.or(again).filter(|_| now < held_until)
 }
 
