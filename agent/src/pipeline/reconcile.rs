@@ -11,33 +11,32 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use syncd_proto::links::{LinkGroup, LinkGroups, LinkNames};
+use syncd_proto::links::{LinkGroups, LinkNames};
 use syncd_proto::meta::{Compare, EntryMeta, Kind, Mtime};
 use syncd_proto::path::WirePath;
 use syncd_proto::tree::DigestTree;
 
-use crate::logic::coalesce::{Comparison, Look, Millis, Remote};
+use crate::logic::coalesce::{Comparison, Millis};
 use crate::logic::links::Inode;
 use crate::logic::terms::Terms;
 use crate::logic::unread::{ATTEMPTS_MAX, Unread, Unreads, What};
 use crate::net::link::{Link, LinkError};
-use crate::pipeline::delta;
-use crate::pipeline::source::is_recent;
-use crate::pipeline::sweep::{is_clear, sweep, weigh};
+use crate::pipeline::sweep::{is_clear, sweep};
 use crate::pipeline::target::{State, Target, path_delay_ms};
 use early::{Asked, Early};
+pub(super) use marks::mark;
 use reading::{Built, Problems, build};
+use seek::seek;
 use walk::Walk;
 pub use walk::{Report, ask, receive};
 
 mod early;
+mod marks;
 pub mod reading;
+mod seek;
 #[cfg(test)]
 mod tests;
 mod walk;
-
-/// Marks above which a comparison waits, and below which it goes on.
-const DIRTY_HIGH: usize = 20_000;
 
 /// How long a comparison that failed waits, in milliseconds.
 const RETRY_MS: Millis = 1_000;
@@ -158,92 +157,6 @@ pub fn run(target: &Arc<Target>) {
     }
 }
 
-/// Looks through the source for the other names of files with several: what is not pending there, the
-/// target has, if it says so. What could not be read may hold some: then whoever waits for them asks again, but not for ever.
-/// Returns whether they were looked for.
-fn seek(target: &Target, before: u32) -> bool {
-    let (sought, link) = {
-        let mut state = target.lock();
-        state.seeking = true;
-        (state.links.take_sought(), state.link.clone())
-    };
-    let terms = plain_terms(target);
-    let found = build(target, &terms, &WirePath::root(), Compare::ALL, false);
-    let whole = found
-        .as_ref()
-        .is_ok_and(|built| built.problems.is_sure(&WirePath::root()));
-    if !whole && before + 1 < ATTEMPTS_MAX {
-        target.update(|state, _| state.seeking = false);
-        return false;
-    }
-    let Built { groups, .. } = found.unwrap_or_default();
-    let groups = groups.iter();
-    let groups: Vec<_> = groups
-        .filter(|(inode, _)| sought.contains_key(inode))
-        .collect();
-    let Ok(there) = known_there(target, link.as_deref(), &groups) else {
-        target.update(|state, _| state.seeking = false);
-        return false;
-    };
-    for (inode, group) in groups {
-        let now = target.now();
-        let mut state = target.lock();
-        let is_there = |path: &WirePath| {
-            // What is no regular file is never written to.
-            state.links.has(inode) || group.entry.kind != Kind::File || there.contains(path)
-        };
-        let pending = group.paths.iter();
-        let pending = pending.filter(|path| !state.dirty.is_settled(path) || !is_there(path));
-        let pending: HashSet<WirePath> = pending.cloned().collect();
-        let mut others = state.links.compared(inode, group, &pending);
-        // On its way it may have been read when it was the only name, or it waits for a rename, or only
-        // its metadata is to be sent: then nothing but this leads to another look.
-        let unasked = |path: &&WirePath| {
-            let dirty = &state.dirty;
-            dirty.is_in_work(path) || dirty.is_metadata_only(path) || !dirty.is_pending(path)
-        };
-        let unasked = pending.iter().filter(unasked);
-        others.extend(unasked.cloned().map(Arc::new));
-        state.relink(others, now);
-    }
-    target.update(|state, _| {
-        state.links.sought(sought);
-        state.seeking = false;
-    });
-    true
-}
-
-/// Names of these files under which the target has what the source has now, of those with nothing pending. A file may
-/// have been written to through another name, of which events tell, or which is as new as its directory.
-fn known_there(
-    target: &Target,
-    link: Option<&Link>,
-    groups: &[(Inode, &LinkGroup)],
-) -> Result<HashSet<WirePath>, LinkError> {
-    let (mut paths, mut entries) = (Vec::new(), Vec::new());
-    {
-        let state = target.lock();
-        for (inode, group) in groups {
-            if group.entry.kind == Kind::File && !state.links.has(*inode) {
-                let settled = group
-                    .paths
-                    .iter()
-                    .filter(|path| state.dirty.is_settled(path));
-                paths.extend(settled.cloned());
-                entries.resize(paths.len(), &group.entry);
-            }
-        }
-    }
-    let link = link.ok_or(LinkError::Closed)?;
-    let found = delta::versions(link, &paths)?;
-    let all = paths.into_iter().zip(entries).zip(found);
-    let same = all.filter(|((_, here), there)| {
-        let there = there.as_ref();
-        there.is_some_and(|there| (there.len, there.mtime) == (here.size, here.mtime))
-    });
-    Ok(same.map(|((path, _), _)| path).collect())
-}
-
 fn finish(
     target: &Arc<Target>,
     path: Arc<WirePath>,
@@ -323,120 +236,6 @@ pub(super) fn put_off(state: &mut State, unread: Vec<Unread>, content: bool, now
             What::Attributes => state.dirty.attrib(path, now),
         }
     }
-}
-
-pub(super) fn mark(
-    target: &Target,
-    link: &Arc<Link>,
-    path: WirePath,
-    difference: Difference,
-) -> Result<(), CompareError> {
-    wait_until_less_dirty(target)?;
-    let weight = weight(target, link, &path, &difference)?;
-    let sure = match difference {
-        Difference::Extra(_) => !is_changing(target, &path),
-        _ => true,
-    };
-    target.mark_state(|state, now| {
-        let (look, remote, size) = match difference {
-            Difference::Missing(here) => (Look::Content, Remote::Absent, Some(here)),
-            Difference::Extra(_) if !target.delete => return,
-            Difference::Extra(_) => {
-                state.dirty.only_there(path.clone(), sure, now);
-                state.dirty.weighs(&path, weight);
-                return;
-            }
-            Difference::Links {
-                entry,
-                inode,
-                alone,
-            } => {
-                let lone = inode.filter(|_| alone);
-                if !lone.is_some_and(|inode| state.links.adopt(&path, inode, &entry)) {
-                    state.dirty.relink(path, now);
-                }
-                return;
-            }
-            Difference::Changed(here, there) => {
-                let same_content = here.kind == there.kind
-                    && here.size == there.size
-                    && here.content == there.content
-                    && (here.kind != Kind::File || here.mtime == there.mtime);
-                let look = if same_content {
-                    Look::Meta
-                } else {
-                    Look::Content
-                };
-                (look, Remote::Present, Some(here))
-            }
-        };
-        // Whatever was kept under this name is somewhere else now, or may go.
-        state.kept.remove(&path);
-        let replaces = size.as_ref().is_none_or(|here| here.kind != Kind::File);
-        if look == Look::Content || replaces {
-            // Whatever it was taken for: no other name may be linked to what is there.
-            state.links.forget(&path);
-        }
-        if let Some(here) = size
-            .as_ref()
-            .filter(|here| here.kind == Kind::File && look == Look::Content)
-        {
-            state.counts.found_files += 1;
-            state.counts.found_bytes += here.size;
-        }
-        let recent = size.is_some_and(|here| here.kind == Kind::File && is_recent(here.mtime));
-        state.dirty.found(path.clone(), look, remote, now);
-        state.dirty.weighs(&path, weight);
-        if recent && look == Look::Content {
-            state.dirty.recent(path, now);
-        }
-    });
-    Ok(())
-}
-
-/// How many names of the target go where this difference is mended, if it matters.
-fn weight(
-    target: &Target,
-    link: &Arc<Link>,
-    path: &WirePath,
-    difference: &Difference,
-) -> Result<u64, CompareError> {
-    let goes = match difference {
-        Difference::Extra(there) => target.delete && there.kind == Kind::Dir,
-        Difference::Changed(here, there) => here.kind != Kind::Dir && there.kind == Kind::Dir,
-        Difference::Missing(_) | Difference::Links { .. } => false,
-    };
-    if goes && target.lock().brake.is_limited() {
-        return weigh(link, path);
-    }
-    Ok(1)
-}
-
-/// Whether names come and go in the directory of `path` just now.
-fn is_changing(target: &Target, path: &WirePath) -> bool {
-    let dir = path.parent().map(|parent| target.root.stat(&parent));
-    matches!(dir, Some(Ok(Some(entry))) if is_recent(entry.mtime))
-}
-
-fn wait_until_less_dirty(target: &Target) -> Result<(), CompareError> {
-    let mut state = target.lock();
-    while state.dirty.len() + state.bulk.len() > DIRTY_HIGH {
-        if state.stopping {
-            return Err(CompareError::Stopped);
-        }
-        if state.link.as_ref().is_none_or(|link| link.is_closed()) {
-            return Err(CompareError::Link(LinkError::Closed));
-        }
-        if state.links.is_seeking() {
-            // What makes it dirty may be waiting for this.
-            drop(state);
-            seek(target, ATTEMPTS_MAX);
-            state = target.lock();
-        } else {
-            state = target.wait(state, None);
-        }
-    }
-    Ok(())
 }
 
 /// Compares the trees below `path` and reports every difference, parents first. They are equal only if both could be

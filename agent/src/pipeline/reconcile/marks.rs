@@ -1,0 +1,136 @@
+//! What a comparison makes of a difference: a mark.
+
+use std::sync::Arc;
+
+use syncd_proto::meta::Kind;
+use syncd_proto::path::WirePath;
+
+use super::seek::seek;
+use super::{CompareError, Difference};
+use crate::logic::coalesce::{Look, Remote};
+use crate::logic::unread::ATTEMPTS_MAX;
+use crate::net::link::{Link, LinkError};
+use crate::pipeline::source::is_recent;
+use crate::pipeline::sweep::weigh;
+use crate::pipeline::target::Target;
+
+/// Marks above which a comparison waits, and below which it goes on.
+const DIRTY_HIGH: usize = 20_000;
+
+/// Marks a difference, once there is room for more marks.
+///
+/// # Errors
+/// [`CompareError`]: the connection is lost, or the target stops.
+pub(in crate::pipeline) fn mark(
+    target: &Target,
+    link: &Arc<Link>,
+    path: WirePath,
+    difference: Difference,
+) -> Result<(), CompareError> {
+    wait_until_less_dirty(target)?;
+    let weight = weight(target, link, &path, &difference)?;
+    let sure = match difference {
+        Difference::Extra(_) => !is_changing(target, &path),
+        _ => true,
+    };
+    target.mark_state(|state, now| {
+        let (look, remote, size) = match difference {
+            Difference::Missing(here) => (Look::Content, Remote::Absent, Some(here)),
+            Difference::Extra(_) if !target.delete => return,
+            Difference::Extra(_) => {
+                state.dirty.only_there(path.clone(), sure, now);
+                state.dirty.weighs(&path, weight);
+                return;
+            }
+            Difference::Links {
+                entry,
+                inode,
+                alone,
+            } => {
+                let lone = inode.filter(|_| alone);
+                if !lone.is_some_and(|inode| state.links.adopt(&path, inode, &entry)) {
+                    state.dirty.relink(path, now);
+                }
+                return;
+            }
+            Difference::Changed(here, there) => {
+                let same_content = here.kind == there.kind
+                    && here.size == there.size
+                    && here.content == there.content
+                    && (here.kind != Kind::File || here.mtime == there.mtime);
+                let look = if same_content {
+                    Look::Meta
+                } else {
+                    Look::Content
+                };
+                (look, Remote::Present, Some(here))
+            }
+        };
+        // Whatever was kept under this name is somewhere else now, or may go.
+        state.kept.remove(&path);
+        let replaces = size.as_ref().is_none_or(|here| here.kind != Kind::File);
+        if look == Look::Content || replaces {
+            // Whatever it was taken for: no other name may be linked to what is there.
+            state.links.forget(&path);
+        }
+        if let Some(here) = size
+            .as_ref()
+            .filter(|here| here.kind == Kind::File && look == Look::Content)
+        {
+            state.counts.found_files += 1;
+            state.counts.found_bytes += here.size;
+        }
+        let recent = size.is_some_and(|here| here.kind == Kind::File && is_recent(here.mtime));
+        state.dirty.found(path.clone(), look, remote, now);
+        state.dirty.weighs(&path, weight);
+        if recent && look == Look::Content {
+            state.dirty.recent(path, now);
+        }
+    });
+    Ok(())
+}
+
+/// How many names of the target go where this difference is mended, if it matters.
+fn weight(
+    target: &Target,
+    link: &Arc<Link>,
+    path: &WirePath,
+    difference: &Difference,
+) -> Result<u64, CompareError> {
+    let goes = match difference {
+        Difference::Extra(there) => target.delete && there.kind == Kind::Dir,
+        Difference::Changed(here, there) => here.kind != Kind::Dir && there.kind == Kind::Dir,
+        Difference::Missing(_) | Difference::Links { .. } => false,
+    };
+    if goes && target.lock().brake.is_limited() {
+        return weigh(link, path);
+    }
+    Ok(1)
+}
+
+/// Whether names come and go in the directory of `path` just now.
+fn is_changing(target: &Target, path: &WirePath) -> bool {
+    let dir = path.parent().map(|parent| target.root.stat(&parent));
+    matches!(dir, Some(Ok(Some(entry))) if is_recent(entry.mtime))
+}
+
+fn wait_until_less_dirty(target: &Target) -> Result<(), CompareError> {
+    let mut state = target.lock();
+    while state.dirty.len() + state.bulk.len() > DIRTY_HIGH {
+        if state.stopping {
+            return Err(CompareError::Stopped);
+        }
+        if state.link.as_ref().is_none_or(|link| link.is_closed()) {
+            return Err(CompareError::Link(LinkError::Closed));
+        }
+        if state.links.is_seeking() {
+            // What makes it dirty may be waiting for this.
+            drop(state);
+            seek(target, ATTEMPTS_MAX);
+            state = target.lock();
+        } else {
+            state = target.wait(state, None);
+        }
+    }
+    Ok(())
+}

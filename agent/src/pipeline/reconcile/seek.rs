@@ -1,0 +1,102 @@
+//! The other names of files with several: looked for in the source where somebody has to know them.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use syncd_proto::links::LinkGroup;
+use syncd_proto::meta::{Compare, Kind};
+use syncd_proto::path::WirePath;
+
+use super::plain_terms;
+use super::reading::{Built, build};
+use crate::logic::links::Inode;
+use crate::logic::unread::ATTEMPTS_MAX;
+use crate::net::link::{Link, LinkError};
+use crate::pipeline::delta;
+use crate::pipeline::target::Target;
+
+/// Looks through the source for the other names of files with several: what is not pending there, the
+/// target has, if it says so. What could not be read may hold some: then whoever waits for them asks again, but not for ever.
+/// Returns whether they were looked for.
+pub(super) fn seek(target: &Target, before: u32) -> bool {
+    let (sought, link) = {
+        let mut state = target.lock();
+        state.seeking = true;
+        (state.links.take_sought(), state.link.clone())
+    };
+    let terms = plain_terms(target);
+    let found = build(target, &terms, &WirePath::root(), Compare::ALL, false);
+    let whole = found
+        .as_ref()
+        .is_ok_and(|built| built.problems.is_sure(&WirePath::root()));
+    if !whole && before + 1 < ATTEMPTS_MAX {
+        target.update(|state, _| state.seeking = false);
+        return false;
+    }
+    let Built { groups, .. } = found.unwrap_or_default();
+    let groups = groups.iter();
+    let groups: Vec<_> = groups
+        .filter(|(inode, _)| sought.contains_key(inode))
+        .collect();
+    let Ok(there) = known_there(target, link.as_deref(), &groups) else {
+        target.update(|state, _| state.seeking = false);
+        return false;
+    };
+    for (inode, group) in groups {
+        let now = target.now();
+        let mut state = target.lock();
+        let is_there = |path: &WirePath| {
+            // What is no regular file is never written to.
+            state.links.has(inode) || group.entry.kind != Kind::File || there.contains(path)
+        };
+        let pending = group.paths.iter();
+        let pending = pending.filter(|path| !state.dirty.is_settled(path) || !is_there(path));
+        let pending: HashSet<WirePath> = pending.cloned().collect();
+        let mut others = state.links.compared(inode, group, &pending);
+        // On its way it may have been read when it was the only name, or it waits for a rename, or only
+        // its metadata is to be sent: then nothing but this leads to another look.
+        let unasked = |path: &&WirePath| {
+            let dirty = &state.dirty;
+            dirty.is_in_work(path) || dirty.is_metadata_only(path) || !dirty.is_pending(path)
+        };
+        let unasked = pending.iter().filter(unasked);
+        others.extend(unasked.cloned().map(Arc::new));
+        state.relink(others, now);
+    }
+    target.update(|state, _| {
+        state.links.sought(sought);
+        state.seeking = false;
+    });
+    true
+}
+
+/// Names of these files under which the target has what the source has now, of those with nothing pending. A file may
+/// have been written to through another name, of which events tell, or which is as new as its directory.
+fn known_there(
+    target: &Target,
+    link: Option<&Link>,
+    groups: &[(Inode, &LinkGroup)],
+) -> Result<HashSet<WirePath>, LinkError> {
+    let (mut paths, mut entries) = (Vec::new(), Vec::new());
+    {
+        let state = target.lock();
+        for (inode, group) in groups {
+            if group.entry.kind == Kind::File && !state.links.has(*inode) {
+                let settled = group
+                    .paths
+                    .iter()
+                    .filter(|path| state.dirty.is_settled(path));
+                paths.extend(settled.cloned());
+                entries.resize(paths.len(), &group.entry);
+            }
+        }
+    }
+    let link = link.ok_or(LinkError::Closed)?;
+    let found = delta::versions(link, &paths)?;
+    let all = paths.into_iter().zip(entries).zip(found);
+    let same = all.filter(|((_, here), there)| {
+        let there = there.as_ref();
+        there.is_some_and(|there| (there.len, there.mtime) == (here.size, here.mtime))
+    });
+    Ok(same.map(|((path, _), _)| path).collect())
+}
