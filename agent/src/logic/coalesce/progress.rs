@@ -1,5 +1,7 @@
 //! What is still to be done, and what became of it.
 
+use std::sync::Arc;
+
 use syncd_proto::path::WirePath;
 
 use super::mark::{Failed, Leave, Mark};
@@ -143,6 +145,12 @@ impl DirtySet {
     #[must_use]
     pub fn is_pending(&self, path: &WirePath) -> bool {
         self.marks.contains_key(path) || self.in_flight.contains_key(path)
+    }
+
+    /// What waits to be looked at and is not known to be gone.
+    pub fn waiting(&self) -> impl Iterator<Item = &Arc<WirePath>> {
+        let here = self.marks.iter().filter(|(_, mark)| !mark.gone);
+        here.map(|(path, _)| path)
     }
 
     /// Whether a name waits for nothing but its metadata to be sent.

@@ -19,9 +19,10 @@ use crate::pipeline::target::Target;
 /// target has, if it says so. What could not be read may hold some: then whoever waits for them asks again, but not for ever.
 /// Returns whether they were looked for.
 pub(super) fn seek(target: &Target, before: u32) -> bool {
+    target.update(|state, _| state.seeking = true);
+    seek_for_waiting(target);
     let (sought, link) = {
         let mut state = target.lock();
-        state.seeking = true;
         (state.links.take_sought(), state.link.clone())
     };
     let terms = plain_terms(target);
@@ -68,6 +69,18 @@ pub(super) fn seek(target: &Target, before: u32) -> bool {
         state.seeking = false;
     });
     true
+}
+
+/// One search is for all that waits, not only for what the planner has come to: it stops at each such name, as changes
+/// are sent in order, and each search is a walk through the source.
+fn seek_for_waiting(target: &Target) {
+    let waiting: Vec<_> = target.lock().dirty.waiting().cloned().collect();
+    for path in waiting {
+        if let Ok(Some((_, Some(linked)))) = target.root.stat_links(&path) {
+            let mut state = target.lock();
+            state.links.seek(linked.inode(), &path, linked.names);
+        }
+    }
 }
 
 /// Names of these files under which the target has what the source has now, of those with nothing pending. A file may

@@ -266,3 +266,40 @@ fn a_source_without_directories_is_compared() {
     assert_eq!(asked, ["digests of .", "list ."]);
     assert_eq!((missing, entries), (["f".to_owned()].into(), 1));
 }
+
+#[test]
+fn one_search_is_for_all_linked_files_that_wait() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| WirePath::from_relative(name.as_ref()).unwrap();
+    let target = target(dir.path());
+    let linked = |name: &str| {
+        target
+            .root
+            .stat_links(&path(name))
+            .unwrap()
+            .unwrap()
+            .1
+            .unwrap()
+    };
+    for pair in [("a", "b"), ("c", "d")] {
+        fs::write(dir.path().join(pair.0), pair.0).unwrap();
+        fs::hard_link(dir.path().join(pair.0), dir.path().join(pair.1)).unwrap();
+    }
+    let mut state = target.lock();
+    state.link = Some(link());
+    state.links.ready();
+    for name in ["a", "b", "c", "d"] {
+        state.dirty.closed(path(name), 0);
+    }
+    // The planner comes to the first name, and stops there.
+    assert!(state.links.seek(linked("a").inode(), &path("a"), 2));
+    drop(state);
+    assert!(seek(&target, 0));
+    let mut state = target.lock();
+    for name in ["a", "b", "c", "d"] {
+        assert!(
+            !state.links.seek(linked(name).inode(), &path(name), 2),
+            "{name}"
+        );
+    }
+}
