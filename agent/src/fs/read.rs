@@ -112,15 +112,28 @@ pub fn read_small(
     stability: Stability,
     terms: &Terms,
 ) -> Result<SmallFile, ReadError> {
-    let (fd, stamp, entry) = open(root, path, terms)?;
+    read_small_opened(&root.open_file(path)?, max, stability, terms)
+}
+
+/// The same for a descriptor that is already open; it is read from its beginning.
+///
+/// # Errors
+/// See [`ReadError`].
+pub fn read_small_opened(
+    fd: &OwnedFd,
+    max: u64,
+    stability: Stability,
+    terms: &Terms,
+) -> Result<SmallFile, ReadError> {
+    let (stamp, entry) = examine(fd, terms)?;
     if stamp.size > max {
         return Err(ReadError::TooLarge);
     }
     let size = usize::try_from(stamp.size).map_err(|_| ReadError::TooLarge)?;
     // One byte more, so that a file that grew shows; that there is none is not asked for again.
-    let mut bytes = read_at_least(&fd, 0, size, size.saturating_add(1))?;
-    let meta = meta_of(&fd, &entry, terms);
-    let after = root::statx_of(&fd)?;
+    let mut bytes = read_at_least(fd, 0, size, size.saturating_add(1))?;
+    let meta = meta_of(fd, &entry, terms);
+    let after = root::statx_of(fd)?;
     let changed = bytes.len() != size || Stamp::of(&after) != stamp;
     if changed && stability == Stability::Required {
         return Err(ReadError::Changed);
@@ -404,16 +417,6 @@ impl Stamp {
             ctime: (stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec),
         }
     }
-}
-
-fn open(
-    root: &SourceRoot,
-    path: &WirePath,
-    terms: &Terms,
-) -> Result<(OwnedFd, Stamp, EntryMeta), ReadError> {
-    let fd = root.open_file(path)?;
-    let (stamp, entry) = examine(&fd, terms)?;
-    Ok((fd, stamp, entry))
 }
 
 fn examine(fd: &OwnedFd, terms: &Terms) -> Result<(Stamp, EntryMeta), ReadError> {

@@ -255,6 +255,67 @@ impl SourceRoot {
     }
 }
 
+/// Looks at names one after the other: the directory of the last one stays open for the next in it. For a moment only:
+/// it may have moved, and what is found is under the name that it had.
+#[derive(Debug)]
+pub struct Nearby<'a> {
+    root: &'a SourceRoot,
+    last: Option<(Vec<Name>, OwnedFd)>,
+}
+
+impl<'a> Nearby<'a> {
+    /// Looks beneath a root.
+    #[must_use]
+    pub const fn new(root: &'a SourceRoot) -> Self {
+        Self { root, last: None }
+    }
+
+    /// The moment is over.
+    pub fn forget(&mut self) {
+        self.last = None;
+    }
+
+    /// See [`SourceRoot::stat_links`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn stat_links(
+        &mut self,
+        path: &WirePath,
+    ) -> io::Result<Option<(EntryMeta, Option<Linked>)>> {
+        match path.names().split_last() {
+            None => self.root.stat_links(path),
+            Some((name, parents)) => {
+                let found = self.dir(parents).and_then(|dir| stat_links(dir, name));
+                present(found).map(Option::flatten)
+            }
+        }
+    }
+
+    /// See [`SourceRoot::open_file`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_file(&mut self, path: &WirePath) -> io::Result<OwnedFd> {
+        match path.names().split_last() {
+            None => self.root.open_file(path),
+            Some((name, parents)) => Ok(open_file_at(self.dir(parents)?, name)?),
+        }
+    }
+
+    fn dir(&mut self, names: &[Name]) -> rustix::io::Result<BorrowedFd<'_>> {
+        if names.is_empty() {
+            return Ok(self.root.fd.as_fd());
+        }
+        let last = self.last.take().filter(|(known, _)| known == names);
+        let (names, dir) = match last {
+            Some(last) => last,
+            None => (names.to_vec(), self.root.open_beneath(names, HANDLE)?),
+        };
+        Ok(self.last.insert((names, dir)).1.as_fd())
+    }
+}
+
 /// Whether an error means that the path names nothing (any more): absent, or a parent is no directory
 /// but a file or a symlink.
 #[must_use]
@@ -514,6 +575,38 @@ mod tests {
             assert!(root.open_dir(&deep).is_ok());
             assert!(root.open_file(&file).is_ok());
             assert_eq!(root.stat(&file).unwrap().unwrap().kind, Kind::File);
+        }
+    }
+
+    #[test]
+    fn names_in_one_directory_are_looked_at_through_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for name in ["one", "two"] {
+            fs::create_dir(at(name)).unwrap();
+            fs::write(at(name).join("f"), name).unwrap();
+        }
+        symlink("one", at("link")).unwrap();
+        for root in both_ways(dir.path()) {
+            let mut near = Nearby::new(&root);
+            let size = |near: &mut Nearby<'_>, name: &str| {
+                let found = near.stat_links(&path(name)).unwrap();
+                found.map(|(entry, _)| entry.size)
+            };
+            assert_eq!(size(&mut near, "one/f"), Some(3));
+            fs::rename(at("one"), at("away")).unwrap();
+            assert_eq!(size(&mut near, "one/f"), Some(3), "a moment ago");
+            assert!(near.open_file(&path("one/f")).is_ok());
+            assert_eq!(size(&mut near, "two/f"), Some(3));
+            assert_eq!(size(&mut near, "one/f"), None, "another came between");
+            assert_eq!(size(&mut near, "away/f"), Some(3));
+            fs::rename(at("away"), at("one")).unwrap();
+            near.forget();
+            assert_eq!(size(&mut near, "away/f"), None);
+            assert_eq!(size(&mut near, "link/f"), None);
+            assert_eq!(size(&mut near, "two/none"), None);
+            assert!(near.open_file(&path("link")).is_err());
+            assert!(near.stat_links(&WirePath::root()).unwrap().is_some());
         }
     }
 

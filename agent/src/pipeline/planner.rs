@@ -7,7 +7,7 @@ use syncd_proto::limits::INLINE_FILE_BYTES_MAX;
 use syncd_proto::meta::{Kind, Meta};
 use syncd_proto::path::WirePath;
 
-use crate::fs::root::Identity;
+use crate::fs::root::{Identity, Nearby};
 use crate::logic::coalesce::{FEW, Look, Millis, Remote, Rename, Taken};
 use crate::logic::links::{self};
 use crate::logic::plan::{Found, Planner};
@@ -62,6 +62,7 @@ pub fn run(target: &Arc<Target>) {
             }
         }
         let mut looks = Looks::default();
+        let mut near = Nearby::new(&target.root);
         // What was heard of takes the directories above it along, which may have been found. A few are let through.
         let may_wait = work.taken.len() > FEW && work.taken.iter().all(|taken| taken.mark.late);
         let mut rest = VecDeque::from(work.taken);
@@ -70,7 +71,7 @@ pub fn run(target: &Arc<Target>) {
                 rest.push_front(taken);
                 break;
             }
-            let there = target.root.stat_links(&taken.path);
+            let there = near.stat_links(&taken.path);
             if let Ok(Some((entry, _))) = &there
                 && entry.kind == Kind::File
                 && entry.size <= INLINE_FILE_BYTES_MAX
@@ -84,8 +85,9 @@ pub fn run(target: &Arc<Target>) {
             let alone = matches!(there, Ok(Some((_, Some(_)))));
             if alone || looks.is_full() {
                 add_looks(target, &link, &mut batch, &mut looks, horizon);
+                near.forget();
             }
-            let outcome = look(target, &link, &taken, there);
+            let outcome = look(target, &link, &mut near, &taken, there);
             looks.push(taken, outcome);
         }
         add_looks(target, &link, &mut batch, &mut looks, horizon);

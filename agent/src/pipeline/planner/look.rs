@@ -6,7 +6,7 @@ use syncd_proto::path::WirePath;
 
 use super::ABSENCE_MS;
 use crate::fs::read::{self, ReadError, Stability};
-use crate::fs::root::{Identity, Linked, is_gone};
+use crate::fs::root::{Identity, Linked, Nearby, is_gone};
 use crate::logic::coalesce::{Look, Millis, Remote, Taken};
 use crate::logic::links::{Inode, Known, Version};
 use crate::logic::plan::Found;
@@ -33,6 +33,7 @@ pub(super) enum Outcome {
 pub(super) fn look(
     target: &Target,
     link: &Link,
+    near: &mut Nearby<'_>,
     taken: &Taken,
     there: std::io::Result<Option<(EntryMeta, Option<Linked>)>>,
 ) -> Outcome {
@@ -95,7 +96,7 @@ pub(super) fn look(
         },
         Kind::File => {
             let linked = linked.map(|linked| linked.file);
-            look_at_file(target, terms, taken, &entry, linked)
+            look_at_file(target, terms, near, (taken, &entry), linked)
         }
         kind => Outcome::Found(Found::Special {
             meta: meta(),
@@ -164,8 +165,8 @@ fn look_at_links(
 fn look_at_file(
     target: &Target,
     terms: &Terms,
-    taken: &Taken,
-    entry: &EntryMeta,
+    near: &mut Nearby<'_>,
+    (taken, entry): (&Taken, &EntryMeta),
     linked: Option<Identity>,
 ) -> Outcome {
     let now = target.now();
@@ -183,13 +184,10 @@ fn look_at_file(
     } else {
         Stability::Required
     };
-    match read::read_small(
-        &target.root,
-        &taken.path,
-        INLINE_FILE_BYTES_MAX,
-        stability,
-        terms,
-    ) {
+    let opened = near.open_file(&taken.path).map_err(ReadError::from);
+    let read =
+        opened.and_then(|fd| read::read_small_opened(&fd, INLINE_FILE_BYTES_MAX, stability, terms));
+    match read {
         Ok(file) => Outcome::Found(Found::Small {
             meta: file.meta,
             bytes: file.bytes,
