@@ -412,7 +412,8 @@ fn waits_until(target: &Target, taken: &Taken, outcome: &Outcome, heard: bool) -
     };
     let until = dirty.waits_until(&taken.path, size);
     let until = until.filter(|until| now < *until);
-    let again = again(!heard || dirty.is_rewritten(&taken.path));
+    let is_another = dirty.is_rewritten(&taken.path) || dirty.has_left(&taken.path);
+    let again = again(!heard || is_another);
     until.or(again).filter(|_| now < held_until)
 }
 
@@ -446,8 +447,12 @@ fn add_outcome(
         }
     }
     match outcome {
+        Outcome::Found(Found::Absent) if taken.mark.gone && taken.mark.never_sent() => {
+            target.leave(&taken);
+        }
         Outcome::Found(Found::Absent) if !taken.mark.gone => {
-            (taken.mark.gone, taken.mark.went) = (true, true);
+            taken.mark.gone = true;
+            taken.mark.went |= !taken.mark.never_sent();
             target.defer(taken, target.now() + ABSENCE_MS);
         }
         Outcome::Found(Found::Absent) if !target.delete => {

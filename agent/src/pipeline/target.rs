@@ -353,7 +353,7 @@ impl Target {
             Ok((seq, bytes)) => {
                 for cause in &batch.causes {
                     if let Cause::Path(taken) = cause {
-                        state.dirty.logged(&taken.path);
+                        state.dirty.committed(&taken.path);
                         state.dirty.passed(taken.mark.seq);
                     }
                 }
