@@ -4,17 +4,20 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use syncd_tests::binaries::Binaries;
+use syncd_tests::isolate::{isolated, loop_devices};
 use syncd_tests::require::Need;
 use syncd_tests::sandbox::wait_equal;
 use syncd_tests::tree::{Options, set_mtime};
+use syncd_tests::volume::{self, Kind, Volume};
 use syncd_tests::{Sandbox, require, wait_until};
 
 use crate::attributes::{ACCESS, acl, holds, set, value};
-use crate::common::{Immutable, Mirror, code, noise, once, patient, scaled};
+use crate::common::{Immutable, LONG, Mirror, code, noise, once, patient, scaled, target_of};
 
 /// Bytes of a file that travels by itself, not inside a commit.
 const LARGE: usize = 700_000;
@@ -294,6 +297,57 @@ fn odd_times_of_everything_as_they_are_set() {
         let found = fs::metadata(mirror.dst("d/f")).expect("stat");
         assert_eq!((found.mtime(), found.mtime_nsec()), (seconds, nanoseconds));
     }
+}
+
+#[test]
+fn a_time_that_the_mirror_cannot_hold_is_told_and_everything_else_arrives() {
+    let [tool, kernel] = Kind::Ext4.needs();
+    let needs = [loop_devices(), tool, kernel];
+    let name = "fidelity::a_time_that_the_mirror_cannot_hold_is_told_and_everything_else_arrives";
+    isolated(name, &needs, || {
+        let sandbox = Sandbox::new();
+        // Small inodes hold seconds from 1901 to 2038.
+        let image = sandbox.path().join("disk.img");
+        let file = File::create_new(&image).expect("image");
+        file.set_len(32 << 20).expect("size of the image");
+        let mut command = Command::new("mkfs.ext4");
+        volume::run(command.args(["-q", "-F", "-I", "128"]).arg(&image)).expect("mkfs");
+        let disk = Volume::mount(Kind::Ext4, &image, &sandbox.dst()).expect("mount");
+        let (src, dst) = (sandbox.src(), sandbox.dst());
+        for (name, size) in [("small", 10), ("large", LARGE), ("plain", 10)] {
+            fs::write(src.join(name), noise(size, 1)).expect("write");
+        }
+        fs::create_dir(src.join("d")).expect("mkdir");
+        std::os::unix::fs::symlink("small", src.join("l")).expect("symlink");
+        let odd = ["d", "l", "large", "small"];
+        for name in odd {
+            set_mtime(&src.join(name), 5_000_000_000, 0);
+        }
+        set_mtime(&src.join("plain"), 2_147_000_000, 0);
+        let receiver = sandbox.receiver().start();
+        let agent = patient(sandbox.agent(&receiver)).start();
+        let failed = || {
+            let paths = target_of(&agent)["failed"].as_array().cloned();
+            let mut paths: Vec<_> = paths.unwrap_or_default();
+            paths.retain(|path| path.to_string().contains("mtime"));
+            let names = paths.iter().filter_map(|path| path["path"].as_str());
+            let mut names: Vec<_> = names.map(str::to_owned).collect();
+            names.sort();
+            names
+        };
+        wait_until(LONG, "all four are told, and nothing else", || {
+            failed() == odd
+        });
+        for name in ["small", "large", "plain"] {
+            let [here, there] = [&src, &dst].map(|root| fs::read(root.join(name)).expect("read"));
+            assert!(here == there, "{name}");
+        }
+        for name in odd {
+            set_mtime(&src.join(name), 2_000_000_000, 0);
+        }
+        agent.wait_synced(LONG);
+        drop((agent, receiver, disk));
+    });
 }
 
 #[test]

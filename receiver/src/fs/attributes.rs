@@ -144,6 +144,17 @@ pub struct Lacking {
     errno: Errno,
 }
 
+impl Lacking {
+    /// A time that the file system cannot hold.
+    #[must_use]
+    pub fn of_time() -> Self {
+        Self {
+            name: b"mtime".to_vec(),
+            errno: Errno::OPNOTSUPP,
+        }
+    }
+}
+
 impl fmt::Display for Lacking {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let why = match self.errno {

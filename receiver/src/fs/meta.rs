@@ -137,7 +137,7 @@ impl Keeper {
             rustix::fs::fchmod(fd, mode)?;
         }
         rustix::fs::futimens(fd, &times(meta.mtime))?;
-        Ok(lacking)
+        Ok(lacking.or(lacking_time(fd, b"", meta.mtime)?))
     }
 
     /// Says what an open file would be, and sets the rest.
@@ -165,7 +165,7 @@ impl Keeper {
             None => None,
         };
         rustix::fs::futimens(fd, &times(meta.mtime))?;
-        Ok(lacking)
+        Ok(lacking.or(lacking_time(fd, b"", meta.mtime)?))
     }
 
     fn set_attributes_fd(
@@ -212,8 +212,8 @@ impl Keeper {
         self.set_owner(&dir, name, meta)?;
         let lacking = self.set_attributes_named(&dir, name, meta)?;
         let flags = AtFlags::SYMLINK_NOFOLLOW;
-        rustix::fs::utimensat(dir, name, &times(meta.mtime), flags)?;
-        Ok(lacking)
+        rustix::fs::utimensat(&dir, name, &times(meta.mtime), flags)?;
+        Ok(lacking.or(lacking_time(dir, name, meta.mtime)?))
     }
 
     /// Sets everything on something that must not be opened, in a directory that is ours alone: the
@@ -232,8 +232,8 @@ impl Keeper {
         let lacking = self.set_attributes_named(&dir, name, meta)?;
         rustix::fs::chmodat(&dir, name, self.mode(kind, meta), AtFlags::empty())?;
         let flags = AtFlags::SYMLINK_NOFOLLOW;
-        rustix::fs::utimensat(dir, name, &times(meta.mtime), flags)?;
-        Ok(lacking)
+        rustix::fs::utimensat(&dir, name, &times(meta.mtime), flags)?;
+        Ok(lacking.or(lacking_time(dir, name, meta.mtime)?))
     }
 
     fn set_owner(&self, dir: impl AsFd, name: &[u8], meta: &Meta) -> rustix::io::Result<()> {
@@ -255,6 +255,20 @@ impl Keeper {
         };
         Mode::from_raw_mode(mode & 0o7777)
     }
+}
+
+/// Whether a time that was set became another one: the system puts what a file system cannot hold within its bounds,
+/// and says nothing. Within 1980 to 2037 all hold it, if only to two seconds.
+fn lacking_time(dir: impl AsFd, name: &[u8], mtime: Mtime) -> rustix::io::Result<Option<Lacking>> {
+    const HELD_BY_ALL: std::ops::Range<i64> = 315_532_800..2_145_916_800;
+    if HELD_BY_ALL.contains(&mtime.secs()) {
+        return Ok(None);
+    }
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH;
+    let held = rustix::fs::statx(dir, name, flags, StatxFlags::MTIME)?
+        .stx_mtime
+        .tv_sec;
+    Ok((held.abs_diff(mtime.secs()) > 2).then(Lacking::of_time))
 }
 
 fn owner(meta: &Meta) -> rustix::io::Result<(Uid, Gid)> {
