@@ -14,14 +14,17 @@ use syncd_tests::workload::vim_save;
 use crate::common::{LONG, Mirror, scaled};
 
 /// Reads one path again and again; the first reading that is no whole version ends it.
-struct Reader {
+pub(crate) struct Reader {
     stop: Arc<AtomicBool>,
     readings: Arc<AtomicU64>,
     thread: JoinHandle<Result<(), String>>,
 }
 
 impl Reader {
-    fn on(path: PathBuf, judge: impl Fn(&Path) -> Result<(), String> + Send + 'static) -> Self {
+    pub(crate) fn on(
+        path: PathBuf,
+        judge: impl Fn(&Path) -> Result<(), String> + Send + 'static,
+    ) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let readings = Arc::new(AtomicU64::new(0));
         let thread = thread::spawn({
@@ -43,7 +46,7 @@ impl Reader {
 
     /// Waits for one more reading, so that each version had a chance to be seen.
     #[track_caller]
-    fn wait_reading(&self) {
+    pub(crate) fn wait_reading(&self) {
         let before = self.readings.load(Ordering::Relaxed);
         wait_until(LONG, "one more reading", || {
             self.readings.load(Ordering::Relaxed) > before || self.thread.is_finished()
@@ -51,7 +54,7 @@ impl Reader {
     }
 
     #[track_caller]
-    fn expect_whole(self) {
+    pub(crate) fn expect_whole(self) {
         self.stop.store(true, Ordering::Relaxed);
         let result = self.thread.join().expect("the reader");
         let count = self.readings.load(Ordering::Relaxed);
@@ -76,7 +79,7 @@ fn mode_of(byte: u8) -> u32 {
 }
 
 /// The content is one byte `size` times, and where `modes` are part of the version, the mode is that byte's.
-fn judge(path: &Path, size: usize, modes: bool) -> Result<(), String> {
+pub(crate) fn judge(path: &Path, size: usize, modes: bool) -> Result<(), String> {
     let mut file = fs::File::open(path).map_err(|error| format!("not there: {error}"))?;
     let stat = file.metadata().map_err(|error| error.to_string())?;
     let mut content = Vec::with_capacity(size);

@@ -44,7 +44,7 @@ const AGENT: [(&str, &str); 7] = [
 ];
 
 /// A script that runs `program` with the n-th call of a kind failing in each of its threads.
-fn failing(dir: &Path, program: &Path, inject: &str) -> PathBuf {
+pub(crate) fn failing(dir: &Path, program: &Path, inject: &str) -> PathBuf {
     let calls = inject.split(':').next().expect("a call");
     let script = dir.join("failing.sh");
     let text = format!(

@@ -17,6 +17,7 @@ mod fidelity;
 mod filter;
 mod kill;
 mod large;
+mod late;
 mod limits;
 mod links;
 mod live;
