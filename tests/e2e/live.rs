@@ -421,6 +421,21 @@ fn a_path_changes_its_type() {
 }
 
 #[test]
+fn a_directory_goes_and_a_new_one_comes_after_a_file_of_its_name() {
+    let mirror = Mirror::start();
+    fs::write(mirror.src("stays"), "here").expect("write");
+    for round in 0..scaled(8, 100) {
+        many_small(&mirror.src("x"), 2, 5, 100).expect("files");
+        mirror.settle();
+        fs::remove_dir_all(mirror.src("x")).expect("rm -r");
+        fs::write(mirror.src("x"), format!("{round}")).expect("write");
+        fs::rename(mirror.src("x"), mirror.src("y")).expect("mv");
+        fs::create_dir(mirror.src("x")).expect("mkdir");
+        mirror.settle();
+    }
+}
+
+#[test]
 fn mkdir_p_and_write_at_once() {
     let mirror = Mirror::start();
     for number in 0..scaled(30, 1000) {

@@ -78,9 +78,9 @@ impl DirtySet {
             .get(&from)
             .is_some_and(|mark| !dir && mark.open && mark.heard_open);
         let moved = self.extract(&from);
-        let wrote = moved
-            .iter()
-            .any(|(tail, mark)| tail.is_root() && mark.wrote);
+        let own = moved.iter().find(|(tail, _)| tail.is_root());
+        let own = own.map(|(_, mark)| mark.clone());
+        let wrote = own.as_ref().is_some_and(|mark| mark.wrote);
         if dir && !replay {
             self.is_there_again(&to, now);
         }
@@ -120,6 +120,7 @@ impl DirtySet {
         } else {
             let is_unknown_there = never_sent || {
                 self.written(from.clone(), now);
+                self.went(&from, own);
                 !dir && self.has_gone_unsent(&from)
             };
             if is_unknown_there && from.parent() != to.parent() {
@@ -151,6 +152,18 @@ impl DirtySet {
     fn was_written(&mut self, path: &WirePath, wrote: bool) {
         if let Some(mark) = self.marks.get_mut(path) {
             mark.wrote |= wrote;
+        }
+    }
+
+    /// What a name stood for before went elsewhere: the target may still have what was there then, or before that.
+    fn went(&mut self, path: &WirePath, before: Option<Mark>) {
+        let Some(mark) = self.marks.get_mut(path) else {
+            return;
+        };
+        mark.went = true;
+        if let Some(before) = before {
+            mark.was_dir |= before.was_dir;
+            mark.weight = mark.weight.max(before.weight);
         }
     }
 

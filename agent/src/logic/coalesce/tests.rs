@@ -752,3 +752,18 @@ fn names_that_were_written_to_and_went_are_told() {
     let wrote = wrote.find(|taken| taken.path.to_string() == "f");
     assert!(wrote.is_some_and(|taken| taken.mark.wrote));
 }
+
+#[test]
+fn a_directory_that_went_is_remembered_when_what_came_to_its_name_is_renamed_away() {
+    let mut set = DirtySet::new(SETTLE);
+    set.removed(path("d"), 0);
+    set.was_dir(&path("d"));
+    set.created(path("d"), 1);
+    set.closed(path("d"), 1);
+    set.renamed(path("d"), path("e"), false, 2);
+    let old = &set.marks[&path("d")];
+    assert!(old.was_dir && old.went, "the target may have it: {old:?}");
+    set.created_dir(path("d"), 3);
+    let compared = set.take_comparison(3).map(|(path, _)| path.to_string());
+    assert_eq!(compared.as_deref(), Some("d"));
+}
