@@ -62,7 +62,8 @@ impl DirtySet {
             Some(mark) => !dir || mark.is_unsent(dir),
             None => !dir && self.in_work.contains_key(&from),
         };
-        let replay = self.settle.delete && !unsent;
+        // What was pending in a directory that went has been forgotten.
+        let replay = self.settle.delete && !unsent && !self.is_below_gone(&from);
         let in_work = |path| -> Vec<(Arc<WirePath>, bool)> {
             range_below(&self.in_work, path)
                 .map(|(path, work)| (path.clone(), work.wrote))
@@ -153,6 +154,12 @@ impl DirtySet {
         if let Some(mark) = self.marks.get_mut(path) {
             mark.wrote |= wrote;
         }
+    }
+
+    fn is_below_gone(&self, path: &WirePath) -> bool {
+        let above = std::iter::successors(path.parent(), WirePath::parent);
+        let mut marks = above.filter_map(|above| self.marks.get(&above));
+        marks.any(|mark| mark.gone)
     }
 
     /// What a name stood for before went elsewhere: the target may still have what was there then, or before that.

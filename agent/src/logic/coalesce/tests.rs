@@ -767,3 +767,21 @@ fn a_directory_that_went_is_remembered_when_what_came_to_its_name_is_renamed_awa
     let compared = set.take_comparison(3).map(|(path, _)| path.to_string());
     assert_eq!(compared.as_deref(), Some("d"));
 }
+
+#[test]
+fn what_comes_out_of_a_directory_that_went_is_not_renamed_at_the_target() {
+    let mut set = DirtySet::new(SETTLE);
+    set.removed(path("old/dir/f"), 0);
+    set.closed(path("old/g"), 0);
+    // It went where nobody looks yet; of what is in it is told a moment longer.
+    set.gone(path("old"), 1);
+    assert!(set.renamed(path("old/dir"), path("dir"), true, 2));
+    assert!(set.renamed(path("old/g"), path("g"), false, 2));
+    assert!(
+        renames(&mut set).is_empty(),
+        "the target has the old versions"
+    );
+    let mut taken = taken(&mut set, 2);
+    taken.sort();
+    assert_eq!(taken, ["dir", "g", "old", "old/dir", "old/g"]);
+}
