@@ -177,6 +177,19 @@ impl Brake {
         Verdict::Go
     }
 
+    /// So many of those that were let go last were refused: they are still there, and are asked about again.
+    pub fn came_back(&mut self, count: u64) {
+        let mut left = count;
+        while let Some((at, last)) = self.recent.pop_back() {
+            let back = left.min(last);
+            (left, self.in_window) = (left - back, self.in_window - back);
+            if last > back {
+                self.recent.push_back((at, last - back));
+                return;
+            }
+        }
+    }
+
     /// Something else speaks against removing: held until somebody approves.
     pub fn doubt(&mut self, reason: String, now: Millis) -> Verdict {
         if self.hold.is_none() {
@@ -313,6 +326,21 @@ mod tests {
                 .is_some_and(|hold| hold.reason.contains("11 removes"))
         );
         assert_eq!(brake.check(1, 999_999), Verdict::Held, "held until decided");
+    }
+
+    #[test]
+    fn what_was_refused_does_not_count_twice() {
+        let mut brake = brake(Some(10), None);
+        assert_eq!(brake.check(6, 0), Verdict::Go);
+        assert_eq!(brake.check(4, 1), Verdict::Go);
+        for at in 2..99 {
+            brake.came_back(5);
+            assert_eq!(brake.check(5, at), Verdict::Go);
+        }
+        // Those of long ago are not in the window any more.
+        brake.came_back(5_000);
+        assert_eq!(brake.check(10, 99), Verdict::Go);
+        assert_eq!(brake.check(1, 99), Verdict::Held);
     }
 
     #[test]

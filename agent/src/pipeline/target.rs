@@ -452,7 +452,7 @@ impl Target {
             }
         }
         let makes =
-            |note: &Note| !["remove", "metadata", "directory metadata"].contains(&note.verb);
+            |note: &Note| ![REMOVE, "metadata", "directory metadata"].contains(&note.verb);
         let idle = state.dirty.outstanding() == 0;
         let shows_room = |pause: &mut Pause| {
             let needs_room = matches!(pause.code, RejectCode::NoSpace | RejectCode::Quota);
@@ -528,12 +528,16 @@ impl Target {
 /// The word for an operation that links.
 const LINK: &str = "link";
 
+/// The word for an operation that removes.
+const REMOVE: &str = "remove";
+
 fn note(op: &Op) -> Note {
     let verb = match op {
         Op::SetMeta {
             kind: Kind::Dir, ..
         } => "directory metadata",
         Op::Link { .. } => LINK,
+        Op::Remove { .. } => REMOVE,
         Op::SetMeta { .. } => "metadata",
         other => other.verb(),
     };

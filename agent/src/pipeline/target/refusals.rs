@@ -4,9 +4,9 @@ use syncd_proto::message::{Reject, Rejected};
 use syncd_proto::path::WirePath;
 use syncd_proto::reject::RejectCode;
 
-use super::{LINK, Pause, State, Target};
+use super::{LINK, Pause, REMOVE, State, Target};
 use crate::logic::backoff::Backoff;
-use crate::logic::coalesce::{Failure, Look, Millis, Remote, Taken};
+use crate::logic::coalesce::{Failure, Leave, Look, Millis, Remote, Taken};
 use crate::logic::plan::Cause;
 
 /// How long everything rests after the receiver had no space, at most.
@@ -25,6 +25,12 @@ impl Target {
         };
         if !arrived && note.is_some_and(|note| note.staged) {
             state.staged = state.staged.saturating_sub(1);
+        }
+        if let Cause::Path(taken) = &cause
+            && note.is_some_and(|note| note.verb == REMOVE)
+            && taken.mark.leave != Leave::Given
+        {
+            state.brake.came_back(taken.mark.weight);
         }
         let cause = match cause {
             Cause::Path(taken) if self.may_hold_more(&taken, reject.code) => {
