@@ -15,9 +15,10 @@ pub fn reasons(status: &Status, below: Option<&str>) -> Vec<String> {
     for source in &status.sources {
         of_source(source, &mut lines);
         for target in &source.targets {
-            of_target(target, below, &mut lines);
+            of_target(target, &source.path, below, &mut lines);
             let shown = |held: &&Held| source.held.as_ref().is_some_and(|it| it.id == held.id);
-            lines.extend(target.held.as_ref().filter(|it| !shown(it)).map(of_held));
+            let held = target.held.as_ref().filter(|it| !shown(it));
+            lines.extend(held.map(|held| of_held(held, source.state)));
         }
     }
     if lines.is_empty() {
@@ -32,12 +33,17 @@ fn of_source(source: &SourceStatus, lines: &mut Vec<String>) {
     if source.state == SourceState::Scanning {
         lines.push(format!("{path}: is being looked through"));
     }
-    lines.extend(source.held.as_ref().map(of_held));
+    let held = source.held.as_ref();
+    lines.extend(held.map(|held| of_held(held, source.state)));
 }
 
-fn of_held(held: &Held) -> String {
+fn of_held(held: &Held, source: SourceState) -> String {
     if held.deletes == 0 {
         return format!("deletes are held: {}", held.reason);
+    }
+    if source == SourceState::Lost {
+        // Nobody can approve that; what helps is said of the source.
+        return format!("{} deletes are held: {}", held.deletes, held.reason);
     }
     let Held {
         id,
@@ -50,7 +56,7 @@ fn of_held(held: &Held) -> String {
     )
 }
 
-fn of_target(target: &TargetStatus, below: Option<&str>, lines: &mut Vec<String>) {
+fn of_target(target: &TargetStatus, source: &str, below: Option<&str>, lines: &mut Vec<String>) {
     let to = &target.to;
     let state = match target.state {
         TargetState::Connecting => Some("is being called"),
@@ -70,7 +76,7 @@ fn of_target(target: &TargetStatus, below: Option<&str>, lines: &mut Vec<String>
         (None, Some(state)) => lines.push(format!("{to} {state}{next}")),
         (None, None) => {}
     }
-    failed(target, below, lines);
+    failed(target, source, below, lines);
     let pending = target.dirty.saturating_sub(target.failed_total);
     if pending + target.in_flight > 0 {
         lines.push(format!(
@@ -82,7 +88,12 @@ fn of_target(target: &TargetStatus, below: Option<&str>, lines: &mut Vec<String>
 }
 
 /// Those that were asked about, and what they are in, come first.
-fn failed(target: &TargetStatus, below: Option<&str>, lines: &mut Vec<String>) {
+fn failed(target: &TargetStatus, source: &str, below: Option<&str>, lines: &mut Vec<String>) {
+    // A relative one would be taken from wherever it is typed.
+    let whole = |path: &str| match path {
+        "." => source.to_owned(),
+        path => format!("{source}/{path}"),
+    };
     let concerned = |path: &str| {
         let is_in = |path: &str, dir: &str| {
             let tail = path.strip_prefix(dir);
@@ -101,7 +112,7 @@ fn failed(target: &TargetStatus, below: Option<&str>, lines: &mut Vec<String>) {
             failed.text,
             failed.attempts,
             span(failed.next_try_ms),
-            failed.path
+            whole(&failed.path)
         ));
     }
     let more = target.failed_total.saturating_sub(named.len() as u64);
@@ -163,6 +174,18 @@ mod tests {
             });
         });
         assert!(held.contains("syncd-agent approve 7"), "{held}");
+        let lost = said(|source| {
+            source.state = SourceState::Lost;
+            source.held = Some(Held {
+                id: "7".into(),
+                deletes: 3,
+                entries: 4,
+                reason: "another directory".into(),
+                examples: Vec::new(),
+                since_ms: 1,
+            });
+        });
+        assert_eq!(lost, "3 deletes are held: another directory");
         let sending = said(|source| {
             source.targets[0].dirty = 5;
             source.targets[0].in_flight = 2;
@@ -184,7 +207,7 @@ mod tests {
         let lines = reasons(&status, Some("d"));
         assert_eq!(
             lines[0],
-            "u@h::m: d/e failed: why (4 times, again in 3 s); at once: syncd-agent rescan d/e"
+            "u@h::m: d/e failed: why (4 times, again in 3 s); at once: syncd-agent rescan /srv/www/d/e"
         );
         assert_eq!(
             lines.last().map(String::as_str),

@@ -4,6 +4,7 @@
 //! Leaves to others: what a listing contains ([`super::scan`]) and how content is read
 //! ([`super::read`]).
 
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -20,13 +21,21 @@ use super::attributes::{self, Place};
 use super::mounts::Mounts;
 use crate::logic::terms::Terms;
 
-/// What makes a directory the one it was: device and inode.
+/// What makes a directory the one it was: device and inode. As long as it is held open the file system stays, and neither
+/// number is given to another, so that nothing is added by an identifier of the file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Identity {
     /// Device number.
     pub dev: u64,
     /// Inode number.
     pub ino: u64,
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (major, minor) = (rustix::fs::major(self.dev), rustix::fs::minor(self.dev));
+        write!(formatter, "device {major}:{minor}, inode {}", self.ino)
+    }
 }
 
 /// Something that has several names, and is no directory.
@@ -105,6 +114,26 @@ impl SourceRoot {
             }
             Err(error) if is_absent(error) => Ok(false),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What the path leads to instead of the directory of the start, as evidence for people.
+    #[must_use]
+    pub fn what_became(&self) -> String {
+        let path = self.path.display();
+        match rustix::fs::statx(
+            rustix::fs::CWD,
+            &self.path,
+            AtFlags::STATX_SYNC_AS_STAT,
+            WANTED,
+        ) {
+            Ok(stat) if kind_of(&stat) == Some(Kind::Dir) => format!(
+                "{path} is another directory ({}) than the one of the start ({}): unmounted, mounted over, or replaced",
+                identity_of(&stat),
+                self.identity
+            ),
+            Ok(_) => format!("{path} is gone: it is no directory any more"),
+            Err(error) => format!("{path} is gone: {}", io::Error::from(error)),
         }
     }
 

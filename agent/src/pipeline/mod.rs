@@ -28,6 +28,7 @@ mod sweep;
 pub mod target;
 pub mod upload;
 
+use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -153,7 +154,11 @@ fn attributes(source: &config::Source, root: &SourceRoot) -> Result<Attributes, 
     wanted.trusted &= accounts::sees_trusted();
     if wanted.any() {
         root.check_attributes()
-            .map_err(|error| Fatal::Attributes(source.path.clone(), error))?;
+            .map_err(|error| match error.kind() {
+                // The directory itself may not be entered.
+                io::ErrorKind::PermissionDenied => Fatal::Source(source.path.clone(), error),
+                _ => Fatal::Attributes(source.path.clone(), error),
+            })?;
     }
     Ok(wanted)
 }

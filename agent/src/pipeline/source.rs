@@ -432,9 +432,9 @@ impl Source {
         if self.lock().root_gone.is_some() {
             return;
         }
-        let reason = format!("{} is gone", self.root.path().display());
+        let reason = self.root.what_became();
         tracing::error!(
-            "{reason}: nothing is removed at the targets; it goes on when the same directory is back"
+            "{reason}; nothing is removed at the targets, and it goes on when the same directory is back"
         );
         self.lock().root_gone = Some(reason.clone());
         for target in &self.targets {

@@ -249,7 +249,7 @@ fn filter_files(why: impl Fn(Verdict, &str) -> Remark, effect: &mut Effect) {
     let (rule, text) = match effect.filter_files {
         0 => (
             ": /.rsync-filter",
-            "those above the source are read at the start and with `rescan .`",
+            "those above the source are read at the start and with `rescan`",
         ),
         1 => ("- .rsync-filter", ""),
         _ => return,

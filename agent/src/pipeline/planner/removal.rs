@@ -34,7 +34,7 @@ pub(super) fn remove(target: &Target, link: &Link, batch: &mut Planner, mut take
     recount(target, weight);
     let verdict = target.update(|state, now| {
         if lost {
-            state.brake.root_lost(lost_root(target), now);
+            state.brake.root_lost(target.root.what_became(), now);
             return Verdict::Held;
         }
         state.brake.root_back();
@@ -106,13 +106,6 @@ pub(super) fn may_replace(target: &Target, mut taken: Taken) -> Option<Taken> {
             None
         }
     }
-}
-
-fn lost_root(target: &Target) -> String {
-    format!(
-        "{} is not the directory that was there at the start (unmounted, moved or replaced)",
-        target.root.path().display()
-    )
 }
 
 /// Whether the source has nothing at all any more, and that is hard to believe: nobody saw this name go (something may
