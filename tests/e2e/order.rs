@@ -1,6 +1,7 @@
 //! What goes first: changes made now before what is made up for, pictures before the page that shows them.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -127,6 +128,58 @@ fn a_page_does_not_come_before_large_pictures() {
             let is_there = there.as_ref() == Some(&content(release + index));
             assert!(is_there, "{} is missing", name(index));
         }
+    }
+    mirror.settle();
+}
+
+/// What was put into a directory elsewhere, just before that was moved into the source, may be open still for all that
+/// the agent knows: it is waited for until that is over, and then until it is there.
+#[test]
+fn a_page_does_not_come_before_large_pictures_that_were_moved_in() {
+    let mirror = Mirror::start();
+    for release in 0..scaled(8, 50) {
+        let aside = mirror.sandbox.path().join("aside");
+        let here = format!("release-{release}");
+        fs::create_dir(&aside).expect("mkdir");
+        let sizes = [300_000, 2_000, 500_000, 400_000];
+        let sizes = &sizes[release % 3..];
+        for (index, size) in sizes.iter().enumerate() {
+            let content = noise(*size, index as u64);
+            fs::write(aside.join(index.to_string()), content).expect("picture");
+        }
+        fs::rename(&aside, mirror.src(&here)).expect("move in");
+        let page = format!("page of {release}");
+        fs::write(mirror.src("page.new"), &page).expect("page");
+        fs::rename(mirror.src("page.new"), mirror.src("page")).expect("rename");
+        wait_content(&mirror.dst("page"), page.as_bytes());
+        for (index, size) in sizes.iter().enumerate() {
+            let there = mirror.dst(&here).join(index.to_string());
+            let len = there.metadata().map(|there| there.len());
+            assert_eq!(len.ok(), Some(*size as u64), "{index} of {release}");
+        }
+    }
+    mirror.settle();
+}
+
+/// A link tells of no close: a page that is made right after it comes after it all the same.
+#[test]
+fn a_page_does_not_come_before_a_link() {
+    let mirror = Mirror::start();
+    for release in 0..scaled(10, 50) {
+        let name = format!("release-{release}");
+        fs::create_dir(mirror.src(&name)).expect("mkdir");
+        let _ = fs::remove_file(mirror.src("page"));
+        if release % 2 == 0 {
+            symlink(&name, mirror.src("new")).expect("link");
+            fs::rename(mirror.src("new"), mirror.src("current")).expect("rename");
+        } else {
+            let _ = fs::remove_file(mirror.src("current"));
+            symlink(&name, mirror.src("current")).expect("link");
+        }
+        fs::write(mirror.src("page"), &name).expect("page");
+        wait_content(&mirror.dst("page"), name.as_bytes());
+        let there = fs::read_link(mirror.dst("current")).expect("the link");
+        assert_eq!(there, Path::new(&name));
     }
     mirror.settle();
 }

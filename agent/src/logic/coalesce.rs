@@ -102,6 +102,8 @@ pub struct DirtySet {
     stranded: Vec<WirePath>,
     /// Directories that appeared, and hold back what came after them; oldest first.
     fences: Vec<Fence>,
+    /// Names that appeared a moment ago and may be links, of which no close tells: by the number they got, when.
+    births: BTreeMap<u64, Millis>,
     /// What holds back what came after it, and what waits.
     ahead: Ahead,
     /// Directories from which several names went just now.
@@ -138,6 +140,7 @@ impl DirtySet {
             outstanding: BTreeMap::new(),
             stranded: Vec::new(),
             fences: Vec::new(),
+            births: BTreeMap::new(),
             ahead: Ahead::default(),
             bursts: HashMap::new(),
             listings: 0,
@@ -210,7 +213,7 @@ impl DirtySet {
             return;
         };
         if self.in_flight.contains_key(&path) {
-            if let Some(mark) = self.marks.get(&path) {
+            if let Some(mark) = self.marks.get(&path).filter(|mark| !mark.open) {
                 self.ahead.add(mark, now);
             }
             return;
@@ -225,7 +228,7 @@ impl DirtySet {
                 }
             }
             Err(above) => {
-                if let Some(mark) = self.marks.get(&path) {
+                if let Some(mark) = self.marks.get(&path).filter(|mark| !mark.open) {
                     self.ahead.add(mark, now);
                 }
                 self.below_in_flight.entry(above).or_default().insert(seq);
@@ -436,6 +439,8 @@ impl DirtySet {
         let burst = mark.gone.then(|| self.burst_until(path, now)).flatten();
         let rename = self.rename_due(path).map(|due| due.max(now + 1));
         let after = self.after_renames(mark, now);
+        let birth = (!mark.late).then(|| self.born_until(mark.turn, now));
+        let after = after.max(birth.flatten());
         let Some(until) = burst.max(rename).max(fence).max(after) else {
             return false;
         };
@@ -453,6 +458,7 @@ impl DirtySet {
     fn take_one(&mut self, path: &WirePath, now: Millis, chosen: &mut Vec<Taken>) {
         if let Some((path, mut mark)) = self.remove(path) {
             mark.was_overdue(now);
+            self.births.remove(&mark.turn);
             chosen.push(Taken { path, mark });
         }
     }
@@ -480,6 +486,14 @@ impl DirtySet {
         };
         mark.was_overdue(now);
         mark.last = now;
+        if !fresh {
+            let turn = self.next_seq;
+            self.next_seq += 1;
+            if let Some(birth) = self.births.remove(&mark.turn) {
+                self.births.insert(turn, birth);
+            }
+            mark.turn = turn;
+        }
         mark.late = false;
         mark.due = change(&mut mark, self.settle, fresh);
         self.insert(path, mark);
@@ -490,10 +504,13 @@ impl DirtySet {
         if let Some((_, newer)) = self.remove(&path) {
             let merged = mark.seq.max(newer.seq);
             self.outstanding.remove(&merged);
+            self.ahead.merge(merged, mark.seq.min(newer.seq));
+            let (last, turn) = (mark.last, mark.turn).max((newer.last, newer.turn));
             mark = Mark {
                 seq: mark.seq.min(newer.seq),
                 first: mark.first.min(newer.first),
-                last: mark.last.max(newer.last),
+                last,
+                turn,
                 due: newer.due,
                 hold_from: mark.hold_from,
                 look: mark.look.max(newer.look),
@@ -522,7 +539,11 @@ impl DirtySet {
     fn insert(&mut self, path: Arc<WirePath>, mark: Mark) {
         self.by_seq.insert(mark.seq, path.clone());
         self.queue.insert(&mark);
+        let moved = self.ahead.moved(&mark);
         self.marks.insert(path, mark);
+        if moved {
+            self.free_behind();
+        }
     }
 
     fn remove(&mut self, path: &WirePath) -> Option<(Arc<WirePath>, Mark)> {

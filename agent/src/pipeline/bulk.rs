@@ -206,7 +206,6 @@ fn settle(
         Err(TransferError::Read(ReadError::Changed | ReadError::TooLarge)) => {
             // A version that changed under the reader is tried again when the writer rests.
             taken.mark.open = true;
-            taken.mark.last = now;
             let settle = target.settle();
             let held_until = taken.mark.held_until(settle).max(now + RETRY_MS);
             target.defer(taken, (now + settle.settle_ms).min(held_until));

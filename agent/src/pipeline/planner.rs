@@ -72,6 +72,12 @@ pub fn run(target: &Arc<Target>) {
                 break;
             }
             let there = near.stat_links(&taken.path);
+            // What becomes of another name of a file depends on what became of the first.
+            let alone = matches!(there, Ok(Some((_, Some(_)))));
+            if alone || looks.is_full() {
+                add_looks(target, &link, &mut batch, &mut looks, horizon);
+                near.forget();
+            }
             if let Ok(Some((entry, _))) = &there
                 && entry.kind == Kind::File
                 && entry.size <= INLINE_FILE_BYTES_MAX
@@ -80,12 +86,6 @@ pub fn run(target: &Arc<Target>) {
                 // Before it is read.
                 target.wait_behind(taken, until);
                 continue;
-            }
-            // What becomes of another name of a file depends on what became of the first.
-            let alone = matches!(there, Ok(Some((_, Some(_)))));
-            if alone || looks.is_full() {
-                add_looks(target, &link, &mut batch, &mut looks, horizon);
-                near.forget();
             }
             let outcome = look(target, &link, &mut near, &taken, there);
             looks.push(taken, outcome);
@@ -316,6 +316,8 @@ fn add(target: &Target, link: &Link, batch: &mut Planner, taken: Taken, found: F
     }
     let inode = found.linked();
     let others = links::note(&mut target.lock().links, &taken, &found);
+    // What it holds up comes after it in this batch or in the next.
+    target.lock().dirty.passed(taken.mark.seq);
     batch.found(taken, found);
     if others.is_empty() {
         return;
@@ -428,7 +430,7 @@ fn is_no_dir(outcome: &Outcome) -> bool {
                 | Found::Special { .. }
                 | Found::Link { .. }
         ),
-        Outcome::Later(_) | Outcome::Failed(..) => false,
+        Outcome::Later(_) | Outcome::AfterNames(_) | Outcome::Failed(..) => false,
     }
 }
 
@@ -482,6 +484,7 @@ fn add_outcome(
             });
         }
         Outcome::Later(due) => target.defer_all_after(taken, due),
+        Outcome::AfterNames(due) => target.defer_after_names(taken, due),
         Outcome::Failed(code, text) => target.failed(taken, code, text),
     }
 }

@@ -255,7 +255,7 @@ impl Target {
     pub fn enqueue(&self, taken: Taken, size: u64, note: impl FnOnce(&mut State)) {
         self.update(|state, now| {
             note(state);
-            state.dirty.holds_up(&taken, size, now);
+            state.dirty.is_staged(&taken, size, now);
             state.bulk.push(taken, size, now);
         });
         self.wake_transfers.notify_all();
@@ -451,8 +451,7 @@ impl Target {
                 });
             }
         }
-        let makes =
-            |note: &Note| ![REMOVE, "metadata", "directory metadata"].contains(&note.verb);
+        let makes = |note: &Note| ![REMOVE, "metadata", "directory metadata"].contains(&note.verb);
         let idle = state.dirty.outstanding() == 0;
         let shows_room = |pause: &mut Pause| {
             let needs_room = matches!(pause.code, RejectCode::NoSpace | RejectCode::Quota);
@@ -488,7 +487,17 @@ impl Target {
         self.update(|state, now| {
             state.dirty.logged(&taken.path);
             state.dirty.arrived(&taken.path);
-            state.dirty.holds_up(&taken, 0, now);
+            state.dirty.holds_up(&taken, now);
+            state.dirty.give_back(taken, due);
+        });
+    }
+
+    /// The same of what has other names, which are to be known first.
+    pub fn defer_after_names(&self, taken: Taken, due: Millis) {
+        self.update(|state, now| {
+            state.dirty.logged(&taken.path);
+            state.dirty.arrived(&taken.path);
+            state.dirty.comes_soon(&taken, now);
             state.dirty.give_back(taken, due);
         });
     }

@@ -30,17 +30,17 @@ pub(super) struct Ahead {
 }
 
 impl Ahead {
-    /// Something cannot go yet, although it is whole as far as is known.
+    /// Something is whole as far as is known, and cannot go yet.
     pub(super) fn add(&mut self, mark: &Mark, now: Millis) {
         let is_news = !mark.late && !mark.gone && mark.failure.is_none();
-        if is_news && !mark.open && mark.look == Look::Content {
+        if is_news && mark.look == Look::Content {
             self.insert(mark.place(), now);
         }
     }
 
     fn insert(&mut self, place: Place, now: Millis) {
         self.now = now;
-        if self.by_seq.contains_key(&place.1) {
+        if self.by_seq.contains_key(&place.2) {
             // Its time counts from the first time on: what waits for it may be what it waits for.
             return;
         }
@@ -51,7 +51,7 @@ impl Ahead {
         }
         if self.places.len() < AHEAD_MAX {
             self.places.insert(place, now);
-            self.by_seq.insert(place.1, place);
+            self.by_seq.insert(place.2, place);
         }
     }
 
@@ -59,6 +59,33 @@ impl Ahead {
     fn remove(&mut self, seq: u64) -> bool {
         let place = self.by_seq.remove(&seq);
         place.is_some_and(|place| self.places.remove(&place).is_some())
+    }
+
+    /// Two marks on one path have become one, which has the second number.
+    pub(super) fn merge(&mut self, merged: u64, kept: u64) {
+        let Some(place) = self.by_seq.remove(&merged) else {
+            return;
+        };
+        let since = self.places.remove(&place);
+        if let Some(since) = since.filter(|_| !self.by_seq.contains_key(&kept)) {
+            let place = (place.0, place.1, kept);
+            self.places.insert(place, since);
+            self.by_seq.insert(kept, place);
+        }
+    }
+
+    /// It has been heard of again: what came between waits for it no more. That may be what it has to wait for itself.
+    /// Returns whether it held something up.
+    pub(super) fn moved(&mut self, mark: &Mark) -> bool {
+        let place = mark.place();
+        let Some(old) = self.by_seq.get_mut(&place.2).filter(|old| **old != place) else {
+            return false;
+        };
+        if let Some(since) = self.places.remove(old) {
+            self.places.insert(place, since);
+        }
+        *old = place;
+        true
     }
 
     /// The first that holds something up still.
@@ -77,10 +104,24 @@ impl Ahead {
 }
 
 impl DirtySet {
-    /// A file of this size is about to be staged, or is looked at again in a moment.
-    pub fn holds_up(&mut self, taken: &Taken, size: u64, now: Millis) {
-        if size <= SOON_BYTES_MAX {
+    /// It is looked at again in a moment.
+    pub fn holds_up(&mut self, taken: &Taken, now: Millis) {
+        if !taken.mark.open {
             self.ahead.add(&taken.mark, now);
+        }
+    }
+
+    /// It is no file that somebody writes to, as far as is known, and is looked at again in a moment.
+    pub fn comes_soon(&mut self, taken: &Taken, now: Millis) {
+        self.ahead.add(&taken.mark, now);
+    }
+
+    /// A file of this size is about to be staged. One that was taken for open because it had been written just before it
+    /// was found has been quiet since.
+    pub fn is_staged(&mut self, taken: &Taken, size: u64, now: Millis) {
+        let mark = &taken.mark;
+        if size <= SOON_BYTES_MAX && !(mark.open && mark.heard_open) {
+            self.ahead.add(mark, now);
         }
     }
 
@@ -121,7 +162,7 @@ impl DirtySet {
         let first = self.ahead.first();
         let waiting = first.map(|first| self.ahead.behind.split_off(&first));
         let free = std::mem::replace(&mut self.ahead.behind, waiting.unwrap_or_default());
-        for (last, seq) in free {
+        for (last, _, seq) in free {
             self.hasten(seq, last);
         }
         self.first_rename_is_free(first);
@@ -194,7 +235,7 @@ mod tests {
         assert_eq!(names(&taken), ["one", "two", "page", "three"]);
         let page = taken.remove(2);
         for picture in &taken {
-            set.holds_up(picture, 1 << 20, 12);
+            set.is_staged(picture, 1 << 20, 12);
         }
         assert_eq!(set.behind_until(&taken[0], 12), None);
         assert_eq!(set.behind_until(&taken[1], 12), Some(12 + PATIENCE_MS));
@@ -213,11 +254,63 @@ mod tests {
             set.closed(path(name), at);
         }
         let taken = take(&mut set, 12);
-        set.holds_up(&taken[0], SOON_BYTES_MAX + 1, 12);
+        set.is_staged(&taken[0], SOON_BYTES_MAX + 1, 12);
         assert_eq!(set.behind_until(&taken[2], 12), None);
-        set.holds_up(&taken[1], SOON_BYTES_MAX, 12);
+        set.is_staged(&taken[1], SOON_BYTES_MAX, 12);
         assert_eq!(set.behind_until(&taken[2], 12), Some(12 + PATIENCE_MS));
         assert_eq!(set.behind_until(&taken[2], 12 + PATIENCE_MS), None);
+    }
+
+    #[test]
+    fn what_was_listed_while_it_may_be_open_holds_up_once_it_is_quiet() {
+        let mut set = set();
+        set.created_dir(path("dir"), 1);
+        set.entered(path("dir"), 1);
+        set.closed(path("page"), 1);
+        set.listed(path("dir/picture"), true, 2);
+        set.surveyed(&path("dir"), 2, true, 2);
+        assert_eq!(names(&take(&mut set, 3)), ["dir"]);
+        let taken = take(&mut set, 200);
+        assert_eq!(names(&taken), ["dir/picture", "page"]);
+        // It is looked at again: perhaps somebody writes to it still.
+        set.holds_up(&taken[0], 200);
+        assert_eq!(set.behind_until(&taken[1], 200), None);
+        set.is_staged(&taken[0], 1 << 20, 200);
+        assert!(set.behind_until(&taken[1], 200).is_some());
+        // Of this one it is known.
+        set.modified(path("log"), 300);
+        set.closed(path("later"), 400);
+        let both = take(&mut set, 400);
+        assert_eq!(names(&both), ["log", "later"]);
+        set.passed(taken[0].mark.seq);
+        set.is_staged(&both[0], 1 << 20, 400);
+        assert_eq!(set.behind_until(&both[1], 400), None);
+    }
+
+    #[test]
+    fn two_that_are_heard_of_again_do_not_wait_for_each_other() {
+        let mut set = set();
+        for name in ["one", "two", "page"] {
+            set.closed(path(name), 1);
+        }
+        let taken = take(&mut set, 1);
+        for picture in &taken[..2] {
+            set.is_staged(picture, 1 << 20, 1);
+        }
+        for picture in taken.iter().take(2).rev() {
+            set.logged(&picture.path);
+            set.arrived(&picture.path);
+            set.give_back(picture.clone(), 2);
+            set.closed(WirePath::clone(&picture.path), 2);
+        }
+        // The page came between the two versions of each.
+        assert_eq!(set.behind_until(&taken[2], 2), None);
+        let taken = take(&mut set, 2);
+        assert_eq!(names(&taken), ["two", "one"]);
+        assert_eq!(set.behind_until(&taken[0], 2), None);
+        assert!(set.behind_until(&taken[1], 2).is_some());
+        done(&mut set, &taken[0]);
+        assert_eq!(set.behind_until(&taken[1], 2), None);
     }
 
     #[test]
@@ -231,9 +324,9 @@ mod tests {
         assert_eq!(names(&taken), ["page", "picture"]);
         taken.extend(take(&mut set, 3));
         assert_eq!(names(&taken[2..]), ["found", "later"]);
-        set.holds_up(&taken[2], 1, 3);
+        set.is_staged(&taken[2], 1, 3);
         assert_eq!(set.behind_until(&taken[0], 3), None);
-        set.holds_up(&taken[1], 1, 3);
+        set.is_staged(&taken[1], 1, 3);
         assert_eq!(set.behind_until(&taken[3], 3), None);
     }
 
@@ -264,7 +357,7 @@ mod tests {
         set.closed(path("picture"), 1);
         set.closed(path("page"), 2);
         let mut taken = take(&mut set, 2);
-        set.holds_up(&taken[0], 1, 2);
+        set.is_staged(&taken[0], 1, 2);
         let page = taken.remove(1);
         assert!(put_back(&mut set, page, 2).is_some());
         set.modified(path("page"), 50);
@@ -278,7 +371,7 @@ mod tests {
         let mut set = set();
         set.closed(path("new/picture"), 1);
         let taken = take(&mut set, 1);
-        set.holds_up(&taken[0], 1, 1);
+        set.is_staged(&taken[0], 1, 1);
         set.renamed(path("new"), path("now"), true, 5);
         assert!(set.take_renames(6, 9).is_empty());
         assert_eq!(set.next_due(), Some(1 + PATIENCE_MS));
@@ -288,7 +381,7 @@ mod tests {
         // And not for ever.
         set.closed(path("picture"), 10);
         let taken = take(&mut set, 10);
-        set.holds_up(&taken[0], 1, 10);
+        set.is_staged(&taken[0], 1, 10);
         set.renamed(path("now"), path("then"), true, 11);
         assert!(set.take_renames(12, 9).is_empty());
         assert_eq!(set.take_renames(10 + PATIENCE_MS, 9).len(), 1);
@@ -317,16 +410,16 @@ mod tests {
             set.closed(path(&index.to_string()), 1);
         }
         for taken in set.take(1, 2 * AHEAD_MAX) {
-            set.holds_up(&taken, 1, 1);
+            set.is_staged(&taken, 1, 1);
         }
         assert!(set.ahead.places.len() <= AHEAD_MAX);
         set.closed(path("page"), 2 * PATIENCE_MS);
         let taken = take(&mut set, 2 * PATIENCE_MS);
-        set.holds_up(&taken[0], 1, 2 * PATIENCE_MS);
+        set.is_staged(&taken[0], 1, 2 * PATIENCE_MS);
         assert_eq!(set.ahead.places.len(), 1);
         assert_eq!(set.ahead.by_seq.len(), 1);
         // Once its time is over it does not begin again.
-        set.holds_up(&taken[0], 1, 4 * PATIENCE_MS);
+        set.is_staged(&taken[0], 1, 4 * PATIENCE_MS);
         set.closed(path("next"), 4 * PATIENCE_MS);
         let next = take(&mut set, 4 * PATIENCE_MS);
         assert_eq!(set.behind_until(&next[0], 4 * PATIENCE_MS), None);

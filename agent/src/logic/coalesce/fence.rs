@@ -207,6 +207,29 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_after_a_link_waits_until_it_is_looked_at() {
+        let mut set = set();
+        set.gone(path("page"), 9);
+        set.created(path("link.new"), 10);
+        set.renamed(path("link.new"), path("link"), false, 10);
+        set.closed(path("page"), 10);
+        assert!(taken(&mut set, 14).is_empty());
+        let both: Vec<_> = taken(&mut set, 15);
+        assert_eq!(both[both.len() - 2..], ["link", "page"]);
+        // Who writes to a file tells so, and when it is over.
+        set.created(path("log"), 20);
+        set.modified(path("log"), 20);
+        set.closed(path("other"), 20);
+        assert!(taken(&mut set, 20).contains(&"other".to_owned()));
+        set.created(path("short"), 30);
+        set.created(path("gone"), 30);
+        set.closed(path("short"), 31);
+        set.gone(path("gone"), 31);
+        set.closed(path("after"), 31);
+        assert!(taken(&mut set, 31).ends_with(&["short".to_owned(), "after".to_owned()]));
+    }
+
+    #[test]
     fn nothing_waits_longer_than_it_must() {
         let mut set = set();
         set.entered(path("old"), 0);

@@ -46,7 +46,7 @@ impl DirtySet {
     pub fn created(&mut self, path: WirePath, now: Millis) {
         let first_heard = self.is_first_heard() && !self.in_flight.contains_key(&path);
         self.is_back(&path, now);
-        self.mark(path, now, |mark, settle, fresh| {
+        self.mark(path.clone(), now, |mark, settle, fresh| {
             mark.look = Look::Content;
             mark.gone = false;
             mark.born |= fresh && first_heard;
@@ -54,6 +54,32 @@ impl DirtySet {
             mark.due_if_open(settle, now);
             now + BIRTH_MS
         });
+        self.appeared(&path, now);
+    }
+
+    /// A name may be a link. What comes after it waits until it is known whether somebody writes to it.
+    pub(super) fn appeared(&mut self, path: &WirePath, now: Millis) {
+        while let Some(oldest) = self.births.first_entry()
+            && oldest.get() + BIRTH_MS <= now
+        {
+            oldest.remove();
+        }
+        if let Some(mark) = self.marks.get(path) {
+            self.births.insert(mark.turn, now);
+        }
+    }
+
+    /// Somebody writes to it, or it is gone.
+    pub(super) fn is_no_birth(&mut self, path: &WirePath) {
+        if let Some(mark) = self.marks.get(path) {
+            self.births.remove(&mark.turn);
+        }
+    }
+
+    /// Until when what got this number waits for names that appeared before it.
+    pub(super) fn born_until(&self, turn: u64, now: Millis) -> Option<Millis> {
+        let (_, at) = self.births.range(..turn).next_back()?;
+        Some(at + BIRTH_MS).filter(|until| *until > now)
     }
 
     /// A directory appeared.
@@ -103,12 +129,12 @@ impl DirtySet {
         self.listings += 1;
         // It may have been there as soon as its directory was.
         let before = self.before_fence(&path).unwrap_or(now);
-        let known = self.marks.get(&path).map(|mark| mark.last);
+        let known = self.marks.get(&path).map(|mark| (mark.last, mark.turn));
         self.mark(path, now, |mark, _, fresh| {
             mark.look = Look::Content;
             mark.gone = false;
             // That it is listed once more is no change.
-            mark.last = known.unwrap_or(before);
+            (mark.last, mark.turn) = known.unwrap_or((before, mark.turn));
             if !fresh {
                 return mark.due;
             }
@@ -120,6 +146,7 @@ impl DirtySet {
 
     /// A file was written and is still open.
     pub fn modified(&mut self, path: WirePath, now: Millis) {
+        self.is_no_birth(&path);
         self.mark(path, now, |mark, settle, _| {
             mark.look = Look::Content;
             (mark.open, mark.heard_open) = (true, true);
@@ -130,6 +157,7 @@ impl DirtySet {
 
     /// A file was closed after writing: look now.
     pub fn closed(&mut self, path: WirePath, now: Millis) {
+        self.is_no_birth(&path);
         self.mark(path, now, |mark, _, _| {
             mark.look = Look::Content;
             (mark.open, mark.heard_open) = (false, false);
@@ -154,6 +182,7 @@ impl DirtySet {
 
     /// A name came from elsewhere: look now.
     pub fn written(&mut self, path: WirePath, now: Millis) {
+        self.is_no_birth(&path);
         self.is_back(&path, now);
         self.mark(path, now, |mark, _, _| {
             mark.look = Look::Content;
@@ -184,6 +213,7 @@ impl DirtySet {
 
     /// A name is gone, with everything below it. One that was never sent is forgotten.
     pub fn gone(&mut self, path: WirePath, now: Millis) {
+        self.is_no_birth(&path);
         self.leave_below(&path);
         self.hasten_below(&path, now);
         let below = self.absorb_below(&path);

@@ -68,6 +68,8 @@ pub struct Mark {
     pub first: Millis,
     /// When the newest change was seen.
     pub last: Millis,
+    /// A number that it got with its newest change: the order of changes seen in the same millisecond.
+    pub turn: u64,
     /// When it may be looked at.
     pub due: Millis,
     /// Since when it waits for whoever writes to it, at most for `hold_max_ms`; what it waits for other things is not
@@ -122,8 +124,8 @@ pub struct Taken {
     pub mark: Mark,
 }
 
-/// When something changed last, and its number: its place in the order of everything seen.
-pub(super) type Place = (Millis, u64);
+/// When something changed last, the number of that change, and its own: its place in the order of everything seen.
+pub(super) type Place = (Millis, u64, u64);
 
 /// Delays and bounds of a [`DirtySet`](super::DirtySet).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,6 +149,7 @@ impl Mark {
             seq,
             first: now,
             last: now,
+            turn: seq,
             due: now,
             hold_from: now,
             look: Look::Meta,
@@ -216,7 +219,7 @@ impl Mark {
     }
 
     pub(super) const fn place(&self) -> Place {
-        (self.last, self.seq)
+        (self.last, self.turn, self.seq)
     }
 
     pub(super) fn due_if_open(&mut self, settle: Settle, now: Millis) -> Millis {

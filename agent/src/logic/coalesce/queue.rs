@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use super::Millis;
 use super::mark::Mark;
 
-/// When a mark is due, and its number.
-pub(super) type Turn = (Millis, u64);
+/// When a mark is due, the number of its newest change, and its own.
+pub(super) type Turn = (Millis, u64, u64);
 
 /// So many paths that comparisons found are taken although others wait.
 pub const FEW: usize = 16;
@@ -27,12 +27,12 @@ pub(super) struct Queue {
 
 impl Queue {
     pub(super) fn insert(&mut self, mark: &Mark) {
-        self.part(mark).insert((mark.due, mark.seq));
+        self.part(mark).insert((mark.due, mark.turn, mark.seq));
     }
 
     /// Takes a mark out; returns whether it was in.
     pub(super) fn remove(&mut self, mark: &Mark) -> bool {
-        self.part(mark).remove(&(mark.due, mark.seq))
+        self.part(mark).remove(&(mark.due, mark.turn, mark.seq))
     }
 
     /// Changes when a mark is due; one that is not in is changed as well.
@@ -51,7 +51,7 @@ impl Queue {
             false => &mut self.found,
         };
         let next = is_due(part, now).then(|| part.pop_first())??;
-        Some(next.1)
+        Some(next.2)
     }
 
     /// Whether it is the turn of what was heard of, and how much may be taken of `max`. Who makes changes all the time
@@ -79,21 +79,21 @@ impl Queue {
     /// The numbers of those that are due, in their turn.
     pub(super) fn due(&self, now: Millis) -> impl Iterator<Item = u64> {
         let parts = [&self.heard, &self.found].into_iter();
-        let due = parts.flat_map(move |part| part.range(..=(now, u64::MAX)));
-        due.map(|(_, seq)| *seq)
+        let due = parts.flat_map(move |part| part.range(..=(now, u64::MAX, u64::MAX)));
+        due.map(|(_, _, seq)| *seq)
     }
 
     /// When the first one is due.
     pub(super) fn next_due(&self) -> Option<Millis> {
         let firsts = [self.heard.first(), self.found.first()].into_iter();
-        firsts.flatten().map(|(due, _)| *due).min()
+        firsts.flatten().map(|(due, ..)| *due).min()
     }
 
     /// When the first one is due that is not yet.
     pub(super) fn next_due_after(&self, now: Millis) -> Option<Millis> {
-        let later = |part: &BTreeSet<Turn>| part.range((now + 1, 0)..).next().copied();
+        let later = |part: &BTreeSet<Turn>| part.range((now + 1, 0, 0)..).next().copied();
         let firsts = [later(&self.heard), later(&self.found)].into_iter();
-        firsts.flatten().map(|(due, _)| due).min()
+        firsts.flatten().map(|(due, ..)| due).min()
     }
 
     fn part(&mut self, mark: &Mark) -> &mut BTreeSet<Turn> {
@@ -106,5 +106,5 @@ impl Queue {
 
 /// Whether something of these is due.
 fn is_due(part: &BTreeSet<Turn>, now: Millis) -> bool {
-    part.first().is_some_and(|(due, _)| *due <= now)
+    part.first().is_some_and(|(due, ..)| *due <= now)
 }

@@ -31,7 +31,7 @@ pub struct Rename {
 
 impl Rename {
     pub(super) const fn place(&self) -> Place {
-        (self.first, self.seq)
+        (self.first, self.seq, self.seq)
     }
 }
 
@@ -77,7 +77,9 @@ impl DirtySet {
         let open = self
             .marks
             .get(&from)
-            .is_some_and(|mark| !dir && mark.open && mark.heard_open);
+            .filter(|mark| !dir && mark.open && mark.heard_open);
+        let (open, written_to) = (open.is_some(), open.is_some_and(|mark| mark.rewritten));
+        self.is_no_birth(&from);
         let moved = self.extract(&from);
         let own = moved.iter().find(|(tail, _)| tail.is_root());
         let own = own.map(|(_, mark)| mark.clone());
@@ -132,8 +134,11 @@ impl DirtySet {
             if was_dir {
                 self.was_dir(&to);
             }
-            if open {
+            if open && written_to {
                 self.modified(to, now);
+            } else if open {
+                // A link, perhaps.
+                self.created(to, now);
             }
         }
         !replay
@@ -217,7 +222,8 @@ impl DirtySet {
             true => None,
             false => self.fenced_until(&rename.to, rename.first, now),
         };
-        if let Some(until) = self.place_free_at(place, now).max(fence) {
+        let birth = self.born_until(rename.seq, now);
+        if let Some(until) = self.place_free_at(place, now).max(fence).max(birth) {
             self.rename_behind = Some(place);
             self.renames[0].due = until;
         }

@@ -372,8 +372,8 @@ fn a_delete_absorbs_what_was_queued_below() {
 #[test]
 fn parents_come_along_and_first() {
     let mut set = DirtySet::new(SETTLE);
-    set.created(path("new"), 0);
-    set.created(path("new/sub"), 0);
+    set.created_dir(path("new"), 0);
+    set.created_dir(path("new/sub"), 0);
     set.written(path("new/sub/f"), 0);
     assert_eq!(taken(&mut set, 0), ["new", "new/sub", "new/sub/f"]);
 }

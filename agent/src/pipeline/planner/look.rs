@@ -25,6 +25,8 @@ pub(super) enum Outcome {
     Large(Option<Identity>, Version),
     /// Not now.
     Later(Millis),
+    /// Not now: other names of it are to be known first.
+    AfterNames(Millis),
     /// It cannot be read.
     Failed(&'static str, String),
 }
@@ -136,7 +138,7 @@ fn look_at_links(
     let seek = target.lock().links.seek(inode, &taken.path, linked.names);
     if seek {
         target.wake_all();
-        return Some(Outcome::Later(now + LINK_MS));
+        return Some(Outcome::AfterNames(now + LINK_MS));
     }
     let known = {
         let state = target.lock();
@@ -152,7 +154,7 @@ fn look_at_links(
         }
     };
     match known {
-        Known::Busy if !taken.mark.wrote => Some(Outcome::Later(now + LINK_MS)),
+        Known::Busy if !taken.mark.wrote => Some(Outcome::AfterNames(now + LINK_MS)),
         Known::Names(names) if !taken.mark.wrote && (is_file || taken.mark.look != Look::Meta) => {
             let to = names.iter().find(|name| is_name_of(target, name, inode))?;
             let to = WirePath::clone(to);
