@@ -174,7 +174,7 @@ fn a_source_that_is_replaced_empties_nothing() {
     fs::write(src.join("something"), "else").expect("write");
     let held = scene.wait_held();
     let reason = held["reason"].as_str().expect("a reason");
-    assert!(reason.contains("gone"), "{reason}");
+    assert!(reason.contains("is another directory (device "), "{reason}");
     scene.expect_untouched(&before);
 }
 
@@ -236,6 +236,25 @@ fn a_source_that_lost_all_of_some_names_is_asked_about_and_goes_on_when_they_are
     scene.agent().wait_synced(LONG);
     scene.sandbox.assert_equal();
     fs::remove_dir_all(aside).expect("rm");
+}
+
+/// What the rules leave out is nothing that is mirrored: a source with nothing else is as empty as one without it.
+#[test]
+fn a_source_that_has_only_what_is_left_out_is_empty() {
+    let sandbox = Sandbox::new();
+    many_small(&sandbox.src(), 6, 10, 50).expect("files");
+    let receiver = sandbox.receiver().start();
+    let builder = sandbox.agent(&receiver).arg("--exclude=/.git/");
+    let scene = Scene::with(sandbox, receiver, builder);
+    let src = scene.sandbox.src();
+    fs::create_dir(src.join(".git")).expect("mkdir");
+    for directory in 0..6 {
+        fs::remove_dir_all(src.join(format!("d{directory:05}"))).expect("rm");
+    }
+    let held = scene.wait_held();
+    let reason = held["reason"].as_str().expect("a reason");
+    assert!(reason.contains("is empty"), "{reason}");
+    assert!(scene.mirror().len() > 1);
 }
 
 #[test]

@@ -69,20 +69,23 @@ pub fn list(root: &SourceRoot, path: &WirePath) -> io::Result<Option<Listing>> {
     }
 }
 
-/// Whether the source has no name at its top that `keeps` says is one; also if its root is no directory any more.
+/// Whether the source has no name at its top that `keeps` says is one, told whether it is a directory; also if its root
+/// is no directory any more.
 ///
 /// # Errors
 /// The directory could not be read.
-pub fn is_empty(root: &SourceRoot, keeps: impl Fn(&WirePath) -> bool) -> io::Result<bool> {
+pub fn is_empty(root: &SourceRoot, keeps: impl Fn(&WirePath, bool) -> bool) -> io::Result<bool> {
     let dir = match root.open_dir(&WirePath::root()) {
         Ok(dir) => dir,
         Err(error) if is_gone(&error) => return Ok(true),
         Err(error) => return Err(error),
     };
     let mut found = false;
-    let read = for_each_name(&dir, |name| {
-        let path = name.ok().and_then(|name| WirePath::root().join(&name));
-        found = path.is_some_and(|path| keeps(&path));
+    let read = for_each_entry(&dir, |name, kind| {
+        let Ok(name) = name else { return Ok(()) };
+        if let Some(path) = WirePath::root().join(&name) {
+            found = keeps(&path, is_dir(&dir, &name, kind)?);
+        }
         // No need to read on.
         if found { Err(Errno::CANCELED) } else { Ok(()) }
     });
@@ -107,13 +110,7 @@ pub fn list_dirs(root: &SourceRoot, path: &WirePath) -> io::Result<Vec<Name>> {
             let Some(name) = name.ok().filter(|name| !name.is_reserved()) else {
                 return Ok(());
             };
-            let is_dir = match kind {
-                FileType::Directory => true,
-                FileType::Unknown => root::stat_entry(dir.as_fd(), &name)?
-                    .is_some_and(|entry| entry.kind == Kind::Dir),
-                _ => false,
-            };
-            if is_dir {
+            if is_dir(&dir, &name, kind)? {
                 names.push(name);
             }
             Ok(())
@@ -123,6 +120,17 @@ pub fn list_dirs(root: &SourceRoot, path: &WirePath) -> io::Result<Vec<Name>> {
         Err(error) if !is_gone(&error) => Err(error),
         _ => Ok(names),
     }
+}
+
+/// Whether an entry is a directory, by the type that came with its name if there was one.
+fn is_dir(dir: &OwnedFd, name: &Name, kind: FileType) -> rustix::io::Result<bool> {
+    Ok(match kind {
+        FileType::Directory => true,
+        FileType::Unknown => {
+            root::stat_entry(dir.as_fd(), name)?.is_some_and(|entry| entry.kind == Kind::Dir)
+        }
+        _ => false,
+    })
 }
 
 /// A directory at the top of the source that `keeps` says takes part, if one is among the first names read; which one is

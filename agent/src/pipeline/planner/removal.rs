@@ -112,8 +112,7 @@ pub(super) fn may_replace(target: &Target, mut taken: Taken) -> Option<Taken> {
 /// not be mounted), or too much went at once.
 fn is_emptied(target: &Target, taken: &Taken) -> bool {
     let is_top = taken.path.parent().is_some_and(|parent| parent.is_root());
-    let keeps =
-        |path: &WirePath| target.selection.keeps(path, true) || target.selection.keeps(path, false);
+    let keeps = |path: &WirePath, is_dir| target.selection.keeps(path, is_dir);
     if !is_top || !matches!(scan::is_empty(&target.root, keeps), Ok(true)) {
         return false;
     }
