@@ -429,14 +429,14 @@ impl Source {
     }
 
     fn root_gone(&self) {
-        if self.lock().root_gone.is_some() {
+        let reason = self.root.what_became();
+        let known = self.lock().root_gone.replace(reason.clone());
+        if known.is_some() {
             return;
         }
-        let reason = self.root.what_became();
         tracing::error!(
             "{reason}; nothing is removed at the targets, and it goes on when the same directory is back"
         );
-        self.lock().root_gone = Some(reason.clone());
         for target in &self.targets {
             target.update(|state, now| state.brake.root_lost(reason.clone(), now));
         }
