@@ -7,6 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, RenameFlags};
 use rustix::process::Signal;
@@ -249,6 +250,24 @@ fn what_lives_for_a_millisecond_leaves_nothing() {
         mirror.settle();
         assert_eq!(mirror.count("failed_total"), 0);
         mirror.wait_staging_empty();
+    });
+}
+
+#[test]
+fn a_new_directory_has_the_time_of_what_came_and_went_in_it() {
+    with_both(|mirror| {
+        for number in 0..scaled(300, 3_000) {
+            let dir = mirror.src(format!("d{number}"));
+            fs::create_dir(&dir).expect("mkdir");
+            // Now before it is looked at, now before it is watched, now after that.
+            let begun = Instant::now();
+            while begun.elapsed() < Duration::from_micros(10 * (number as u64 % 300)) {
+                std::hint::spin_loop();
+            }
+            fs::write(dir.join("f"), "").expect("write");
+            fs::remove_file(dir.join("f")).expect("remove");
+        }
+        mirror.settle();
     });
 }
 

@@ -440,6 +440,14 @@ impl DirtySet {
         }
     }
 
+    /// A new directory is watched from now on: if it was looked at before, names may have come and gone in it since then
+    /// of which nothing but its times tells.
+    pub fn watched_from_now(&mut self, path: &WirePath, now: Millis) {
+        if !self.marks.contains_key(path) {
+            self.attrib(path.clone(), now);
+        }
+    }
+
     /// Whether the event that tells of a name now is the first that was heard of it.
     pub(super) fn is_first_heard(&self) -> bool {
         self.listings == self.listings_heard

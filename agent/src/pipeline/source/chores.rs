@@ -180,6 +180,7 @@ impl Source {
                 Err(error) => self.unwatched(&dir, &error),
             }
             let listed = if chore >= Chore::WatchAndMark {
+                self.mark(|dirty, now| dirty.watched_from_now(&dir, now));
                 self.mark_listed(&dir, &mut open)
             } else {
                 self.list_dirs(&dir, &mut open).map(|()| false)
