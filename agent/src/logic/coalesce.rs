@@ -65,8 +65,6 @@ pub struct Comparison {
 struct InWork {
     /// It was written to before it was taken.
     wrote: bool,
-    /// The target never had it when it was taken.
-    born: bool,
     /// Something else was renamed to its name, or to that of a directory above it, since it was taken.
     replaced: bool,
 }
@@ -298,7 +296,6 @@ impl DirtySet {
         self.sent(&taken.path);
         let work = InWork {
             wrote: taken.mark.wrote,
-            born: taken.mark.never_sent(),
             replaced: false,
         };
         self.in_work.insert(taken.path.clone(), work);
@@ -327,22 +324,6 @@ impl DirtySet {
     #[must_use]
     pub fn is_rewritten(&self, path: &WirePath) -> bool {
         self.marks.get(path).is_some_and(|mark| mark.rewritten)
-    }
-
-    /// Notes that it is in the commit log now: the target has it, or will.
-    pub fn committed(&mut self, path: &Arc<WirePath>) {
-        self.logged(path);
-        if let Some(mark) = self.marks.get_mut(path).filter(|mark| mark.born) {
-            // An editor may be about to put it there again.
-            (mark.born, mark.gone) = (false, false);
-        }
-    }
-
-    /// Whether it was taken, has another name since then, and the target never had it.
-    #[must_use]
-    pub fn has_left(&self, path: &WirePath) -> bool {
-        let mark = self.marks.get(path);
-        mark.is_some_and(|mark| mark.gone && mark.never_sent())
     }
 
     /// Notes that it is in the commit log now, or given up.

@@ -414,8 +414,7 @@ fn waits_until(target: &Target, taken: &Taken, outcome: &Outcome, heard: bool) -
     };
     let until = dirty.waits_until(&taken.path, size);
     let until = until.filter(|until| now < *until);
-    let is_another = dirty.is_rewritten(&taken.path) || dirty.has_left(&taken.path);
-    let again = again(!heard || is_another);
+    let again = again(!heard || dirty.is_rewritten(&taken.path));
     until.or(again).filter(|_| now < held_until)
 }
 
@@ -449,12 +448,8 @@ fn add_outcome(
         }
     }
     match outcome {
-        Outcome::Found(Found::Absent) if taken.mark.gone && taken.mark.never_sent() => {
-            target.leave(&taken);
-        }
         Outcome::Found(Found::Absent) if !taken.mark.gone => {
-            taken.mark.gone = true;
-            taken.mark.went |= !taken.mark.never_sent();
+            (taken.mark.gone, taken.mark.went) = (true, true);
             target.defer(taken, target.now() + ABSENCE_MS);
         }
         Outcome::Found(Found::Absent) if !target.delete => {

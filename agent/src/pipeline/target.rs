@@ -116,16 +116,8 @@ impl Target {
     /// Waits until everything that happened before this call has been marked, as far as that can be
     /// known, and not for ever. `false` if the time was over first.
     pub fn hear(&self) -> bool {
-        let Some(backlog) = self.backlog.get() else {
-            return true;
-        };
-        let listings = self.lock().dirty.listings();
-        let heard = backlog.hear(HEAR_MAX);
-        if heard {
-            // Listings made before are not ahead of events any more.
-            self.lock().dirty.heard(listings);
-        }
-        heard
+        let backlog = self.backlog.get();
+        backlog.is_none_or(|backlog| backlog.hear(HEAR_MAX))
     }
 
     /// Delays and bounds.
@@ -353,7 +345,7 @@ impl Target {
             Ok((seq, bytes)) => {
                 for cause in &batch.causes {
                     if let Cause::Path(taken) = cause {
-                        state.dirty.committed(&taken.path);
+                        state.dirty.logged(&taken.path);
                         state.dirty.passed(taken.mark.seq);
                     }
                 }

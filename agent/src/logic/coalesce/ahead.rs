@@ -95,9 +95,10 @@ impl Ahead {
         Some(*first.0)
     }
 
-    /// Until when a place waits, at most.
+    /// Until when a place waits, at most. Not for what it was itself before it changed again.
     fn until(&self, place: Place, now: Millis) -> Option<Millis> {
         let before = self.places.range(..place);
+        let before = before.filter(|((_, _, seq), _)| *seq != place.2);
         let mut until = before.map(|(_, since)| since + PATIENCE_MS);
         until.find(|until| *until > now)
     }
@@ -364,6 +365,26 @@ mod tests {
         done(&mut set, &taken[0]);
         assert!(take(&mut set, 60).is_empty());
         assert_eq!(names(&take(&mut set, 150)), ["page"]);
+    }
+
+    #[test]
+    fn what_changed_again_does_not_wait_for_itself() {
+        let mut set = set();
+        set.closed(path("page"), 1);
+        let taken = take(&mut set, 1).remove(0);
+        set.closed(path("page"), 2);
+        set.closed(path("later"), 3);
+        // It changed while it was read.
+        set.logged(&taken.path);
+        set.arrived(&taken.path);
+        set.holds_up(&taken, 4);
+        set.give_back(taken, 5);
+        let again = take(&mut set, 5);
+        assert_eq!(names(&again), ["page", "later"]);
+        assert_eq!(set.behind_until(&again[0], 5), None);
+        assert_eq!(set.behind_until(&again[1], 5), Some(4 + PATIENCE_MS));
+        done(&mut set, &again[0]);
+        assert_eq!(set.behind_until(&again[1], 5), None);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use syncd_proto::path::WirePath;
 
-use super::mark::{Failure, Look, Mark, Remote};
+use super::mark::{Failure, Look, Remote};
 use super::{Comparison, DirtySet, Millis, range_below};
 
 /// Removals from one directory in quick succession: the directory itself often follows.
@@ -454,6 +454,10 @@ impl DirtySet {
     }
 
     pub(super) fn was_never_sent(&self, path: &WirePath) -> bool {
-        !self.in_flight.contains_key(path) && self.marks.get(path).is_some_and(Mark::never_sent)
+        !self.in_flight.contains_key(path)
+            && self
+                .marks
+                .get(path)
+                .is_some_and(|mark| mark.born && mark.remote != Remote::Present)
     }
 }

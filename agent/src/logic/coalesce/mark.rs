@@ -207,12 +207,6 @@ impl Mark {
         self.due += overdue;
     }
 
-    /// Whether the target never had anything under this name, as far as is known.
-    #[must_use]
-    pub fn never_sent(&self) -> bool {
-        self.born && self.remote != Remote::Present
-    }
-
     /// Whether the target cannot have what is under this name.
     pub(super) fn is_unsent(&self, dir: bool) -> bool {
         self.born || self.remote == Remote::Absent || (!dir && self.look == Look::Content)

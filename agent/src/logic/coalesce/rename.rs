@@ -121,12 +121,10 @@ impl DirtySet {
             self.remember_move(&from, &to);
             self.push_rename(from, to, dir, now);
         } else {
-            let is_unknown_there = never_sent || {
+            if !never_sent {
                 self.written(from.clone(), now);
                 self.went(&from, own);
-                !dir && self.has_gone_unsent(&from)
-            };
-            if is_unknown_there && from.parent() != to.parent() {
+            } else if from.parent() != to.parent() {
                 self.times_of_parent(&from, now);
             }
             self.written(to.clone(), now);
@@ -142,16 +140,6 @@ impl DirtySet {
             }
         }
         !replay
-    }
-
-    /// What is worked on has another name now, and the target has neither: nothing is to be removed, unless it gets into
-    /// the commit log under the old one all the same.
-    fn has_gone_unsent(&mut self, from: &WirePath) -> bool {
-        let is_born = self.in_work.get(from).is_some_and(|work| work.born);
-        if let Some(mark) = self.marks.get_mut(from).filter(|_| is_born) {
-            (mark.born, mark.gone) = (true, true);
-        }
-        is_born
     }
 
     /// Somebody wrote to what has this name now: its other names are linked to it, and not the other way round.

@@ -143,42 +143,6 @@ fn saving_by_a_temporary_file_is_one_change_of_the_target_name() {
     assert!(set.is_empty());
 }
 
-/// Takes the temporary name before its rename is told.
-fn renamed_in_work(set: &mut DirtySet) -> Taken {
-    set.created(path("f.tmp"), 0);
-    set.closed(path("f.tmp"), 1);
-    let taken = set.take(1, 9).remove(0);
-    set.begun(&taken);
-    assert!(!set.has_left(&taken.path));
-    assert!(set.renamed(path("f.tmp"), path("f"), false, 2));
-    assert!(set.has_left(&taken.path));
-    taken
-}
-
-#[test]
-fn a_temporary_name_that_was_looked_at_too_early_was_never_sent() {
-    let mut set = DirtySet::new(SETTLE);
-    let first = renamed_in_work(&mut set);
-    assert_eq!(taken(&mut set, 2), ["f"]);
-    set.logged(&first.path);
-    set.arrived(&first.path);
-    set.give_back(first, 3);
-    let again = set.take(3, 9).remove(0);
-    assert!(again.mark.gone && again.mark.never_sent());
-}
-
-#[test]
-fn a_temporary_name_that_was_sent_is_removed_but_not_at_once() {
-    let mut set = DirtySet::new(SETTLE);
-    let first = renamed_in_work(&mut set);
-    set.committed(&first.path);
-    assert!(!set.has_left(&first.path));
-    set.arrived(&first.path);
-    let again = set.take(3, 9);
-    let again = again.iter().find(|again| again.path == first.path).unwrap();
-    assert!(!again.mark.gone && !again.mark.never_sent());
-}
-
 #[test]
 fn a_rename_carries_what_is_dirty_below_it() {
     let mut set = DirtySet::new(SETTLE);
