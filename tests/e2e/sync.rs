@@ -7,10 +7,12 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode};
-use syncd_tests::Sandbox;
+use rustix::process::Signal;
+use syncd_tests::sandbox::MODULE;
 use syncd_tests::tree::set_mtime;
 use syncd_tests::tree::{Options, Tree, diff};
 use syncd_tests::workload::{Workload, many_small};
+use syncd_tests::{Sandbox, wait_until};
 
 use crate::common::{
     LONG, Mirror, code, noise, once, patient, scaled, target_of, tool, wait_staging_empty,
@@ -373,6 +375,47 @@ fn a_directory_of_the_module_is_a_place_of_its_own() {
         fs::read(sandbox.dst().join("hosts/other")).expect("read"),
         b"not ours"
     );
+}
+
+/// A first sync lists names ahead of their events. Once those were told, a name that comes and becomes another one is
+/// never sent, and nothing is removed that was never there.
+#[test]
+fn temporary_names_after_a_first_sync_are_not_sent() {
+    let mut sandbox = Sandbox::new();
+    let log = sandbox.path().join("transfers.log");
+    sandbox
+        .conf()
+        .module(MODULE)
+        .set("log file", log.display())
+        .set("transfer logging", "yes")
+        .set("log format", "%o %f");
+    let file = |index: usize| sandbox.src().join(format!("f{index}"));
+    (0..50).for_each(|index| fs::write(file(index), "old").expect("write"));
+    let receiver = sandbox.receiver().start();
+    let agent = patient(sandbox.agent(&receiver)).start();
+    // Without a `wait`, which would have it look whether events wait.
+    sandbox.wait_equal(LONG);
+    wait_until(LONG, "the first sync is over", || {
+        let target = target_of(&agent);
+        target["first_sync"].is_null() && target["dirty"] == 0 && target["in_flight"] == 0
+    });
+    // All that follows is in the queue before any of it is heard.
+    agent.signal(Signal::STOP);
+    for index in 0..50 {
+        let new = file(index).with_extension("new");
+        fs::write(&new, "newer").expect("write");
+        fs::rename(&new, file(index)).expect("rename");
+    }
+    agent.signal(Signal::CONT);
+    sandbox.wait_equal(LONG);
+    agent.wait_synced(LONG);
+    agent.terminate(LONG);
+    receiver.terminate(LONG);
+    let text = fs::read_to_string(&log).expect("log");
+    let lines = |start: &str| text.lines().filter(|line| line.contains(start)).count();
+    assert_eq!(lines("recv f"), 100, "{text}");
+    // One that is looked at before its rename is told is taken for sent.
+    assert!(lines(".new") < 10, "{text}");
 }
 
 /// rsync's log, for those whose tools read it: connections in one file, transfers in the module's own.

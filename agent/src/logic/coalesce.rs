@@ -77,6 +77,8 @@ pub struct DirtySet {
     comparisons: BTreeMap<Arc<WirePath>, Comparison>,
     /// One that failed and is being done again: it has failed until it is done.
     retried: Option<(Arc<WirePath>, Comparison)>,
+    /// The one that is being done, and its number.
+    under_way: Option<(Arc<WirePath>, u64)>,
     queue: Queue,
     by_seq: HashMap<u64, Arc<WirePath>>,
     in_flight: HashMap<Arc<WirePath>, u32>,
@@ -125,6 +127,7 @@ impl DirtySet {
             marks: BTreeMap::new(),
             comparisons: BTreeMap::new(),
             retried: None,
+            under_way: None,
             queue: Queue::default(),
             by_seq: HashMap::new(),
             in_flight: HashMap::new(),
@@ -242,6 +245,7 @@ impl DirtySet {
             .find(|(_, comparison)| comparison.due <= now)?;
         let path = path.clone();
         let taken = self.comparisons.remove_entry(&path);
+        self.under_way = taken.as_ref().map(|(path, it)| (path.clone(), it.seq));
         let failed = |(_, comparison): &&(_, Comparison)| comparison.failure.is_some();
         self.retried = taken.as_ref().filter(failed).cloned();
         taken
@@ -267,7 +271,7 @@ impl DirtySet {
         due: Millis,
     ) {
         comparison.due = due;
-        self.retried = None;
+        (self.retried, self.under_way) = (None, None);
         if let Some(other) = self.comparisons.get(&path) {
             comparison.content |= other.content;
             comparison.due = due.min(other.due);
@@ -385,6 +389,7 @@ impl DirtySet {
     pub fn settle_seq(&mut self, seq: u64) {
         self.retried
             .take_if(|(_, comparison)| comparison.seq == seq);
+        self.under_way.take_if(|(_, under_way)| *under_way == seq);
         self.outstanding.remove(&seq);
         self.passed(seq);
     }

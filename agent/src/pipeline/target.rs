@@ -116,8 +116,16 @@ impl Target {
     /// Waits until everything that happened before this call has been marked, as far as that can be
     /// known, and not for ever. `false` if the time was over first.
     pub fn hear(&self) -> bool {
-        let backlog = self.backlog.get();
-        backlog.is_none_or(|backlog| backlog.hear(HEAR_MAX))
+        let Some(backlog) = self.backlog.get() else {
+            return true;
+        };
+        let listings = self.lock().dirty.listings();
+        let heard = backlog.hear(HEAR_MAX);
+        if heard {
+            // Listings made before are not ahead of events any more.
+            self.lock().dirty.heard(listings);
+        }
+        heard
     }
 
     /// Delays and bounds.

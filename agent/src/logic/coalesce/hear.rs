@@ -44,12 +44,12 @@ impl Burst {
 impl DirtySet {
     /// A name appeared. A regular file waits for its close.
     pub fn created(&mut self, path: WirePath, now: Millis) {
-        let first_heard = self.is_first_heard() && !self.in_flight.contains_key(&path);
+        let is_new = self.is_new(&path);
         self.is_back(&path, now);
         self.mark(path.clone(), now, |mark, settle, fresh| {
             mark.look = Look::Content;
             mark.gone = false;
-            mark.born |= fresh && first_heard;
+            mark.born |= fresh && is_new;
             (mark.open, mark.heard_open) = (true, true);
             mark.due_if_open(settle, now);
             now + BIRTH_MS
@@ -85,13 +85,12 @@ impl DirtySet {
     /// A directory appeared.
     pub fn created_dir(&mut self, path: WirePath, now: Millis) {
         self.is_there_again(&path, now);
-        // While it is looked at that an older one went, the target has that one.
-        let first_heard = self.is_first_heard() && !self.in_flight.contains_key(&path);
+        let is_new = self.is_new(&path);
         self.mark(path, now, |mark, _, fresh| {
             mark.look = Look::Content;
             mark.gone = false;
             mark.open = false;
-            mark.born |= fresh && first_heard;
+            mark.born |= fresh && is_new;
             now
         });
     }
@@ -451,6 +450,18 @@ impl DirtySet {
     /// Whether the event that tells of a name now is the first that was heard of it.
     pub(super) fn is_first_heard(&self) -> bool {
         self.listings == self.listings_heard
+    }
+
+    /// Whether a name of which the first event tells now is one that the target has never had. While it is looked at that
+    /// an older one went, or one above it, the target has that one; while it waits to be compared, it may have any.
+    fn is_new(&self, path: &WirePath) -> bool {
+        let mut above = std::iter::successors(Some(path.clone()), WirePath::parent);
+        let is_unsure =
+            |at: &WirePath| self.in_flight.contains_key(at) || self.comparisons.contains_key(at);
+        let under_way = self.under_way.as_ref();
+        self.is_first_heard()
+            && !under_way.is_some_and(|(compared, _)| path.starts_with(compared))
+            && !above.any(|at| is_unsure(&at))
     }
 
     pub(super) fn was_never_sent(&self, path: &WirePath) -> bool {

@@ -749,3 +749,35 @@ fn what_comes_out_of_a_directory_that_went_is_not_renamed_at_the_target() {
     taken.sort();
     assert_eq!(taken, ["dir", "g", "old", "old/dir", "old/g"]);
 }
+
+/// Whether a file that comes and goes here is forgotten, as one that the target never had.
+fn is_forgotten(set: &mut DirtySet, at: &str) -> bool {
+    set.created(path(at), 9);
+    set.gone(path(at), 9);
+    let is_forgotten = !set.marks.contains_key(&path(at));
+    set.forget(&path(at));
+    is_forgotten
+}
+
+#[test]
+fn what_is_compared_or_on_its_way_may_be_at_the_target() {
+    let mut set = DirtySet::new(SETTLE);
+    assert!(is_forgotten(&mut set, "d/e/f"));
+    set.compare(path("d"), 0);
+    assert!(!is_forgotten(&mut set, "d/e/f") && is_forgotten(&mut set, "e"));
+    let (at, comparison) = set.take_comparison(0).unwrap();
+    assert!(!is_forgotten(&mut set, "d/e/f") && is_forgotten(&mut set, "e"));
+    set.give_back_comparison(at, comparison, 0);
+    assert!(!is_forgotten(&mut set, "d/e/f"));
+    let (_, comparison) = set.take_comparison(0).unwrap();
+    set.settle_seq(comparison.seq);
+    assert!(is_forgotten(&mut set, "d/e/f"));
+    // Its removal is on its way, or is given up because it is there again.
+    set.gone(path("d"), 1);
+    let taken = set.take(1, 1).remove(0);
+    set.begun(&taken);
+    assert!(!is_forgotten(&mut set, "d/e/f"));
+    set.logged(&taken.path);
+    set.arrived(&taken.path);
+    assert!(is_forgotten(&mut set, "d/e/f"));
+}
