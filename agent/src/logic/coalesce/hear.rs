@@ -226,6 +226,7 @@ impl DirtySet {
             mark.look = Look::Content;
             (mark.open, mark.heard_open) = (false, false);
             (mark.gone, mark.went) = (true, true);
+            mark.born = false;
             mark.weight += below;
             now
         });
@@ -464,11 +465,11 @@ impl DirtySet {
             && !above.any(|at| is_unsure(&at))
     }
 
+    /// Whether the target has nothing under this name, and will not get it as the place that a rename goes into.
     pub(super) fn was_never_sent(&self, path: &WirePath) -> bool {
-        !self.in_flight.contains_key(path)
-            && self
-                .marks
-                .get(path)
-                .is_some_and(|mark| mark.born && mark.remote != Remote::Present)
+        let mark = self.marks.get(path);
+        mark.is_some_and(|mark| mark.born && mark.remote != Remote::Present)
+            && !self.in_flight.contains_key(path)
+            && !self.renames.iter().any(|to| to.to.starts_with(path))
     }
 }

@@ -88,8 +88,12 @@ impl DirtySet {
             self.is_there_again(&to, now);
         }
         let was_dir = self.marks.get(&to).is_some_and(|mark| mark.was_dir);
-        self.absorb_below(&to);
+        let absorbed = self.absorb_below(&to);
         self.forget(&to);
+        if dir && !replay && absorbed > 0 {
+            // What was pending in the directory that it took the place of is at the target still.
+            self.compare(to.clone(), now);
+        }
         for (tail, mark) in moved {
             let keep = replay || !tail.is_root();
             match to.join_path(&tail).filter(|_| keep) {

@@ -781,3 +781,36 @@ fn what_is_compared_or_on_its_way_may_be_at_the_target() {
     set.arrived(&taken.path);
     assert!(is_forgotten(&mut set, "d/e/f"));
 }
+
+#[test]
+fn a_new_directory_that_a_rename_goes_into_is_known_to_the_target() {
+    for renamed_away in [false, true] {
+        let mut set = DirtySet::new(SETTLE);
+        set.created_dir(path("new"), 0);
+        set.renamed(path("old"), path("new/old"), true, 1);
+        if renamed_away {
+            set.renamed(path("new"), path("newer"), true, 2);
+        } else {
+            set.removed(path("new/old"), 2);
+            set.removed(path("new"), 2);
+        }
+        // Made before the rename, which brings what is not there any more.
+        set.created_dir(path("new"), 3);
+        assert!(
+            set.is_compared(&path("new")),
+            "renamed away: {renamed_away}"
+        );
+    }
+}
+
+#[test]
+fn a_new_directory_in_the_place_of_one_with_something_pending_is_compared() {
+    let mut set = DirtySet::new(SETTLE);
+    set.removed(path("d/f"), 0);
+    set.created_dir(path("new"), 0);
+    set.renamed(path("new"), path("d"), true, 1);
+    assert!(set.is_compared(&path("d")), "the target has the file still");
+    set.created_dir(path("new"), 2);
+    set.renamed(path("new"), path("e"), true, 2);
+    assert!(!set.is_compared(&path("e")));
+}
