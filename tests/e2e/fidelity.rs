@@ -557,12 +557,8 @@ fn what_is_immutable_at_the_mirror_fails_with_its_reason_and_all_else_flows() {
     }
     let waited = mirror.agent.control().wait(Some("content"), Duration::ZERO);
     let text = waited.expect_err("it cannot be durable").to_string();
-    for part in [
-        "content failed: ",
-        "immutable",
-        "again in ",
-        "syncd-agent rescan content",
-    ] {
+    let command = format!("syncd-agent rescan {}", mirror.src("content").display());
+    for part in ["content failed: ", "immutable", "again in ", &command] {
         assert!(text.contains(part), "{part}: {text}");
     }
     crate::common::wait_content(&mirror.dst("new-name"), b"renamed");

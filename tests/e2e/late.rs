@@ -14,14 +14,16 @@ use crate::atomic::{Reader, judge};
 use crate::common::{Mirror, scaled};
 use crate::faults::failing;
 
-/// Both up, with events told so many milliseconds late.
+/// Both up, with events told so many milliseconds late. Who writes all the time is waited for, for longer than the test
+/// takes.
 fn mirror_late(delay_ms: u32) -> Mirror {
     let sandbox = Sandbox::new();
     // Nothing else of the agent waits by these calls.
     let late = format!("poll,ppoll:delay_exit={}", delay_ms * 1_000);
     let program = failing(sandbox.path(), &Binaries::locate().agent, &late);
     Mirror::with(sandbox, |agent| {
-        agent.program(program).arg("--backend").arg("inotify")
+        let agent = agent.program(program).arg("--backend").arg("inotify");
+        agent.arg("--hold-max-ms").arg("600000")
     })
 }
 
@@ -61,7 +63,6 @@ fn a_file_that_is_written_over_and_over_is_never_torn() {
     mirror.settle();
     let reader = Reader::on(mirror.dst("file"), |path| judge(path, SIZE, false));
     for round in 0..scaled(4, 100) {
-        // Shorter than `hold_max_ms`: a writer who never ends is sent as he is.
         for number in 0..2_000 {
             let byte = u8::try_from((round + number) % 251).expect("a byte");
             write_over(&path, byte, SIZE).expect("write");

@@ -488,3 +488,15 @@ pub(super) fn is_recent(mtime: Mtime) -> bool {
     let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
     (0..=1).contains(&now.saturating_sub(mtime.secs()))
 }
+
+/// Whether a time is less than so many milliseconds ago.
+pub(super) fn is_younger(mtime: Mtime, age_ms: Millis) -> bool {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let then = u64::try_from(mtime.secs()).map(|secs| Duration::new(secs, mtime.nanos()));
+    match (since, then) {
+        (Ok(now), Ok(then)) => now
+            .checked_sub(then)
+            .is_some_and(|age| age < Duration::from_millis(age_ms)),
+        _ => false,
+    }
+}

@@ -12,10 +12,15 @@ use crate::logic::links::{Inode, Known, Version};
 use crate::logic::plan::Found;
 use crate::logic::terms::Terms;
 use crate::net::link::Link;
+use crate::pipeline::source::is_younger;
 use crate::pipeline::target::Target;
 
 /// How long a name waits while its file is sent under another name, in milliseconds.
 const LINK_MS: Millis = 50;
+
+/// How long a file waits that was cut to nothing, in milliseconds: that can be seen before the kernel has an event that
+/// tells of it, for as long as whoever cuts it has to wait for the processor.
+const CUT_MS: Millis = 100;
 
 /// What one look at a path led to.
 pub(super) enum Outcome {
@@ -181,6 +186,7 @@ fn look_at_file(
     if entry.size > INLINE_FILE_BYTES_MAX {
         return Outcome::Large(linked, Version::of_entry(entry));
     }
+    let may_have_content = taken.mark.remote != Remote::Absent && !taken.mark.born;
     let stability = if now >= held_until {
         Stability::Waived
     } else {
@@ -190,6 +196,14 @@ fn look_at_file(
     let read =
         opened.and_then(|fd| read::read_small_opened(&fd, INLINE_FILE_BYTES_MAX, stability, terms));
     match read {
+        Ok(file)
+            if file.bytes.is_empty()
+                && may_have_content
+                && now < held_until
+                && is_younger(file.meta.mtime, CUT_MS) =>
+        {
+            Outcome::Later(now + CUT_MS)
+        }
         Ok(file) => Outcome::Found(Found::Small {
             meta: file.meta,
             bytes: file.bytes,
