@@ -361,8 +361,7 @@ impl DirtySet {
     /// arrives where the target has a directory already would take all that is in there away.
     fn marked_above(&self, path: &WirePath) -> Result<Vec<Arc<WirePath>>, Arc<WirePath>> {
         let mut parents = Vec::new();
-        let mut next = path.parent();
-        while let Some(above) = next {
+        for above in above(path) {
             if let Some((above, mark)) = self.marks.get_key_value(&above) {
                 match self.in_flight.contains_key(above) {
                     true if mark.look == Look::Content => return Err(above.clone()),
@@ -370,7 +369,6 @@ impl DirtySet {
                     false => parents.push(above.clone()),
                 }
             }
-            next = above.parent();
         }
         Ok(parents)
     }
@@ -624,6 +622,11 @@ impl DirtySet {
         self.outstanding.insert(seq, first);
         seq
     }
+}
+
+/// The directories above a path, the nearest first, up to the root.
+fn above(path: &WirePath) -> impl Iterator<Item = WirePath> {
+    std::iter::successors(path.parent(), WirePath::parent)
 }
 
 /// Entries at and below a path: a range, since a directory sorts right before what it holds.

@@ -15,7 +15,7 @@ use syncd_proto::message::{AgentMessage, SignatureInfo, SignatureQuery, Signatur
 use syncd_proto::path::WirePath;
 
 use crate::fs::read::{LargeFile, Piece, ReadFile};
-use crate::logic::coalesce::{Remote, Taken};
+use crate::logic::coalesce::Taken;
 use crate::net::link::{Answer, Link, LinkError};
 use crate::pipeline::bulk::{CHECK_BYTES, Channel, TransferError};
 use crate::pipeline::target::Target;
@@ -56,7 +56,7 @@ pub fn basis(
             }));
         }
     }
-    if taken.mark.remote == Remote::Absent || taken.mark.born {
+    if taken.mark.is_absent_there() {
         return Ok(None);
     }
     let Some((info, payload)) = signature(link, path, SignatureWant::Groups)? else {

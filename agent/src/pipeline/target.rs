@@ -475,29 +475,29 @@ impl Target {
 
     /// A path is put back, to be looked at again soon: that is no failure.
     pub fn defer(&self, taken: Taken, due: Millis) {
-        self.update(|state, _| {
-            state.dirty.logged(&taken.path);
-            state.dirty.arrived(&taken.path);
-            state.dirty.give_back(taken, due);
-        });
+        self.put_back(taken, due, |_, _, _| ());
     }
 
     /// The same of something that what was seen after it waits for.
     pub fn defer_all_after(&self, taken: Taken, due: Millis) {
-        self.update(|state, now| {
-            state.dirty.logged(&taken.path);
-            state.dirty.arrived(&taken.path);
-            state.dirty.holds_up(&taken, now);
-            state.dirty.give_back(taken, due);
-        });
+        self.put_back(taken, due, DirtySet::holds_up);
     }
 
     /// The same of what has other names, which are to be known first.
     pub fn defer_after_names(&self, taken: Taken, due: Millis) {
+        self.put_back(taken, due, DirtySet::comes_soon);
+    }
+
+    fn put_back(
+        &self,
+        taken: Taken,
+        due: Millis,
+        note: impl FnOnce(&mut DirtySet, &Taken, Millis),
+    ) {
         self.update(|state, now| {
             state.dirty.logged(&taken.path);
             state.dirty.arrived(&taken.path);
-            state.dirty.comes_soon(&taken, now);
+            note(&mut state.dirty, &taken, now);
             state.dirty.give_back(taken, due);
         });
     }

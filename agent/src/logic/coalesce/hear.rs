@@ -5,7 +5,7 @@ use std::sync::Arc;
 use syncd_proto::path::WirePath;
 
 use super::mark::{Failure, Look, Remote};
-use super::{Comparison, DirtySet, Millis, range_below};
+use super::{Comparison, DirtySet, Millis, above, range_below};
 
 /// Removals from one directory in quick succession: the directory itself often follows.
 #[derive(Debug, Clone, Copy)]
@@ -276,27 +276,19 @@ impl DirtySet {
 
     /// Whoever removes directories one after the other is at work in one of them.
     fn bursts_go_on(&mut self, path: &WirePath, now: Millis) {
-        let mut above = path.parent();
-        while let Some(dir) = above {
+        for dir in above(path) {
             if let Some(burst) = self.bursts.get_mut(&dir)
                 && burst.until(now).is_some()
             {
                 burst.last = now;
             }
-            above = dir.parent();
         }
     }
 
     /// Until when a removal waits because its neighbours are being removed as well, or those of a directory it is in.
     pub(super) fn burst_until(&self, path: &WirePath, now: Millis) -> Option<Millis> {
-        let mut until = None;
-        let mut above = path.parent();
-        while let Some(dir) = above {
-            let burst = self.bursts.get(&dir);
-            until = until.max(burst.and_then(|burst| burst.until(now)));
-            above = dir.parent();
-        }
-        until
+        let bursts = above(path).filter_map(|dir| self.bursts.get(&dir)?.until(now));
+        bursts.max()
     }
 
     /// A comparison found a name that is gone, and nothing at the target that would have to stay. `sure`:
@@ -456,13 +448,13 @@ impl DirtySet {
     /// Whether a name of which the first event tells now is one that the target has never had. While it is looked at that
     /// an older one went, or one above it, the target has that one; while it waits to be compared, it may have any.
     fn is_new(&self, path: &WirePath) -> bool {
-        let mut above = std::iter::successors(Some(path.clone()), WirePath::parent);
         let is_unsure =
             |at: &WirePath| self.in_flight.contains_key(at) || self.comparisons.contains_key(at);
         let under_way = self.under_way.as_ref();
         self.is_first_heard()
             && !under_way.is_some_and(|(compared, _)| path.starts_with(compared))
-            && !above.any(|at| is_unsure(&at))
+            && !is_unsure(path)
+            && !above(path).any(|at| is_unsure(&at))
     }
 
     /// Whether the target has nothing under this name, and will not get it as the place that a rename goes into.

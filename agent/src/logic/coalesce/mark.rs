@@ -191,7 +191,7 @@ impl Mark {
     #[must_use]
     pub fn concerns_below(&self) -> bool {
         let went = self.gone || self.went || self.was_dir || self.leave != Leave::NotAsked;
-        went || self.born || self.remote == Remote::Absent
+        went || self.is_absent_there()
     }
 
     /// From when on it is sent even if somebody writes to it.
@@ -207,9 +207,15 @@ impl Mark {
         self.due += overdue;
     }
 
+    /// Whether the target has nothing under this name, as far as is known.
+    #[must_use]
+    pub fn is_absent_there(&self) -> bool {
+        self.born || self.remote == Remote::Absent
+    }
+
     /// Whether the target cannot have what is under this name.
     pub(super) fn is_unsent(&self, dir: bool) -> bool {
-        self.born || self.remote == Remote::Absent || (!dir && self.look == Look::Content)
+        self.is_absent_there() || (!dir && self.look == Look::Content)
     }
 
     pub(super) const fn place(&self) -> Place {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use syncd_proto::path::WirePath;
 
 use super::mark::{Failed, Leave, Mark};
-use super::{Comparison, DirtySet, Look, Millis, range_below};
+use super::{Comparison, DirtySet, Look, Millis, above, range_below};
 
 impl DirtySet {
     /// Number that the next thing seen will get; everything below it has been seen.
@@ -33,7 +33,7 @@ impl DirtySet {
                 .renames
                 .iter()
                 .any(|rename| related(&rename.to) || related(&rename.from))
-            && !std::iter::successors(path.parent(), WirePath::parent).any(|above| {
+            && !above(path).any(|above| {
                 let mark = self.marks.get(&above);
                 mark.is_some_and(Mark::concerns_below) || self.is_in_work(&above)
             })
@@ -165,15 +165,9 @@ impl DirtySet {
     /// pending for it, for a directory above it, or for a name it came from.
     #[must_use]
     pub fn is_settled(&self, path: &WirePath) -> bool {
-        let mut above = Some(path.clone());
-        while let Some(name) = above {
-            let mark = self.marks.get(&name);
-            if mark.is_some_and(|mark| name == *path || mark.gone) {
-                return false;
-            }
-            above = name.parent();
-        }
-        !self.in_work.contains_key(path)
+        !self.marks.contains_key(path)
+            && !self.is_below_gone(path)
+            && !self.in_work.contains_key(path)
             && !self.comparisons.keys().any(|above| path.starts_with(above))
             && self.renames.is_empty()
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use syncd_proto::path::WirePath;
 
 use super::mark::{Look, Mark, Place, Remote, Taken};
-use super::{DirtySet, Millis, aside, range_below};
+use super::{DirtySet, Millis, above, aside, range_below};
 
 /// A rename to be replayed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -153,9 +153,9 @@ impl DirtySet {
         }
     }
 
-    fn is_below_gone(&self, path: &WirePath) -> bool {
-        let above = std::iter::successors(path.parent(), WirePath::parent);
-        let mut marks = above.filter_map(|above| self.marks.get(&above));
+    /// Whether a directory above a path is known to be gone.
+    pub(super) fn is_below_gone(&self, path: &WirePath) -> bool {
+        let mut marks = above(path).filter_map(|above| self.marks.get(&above));
         marks.any(|mark| mark.gone)
     }
 
@@ -252,15 +252,13 @@ impl DirtySet {
     fn new_parents(&self, at: usize, now: Millis) -> Vec<WirePath> {
         let to = &self.renames[at].to;
         let mut parents = Vec::new();
-        let mut above = to.parent();
-        while let Some(parent) = above.filter(|parent| !parent.is_root()) {
+        for parent in above(to).take_while(|parent| !parent.is_root()) {
             let mark = self.marks.get(&parent);
             if mark.is_some_and(|mark| mark.look == Look::Content && !mark.gone && mark.due <= now)
                 && !self.in_flight.contains_key(&parent)
             {
-                parents.push(parent.clone());
+                parents.push(parent);
             }
-            above = parent.parent();
         }
         let moves = |rename: &Rename| to.starts_with(&rename.from) || to.starts_with(&rename.to);
         if !parents.is_empty() && self.renames.iter().skip(at + 1).any(moves) {

@@ -7,7 +7,7 @@ use syncd_proto::path::WirePath;
 use super::ABSENCE_MS;
 use crate::fs::read::{self, ReadError, Stability};
 use crate::fs::root::{Identity, Linked, Nearby, is_gone};
-use crate::logic::coalesce::{Look, Millis, Remote, Taken};
+use crate::logic::coalesce::{Look, Millis, Taken};
 use crate::logic::links::{Inode, Known, Version};
 use crate::logic::plan::Found;
 use crate::logic::terms::Terms;
@@ -64,7 +64,7 @@ pub(super) fn look(
         return Outcome::Found(Found::Absent);
     }
     let linked = linked.filter(|_| terms.links(entry.kind));
-    let known = taken.mark.remote != Remote::Absent && !taken.mark.born;
+    let known = !taken.mark.is_absent_there();
     // What is no file is made anew there where its metadata changes, and its other names are linked to that.
     let is_made_anew = linked.is_some() && entry.kind != Kind::File;
     if taken.mark.look == Look::Meta && known && !is_made_anew {
@@ -186,7 +186,6 @@ fn look_at_file(
     if entry.size > INLINE_FILE_BYTES_MAX {
         return Outcome::Large(linked, Version::of_entry(entry));
     }
-    let may_have_content = taken.mark.remote != Remote::Absent && !taken.mark.born;
     let stability = if now >= held_until {
         Stability::Waived
     } else {
@@ -198,7 +197,7 @@ fn look_at_file(
     match read {
         Ok(file)
             if file.bytes.is_empty()
-                && may_have_content
+                && !taken.mark.is_absent_there()
                 && now < held_until
                 && is_younger(file.meta.mtime, CUT_MS) =>
         {
