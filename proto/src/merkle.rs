@@ -7,7 +7,7 @@
 use std::fmt;
 
 use crate::digest::{Digest, Hasher};
-use crate::meta::{Compare, EntryMeta, Kind};
+use crate::meta::{Compare, EntryMeta, Kind, Times};
 use crate::path::Name;
 
 const CONTEXT: &str = "syncd/1 directory";
@@ -124,9 +124,10 @@ fn put_meta(bytes: &mut Vec<u8>, compare: Compare, meta: &EntryMeta) {
         bytes.extend_from_slice(&meta.uid.to_le_bytes());
         bytes.extend_from_slice(&meta.gid.to_le_bytes());
     }
-    if compare.mtime {
-        bytes.extend_from_slice(&meta.mtime.secs().to_le_bytes());
-        bytes.extend_from_slice(&meta.mtime.nanos().to_le_bytes());
+    if compare.mtime != Times::Ignored {
+        let mtime = compare.mtime.of(meta.mtime);
+        bytes.extend_from_slice(&mtime.secs().to_le_bytes());
+        bytes.extend_from_slice(&mtime.nanos().to_le_bytes());
     }
     bytes.extend_from_slice(&meta.size.to_le_bytes());
     bytes.extend_from_slice(&meta.rdev.0.to_le_bytes());

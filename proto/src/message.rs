@@ -28,6 +28,9 @@ pub const FEATURE_SPARE: u64 = 1 << 1;
 /// name counts as a thing of its own.
 pub const FEATURE_LINKS: u64 = 1 << 2;
 
+/// Feature: `Welcome` may say that times are compared less exactly than to the nanosecond.
+pub const FEATURE_TIMES: u64 = 1 << 3;
+
 /// What an agent comes for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub enum Purpose {
@@ -46,7 +49,8 @@ pub struct Hello {
     pub version_min: u16,
     /// Highest protocol version it speaks.
     pub version_max: u16,
-    /// Optional features it has, one bit each ([`FEATURE_ZSTD`], [`FEATURE_SPARE`], [`FEATURE_LINKS`]).
+    /// Optional features it has, one bit each ([`FEATURE_ZSTD`], [`FEATURE_SPARE`], [`FEATURE_LINKS`],
+    /// [`FEATURE_TIMES`]).
     pub features: u64,
     /// What it comes for.
     pub purpose: Purpose,

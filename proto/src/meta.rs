@@ -124,6 +124,69 @@ impl<'de, C> BorrowDecode<'de, C> for Mtime {
     }
 }
 
+/// How exactly modification times are compared: what the receiver's file systems hold of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+pub enum Times {
+    /// Not at all.
+    Ignored,
+    /// To the nanosecond.
+    Nanos,
+    /// To the microsecond.
+    Micros,
+    /// To the second.
+    Seconds,
+    /// To two seconds.
+    TwoSeconds,
+}
+
+impl Times {
+    /// What of a time is compared: the last moment not after it that is held.
+    #[must_use]
+    pub const fn of(self, mtime: Mtime) -> Mtime {
+        let Mtime { secs, nanos } = mtime;
+        match self {
+            Self::Ignored => Mtime { secs: 0, nanos: 0 },
+            Self::Nanos => mtime,
+            Self::Micros => Mtime {
+                secs,
+                nanos: nanos - nanos % 1_000,
+            },
+            Self::Seconds => Mtime { secs, nanos: 0 },
+            Self::TwoSeconds => Mtime {
+                secs: secs & !1,
+                nanos: 0,
+            },
+        }
+    }
+
+    /// Whether two times are the same as far as this looks.
+    #[must_use]
+    pub fn same(self, a: Mtime, b: Mtime) -> bool {
+        self.of(a) == self.of(b)
+    }
+
+    /// How exactly, for people, where it is less than to the nanosecond.
+    #[must_use]
+    pub const fn words(self) -> Option<&'static str> {
+        match self {
+            Self::Ignored | Self::Nanos => None,
+            Self::Micros => Some("to the microsecond"),
+            Self::Seconds => Some("to the second"),
+            Self::TwoSeconds => Some("to two seconds"),
+        }
+    }
+
+    /// The most exact of these under which a file system that was given a time holds it; to the nanosecond where it
+    /// holds another one altogether.
+    #[must_use]
+    pub fn found(given: Mtime, held: Mtime) -> Self {
+        let coarser = [Self::Micros, Self::Seconds, Self::TwoSeconds];
+        let exact = given == held;
+        let found = coarser.into_iter().find(|times| times.same(given, held));
+        found.filter(|_| !exact).unwrap_or(Self::Nanos)
+    }
+}
+
 /// One extended attribute.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
 pub struct Xattr {
@@ -195,7 +258,7 @@ pub struct Compare {
     /// Permission bits that are compared.
     pub mode_mask: u16,
     /// Modification times (of symlinks and directories too).
-    pub mtime: bool,
+    pub mtime: Times,
     /// Which extended attributes.
     pub xattrs: Attributes,
     /// The presence of fifos and sockets.
@@ -221,10 +284,46 @@ impl Compare {
     pub const ALL: Self = Self {
         owner: true,
         mode_mask: 0o7777,
-        mtime: true,
+        mtime: Times::Nanos,
         xattrs: Attributes::NONE,
         specials: true,
         devices: true,
         links: true,
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXACT: Mtime = Mtime::said(-3, 987_654_321);
+
+    #[test]
+    fn a_file_system_is_known_by_what_it_leaves_of_a_time() {
+        for (held, times) in [
+            (EXACT, Times::Nanos),
+            (Mtime::said(-3, 987_654_300), Times::Micros),
+            (Mtime::said(-3, 987_654_000), Times::Micros),
+            (Mtime::said(-3, 980_000_000), Times::Seconds),
+            (Mtime::said(-3, 0), Times::Seconds),
+            (Mtime::said(-4, 0), Times::TwoSeconds),
+            (Mtime::said(-2, 0), Times::Nanos),
+            (Mtime::said(1_700_000_000, 5), Times::Nanos),
+        ] {
+            assert_eq!(Times::found(EXACT, held), times, "{held:?}");
+            assert_eq!(times.same(EXACT, held), times.of(held) == times.of(EXACT));
+        }
+    }
+
+    #[test]
+    fn what_is_left_off_is_not_compared() {
+        let other = Mtime::said(-3, 1);
+        assert!(Times::Ignored.same(EXACT, Mtime::default()));
+        assert!(!Times::Nanos.same(EXACT, other) && !Times::Micros.same(EXACT, other));
+        assert!(
+            Times::Seconds.same(EXACT, other) && !Times::Seconds.same(EXACT, Mtime::said(-4, 0))
+        );
+        assert_eq!(Times::TwoSeconds.of(EXACT), Mtime::said(-4, 0));
+        assert_eq!(Times::Micros.of(EXACT), Mtime::said(-3, 987_654_000));
+    }
 }

@@ -24,7 +24,7 @@ use syncd_proto::frame::{Frame, HEADER_BYTES};
 use syncd_proto::limits;
 use syncd_proto::merkle::DirHasher;
 use syncd_proto::message::*;
-use syncd_proto::meta::{Compare, EntryMeta, Kind, Meta, Mtime, Xattr};
+use syncd_proto::meta::{Compare, EntryMeta, Kind, Meta, Mtime, Times, Xattr};
 use syncd_proto::op::{Content, Expect, IdKind, IdName, Op};
 use syncd_proto::path::{Name, WirePath};
 use syncd_proto::reject::RejectCode;
@@ -372,7 +372,7 @@ fn receiver_frames() {
     let compare = Compare {
         owner: false,
         mode_mask: 0o777,
-        mtime: true,
+        mtime: Times::Nanos,
         xattrs: Attributes {
             user: true,
             acls: true,
@@ -592,7 +592,7 @@ fn directory_digests() {
     let none = Compare {
         owner: false,
         mode_mask: 0,
-        mtime: false,
+        mtime: Times::Ignored,
         xattrs: Attributes::NONE,
         specials: false,
         devices: false,

@@ -39,7 +39,9 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::io::Errno;
+use syncd_proto::meta::Times;
 use syncd_proto::op::IdName;
+use syncd_proto::path::WirePath;
 use syncd_proto::reject::RejectCode;
 
 use crate::confine::{Confined, confine};
@@ -138,6 +140,14 @@ impl Module {
             .text
             .push_str("; if that is meant, reload the receiver's configuration");
         Err(refusal)
+    }
+
+    /// What is held of times everywhere in the module, as far as somebody has written there before.
+    fn times(&self) -> Times {
+        let root = WirePath::root();
+        let places = self.confined.mounts.iter().chain([&root]);
+        let held = places.filter_map(|at| Area::times_of(&self.confined.root, at));
+        held.max().unwrap_or(Times::Nanos)
     }
 
     fn whereabouts(&self, instance: [u8; 16]) -> Whereabouts {

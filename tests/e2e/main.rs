@@ -36,6 +36,7 @@ mod refuse;
 mod regression;
 mod sync;
 mod targets;
+mod times;
 mod tls;
 mod trash;
 mod truth;

@@ -131,6 +131,12 @@ fn write_target(target: &TargetStatus, text: &mut String) {
         let root = root.get(..16).unwrap_or(root);
         let _ = writeln!(text, "     identical at {}, root {root}...", moment(at));
     }
+    if let Some(times) = &target.times {
+        let _ = writeln!(
+            text,
+            "     times are kept and compared {times}: the file system there holds no more"
+        );
+    }
     if let Some(limit) = target.bwlimit {
         let _ = writeln!(text, "     at most {} are sent per second", bytes(limit));
     }
@@ -314,6 +320,7 @@ mod tests {
         target.root_digest = Some("9f3c".repeat(16));
         target.identical_at = Some("2026-11-21T12:00:03+01:00".into());
         target.bwlimit = Some(1 << 20);
+        target.times = Some("to the second".into());
         target.full_check = Some(FullCheck {
             at: "2026-11-15T03:31:00+01:00".into(),
             done: true,
@@ -331,6 +338,7 @@ mod tests {
         for part in [
             "identical at 2026-11-21 12:00:03, root 9f3c9f3c9f3c9f3c...",
             "at most 1.0 MiB are sent per second",
+            "times are kept and compared to the second: the file",
             "full check of contents at 2026-11-15 03:31:00: 7 entries, 2.0 KiB, 1 differences, mended, such as a/b; \
              2 could not be read; it took 60 s; the next at 2026-11-22 03:30:00",
         ] {

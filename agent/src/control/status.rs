@@ -187,6 +187,9 @@ pub struct TargetStatus {
     /// The same in seconds since 1970.
     #[serde(default)]
     pub identical_at_s: Option<u64>,
+    /// How exactly times are compared, where the receiver's file systems do not hold them to the nanosecond.
+    #[serde(default)]
+    pub times: Option<String>,
     /// Most bytes sent per second now, if that is limited.
     #[serde(default)]
     pub bwlimit: Option<u64>,
@@ -350,6 +353,7 @@ pub(crate) mod tests {
                     root_digest: None,
                     identical_at: None,
                     identical_at_s: None,
+                    times: None,
                     bwlimit: None,
                     full_check: None,
                     next_full_check: None,

@@ -139,7 +139,7 @@ pub async fn run(
     }
 }
 
-/// Says which attributes the receiver does not keep although they are to be mirrored.
+/// Says which attributes the receiver does not keep although they are to be mirrored, and what it does not hold of times.
 fn note_lacking(target: &Target, access: &Access, connected: &Connected) {
     let kept = connected.terms.attributes;
     let lacking = access.attributes.without(kept);
@@ -148,6 +148,12 @@ fn note_lacking(target: &Target, access: &Access, connected: &Connected) {
             target = %target.name,
             "not kept by the receiver, which may not set them: {}",
             lacking.words()
+        );
+    }
+    if let Some(times) = connected.welcome.compare.mtime.words() {
+        tracing::warn!(
+            target = %target.name,
+            "times are kept and compared {times}: the receiver's file system holds no more"
         );
     }
 }

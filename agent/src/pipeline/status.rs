@@ -128,6 +128,9 @@ fn of_target(target: &Target) -> TargetStatus {
         root_digest: state.identical.as_ref().map(|(root, _)| root.clone()),
         identical_at: state.identical.as_ref().and_then(|(_, at)| local(*at)),
         identical_at_s: state.identical.as_ref().and_then(|(_, at)| since_1970(*at)),
+        times: (state.link.as_ref())
+            .and_then(|link| link.welcome().compare.mtime.words())
+            .map(str::to_owned),
         bwlimit: state
             .link
             .as_ref()

@@ -7,7 +7,7 @@ use syncd_proto::attributes::Attributes;
 use syncd_proto::digest::Digest;
 use syncd_proto::frame::Frame;
 use syncd_proto::message::*;
-use syncd_proto::meta::{Compare, EntryMeta, Kind, Meta, Mtime, Xattr};
+use syncd_proto::meta::{Compare, EntryMeta, Kind, Meta, Mtime, Times, Xattr};
 use syncd_proto::op::{Content, Expect, IdKind, IdName, Op};
 use syncd_proto::path::{Name, WirePath};
 use syncd_proto::reject::RejectCode;
@@ -393,8 +393,15 @@ fn attributes() -> impl Strategy<Value = Attributes> {
 }
 
 fn compare() -> impl Strategy<Value = Compare> {
-    (any::<[bool; 5]>(), attributes(), 0..=0o7777u16).prop_map(
-        |([owner, mtime, specials, devices, links], xattrs, mode_mask)| Compare {
+    let times = prop_oneof![
+        Just(Times::Ignored),
+        Just(Times::Nanos),
+        Just(Times::Micros),
+        Just(Times::Seconds),
+        Just(Times::TwoSeconds)
+    ];
+    (any::<[bool; 4]>(), times, attributes(), 0..=0o7777u16).prop_map(
+        |([owner, specials, devices, links], mtime, xattrs, mode_mask)| Compare {
             owner,
             mode_mask,
             mtime,

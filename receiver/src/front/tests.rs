@@ -19,7 +19,7 @@ use syncd_proto::frame::{Deframer, FrameLimits};
 use syncd_proto::message::{
     AgentMessage, Draining, Durability, Hello, Ping, Pong, ReceiverMessage, Welcome,
 };
-use syncd_proto::meta::Compare;
+use syncd_proto::meta::{Compare, Times};
 use syncd_proto::reject::RejectCode;
 use tokio::task::spawn_blocking;
 
@@ -120,7 +120,7 @@ fn welcome(open: &SessionOpen) -> Welcome {
         compare: Compare {
             owner: false,
             mode_mask: 0o7777,
-            mtime: true,
+            mtime: Times::Nanos,
             xattrs: syncd_proto::attributes::Attributes::NONE,
             specials: false,
             devices: false,

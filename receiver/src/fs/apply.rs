@@ -10,7 +10,7 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Statx, StatxAttributes};
 use rustix::io::Errno;
 
-use syncd_proto::meta::{Kind, Meta};
+use syncd_proto::meta::{Kind, Meta, Times};
 use syncd_proto::op::{Expect, Op};
 use syncd_proto::path::WirePath;
 use syncd_proto::reject::RejectCode;
@@ -298,7 +298,7 @@ impl Applier<'_> {
         let seen = self
             .seen((&from_dir, from_name), &found)
             .map_err(|errno| self.refusal(op, from, errno))?;
-        if expect.is_some_and(|expect| !is_expected(&found, seen, expect)) {
+        if expect.is_some_and(|expect| !is_expected(&found, seen, expect, self.keeper.times)) {
             return Err(mismatch(op, from, "another version is there"));
         }
         self.movable(op, (&from_dir, from_name), from, to)?;
@@ -529,9 +529,11 @@ fn complete(op: &Op, lacking: Option<&Lacking>) -> Done {
     Err(Refusal::new(RejectCode::Attributes, text))
 }
 
-fn is_expected(stat: &Statx, seen: Option<Kind>, expect: &Expect) -> bool {
+fn is_expected(stat: &Statx, seen: Option<Kind>, expect: &Expect, times: Times) -> bool {
     let same_size = expect.kind != Kind::File || stat.stx_size == expect.size;
-    let same_time = expect.mtime.is_none_or(|mtime| mtime == mtime_of(stat));
+    let same_time = expect
+        .mtime
+        .is_none_or(|mtime| times.same(mtime, mtime_of(stat)));
     seen == Some(expect.kind) && same_size && same_time
 }
 

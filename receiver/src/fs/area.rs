@@ -23,12 +23,13 @@ use rustix::io::Errno;
 
 use syncd_proto::RESERVED_NAME;
 use syncd_proto::digest::Digest;
+use syncd_proto::meta::{Mtime, Times};
 use syncd_proto::path::WirePath;
 use syncd_proto::reject::RejectCode;
 
 use super::attic::Attic;
 use super::elsewhere::Elsewhere;
-use super::meta::{Mount, mount_of, statx_fd};
+use super::meta::{Mount, mount_of, mtime_of, statx_at, statx_fd, times};
 use super::nameless::{self, Nameless};
 use super::refusal::{Refusal, describe};
 use super::root::{LISTABLE, READABLE, Root};
@@ -100,6 +101,9 @@ impl Area {
             Some(instance) => instance,
             None => make_instance(dir, &stage).map_err(broken)?,
         };
+        // Whoever asks what is held of times looks at what became of this one; nothing else depends on it.
+        let tried = times(TRIED);
+        let _ = rustix::fs::utimensat(dir, INSTANCE, &tried, AtFlags::SYMLINK_NOFOLLOW);
         Ok(Self {
             stage,
             partial,
@@ -179,6 +183,15 @@ impl Area {
     pub fn instance_of(root: &Root) -> Option<[u8; 16]> {
         let dir = root.open_dir(&reserved()?).ok()?;
         read_instance(&dir).ok()?
+    }
+
+    /// What the file system with the area of this directory of the module holds of times, if an area was opened there
+    /// ever; changes nothing.
+    #[must_use]
+    pub fn times_of(root: &Root, at: &WirePath) -> Option<Times> {
+        let dir = root.open_dir(&at.join_path(&reserved()?)?).ok()?;
+        let stat = statx_at(dir, INSTANCE.as_bytes()).ok()??;
+        Some(Times::found(TRIED, mtime_of(&stat)))
     }
 
     /// The name of this copy of the module.
@@ -523,6 +536,9 @@ pub const OWN: Mode = Mode::RUSR.union(Mode::WUSR);
 
 /// Most names that are remembered to be removed later; a new worker removes the others.
 const STRANDED_MAX: usize = 4_096;
+
+/// A time that every file system has room for, and of which less is left wherever less is held: the second is odd.
+const TRIED: Mtime = Mtime::said(1_000_000_001, 987_654_321);
 
 /// How long a new worker waits for one before it to leave, and how often it looks.
 const ALONE_WAIT: Duration = Duration::from_secs(3);

@@ -314,7 +314,8 @@ impl Committer {
             return;
         };
         if let Ok(stat) = self.root.open_file(path).and_then(statx_fd) {
-            self.staged.known().installed(&stat, digest, meta.mtime);
+            let mtime = (meta.mtime, self.keeper.times);
+            self.staged.known().installed(&stat, digest, mtime);
         }
     }
 

@@ -10,7 +10,7 @@ use rustix::fs::Statx;
 
 use syncd_proto::delta::{GroupCache, KnownVersion};
 use syncd_proto::digest::{Digest, Hasher};
-use syncd_proto::meta::Mtime;
+use syncd_proto::meta::{Mtime, Times};
 
 use super::meta::{Identity, identity_of, mtime_of};
 use super::signature::version_of;
@@ -34,12 +34,12 @@ impl Known {
 
     /// A staged file with this digest got its name and its times, and this is what is there now. Anything
     /// else than that very file as it was made is not believed.
-    pub fn installed(&self, stat: &Statx, digest: &Digest, mtime: Mtime) {
+    pub fn installed(&self, stat: &Statx, digest: &Digest, (mtime, times): (Mtime, Times)) {
         let mut known = self.lock();
         let Some(version) = known.remove(&staged_key(identity_of(stat), digest)) else {
             return;
         };
-        if stat.stx_size == version.groups.len() && mtime_of(stat) == mtime {
+        if stat.stx_size == version.groups.len() && times.same(mtime_of(stat), mtime) {
             known.insert(version_of(stat), version);
         }
     }

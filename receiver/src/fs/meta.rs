@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use syncd_proto::attributes::Attributes;
 use syncd_proto::digest::Digest;
 use syncd_proto::limits::LINK_TARGET_BYTES_MAX;
-use syncd_proto::meta::{Compare, EntryMeta, Kind, Meta, Mtime, Xattr};
+use syncd_proto::meta::{Compare, EntryMeta, Kind, Meta, Mtime, Times, Xattr};
 
 use super::attributes::{self, Lacking, Place};
 use super::fake;
@@ -48,7 +48,7 @@ impl Powers {
     /// What the two trees are compared by when this process keeps one of them, and the agent wants these
     /// attributes. Where modes are mapped, ACLs could not be what they are there.
     #[must_use]
-    pub fn compare(self, maps_modes: bool, wanted: Attributes) -> Compare {
+    pub fn compare(self, maps_modes: bool, wanted: Attributes, times: Times) -> Compare {
         let mode_mask = match (maps_modes, self.any_mode) {
             (true, _) => 0,
             (false, true) => 0o7777,
@@ -57,7 +57,7 @@ impl Powers {
         Compare {
             owner: self.chown,
             mode_mask,
-            mtime: true,
+            mtime: times,
             xattrs: wanted.and(Attributes {
                 user: true,
                 trusted: self.trusted,
@@ -73,11 +73,11 @@ impl Powers {
 
 /// What the two trees are compared by where owners and types are only said.
 #[must_use]
-pub fn compare_faked(maps_modes: bool, wanted: Attributes) -> Compare {
+pub fn compare_faked(maps_modes: bool, wanted: Attributes, times: Times) -> Compare {
     Compare {
         owner: true,
         mode_mask: if maps_modes { 0 } else { 0o7777 },
-        mtime: true,
+        mtime: times,
         xattrs: wanted.and(Attributes {
             user: true,
             ..Attributes::NONE
@@ -101,6 +101,8 @@ pub struct Keeper {
     pub umask: u32,
     /// Whether targets of symlinks are munged.
     pub munges: bool,
+    /// What is held of times.
+    pub times: Times,
     /// What the module forbids.
     pub guard: Arc<Guard>,
 }
@@ -400,6 +402,7 @@ mod tests {
             chmod: None,
             umask: 0,
             munges: false,
+            times: Times::Nanos,
             guard: Arc::new(Guard::new(&Rules::default())),
         }
     }
@@ -450,7 +453,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_kept_is_not_compared() {
-        let compare = NONE.compare(false, Attributes::ALL);
+        let compare = NONE.compare(false, Attributes::ALL, Times::Nanos);
         assert!(!compare.owner && !compare.devices && compare.specials);
         assert_eq!(compare.mode_mask, 0o777);
         let user_and_acls = Attributes {
@@ -459,9 +462,14 @@ mod tests {
             ..Attributes::ALL
         };
         assert_eq!(compare.xattrs, user_and_acls);
-        let mapped = NONE.compare(true, Attributes::ALL);
-        assert_eq!(mapped.mode_mask, 0);
+        let mapped = NONE.compare(true, Attributes::ALL, Times::Seconds);
+        assert_eq!((mapped.mode_mask, mapped.mtime), (0, Times::Seconds));
         assert!(mapped.xattrs.user && !mapped.xattrs.acls);
-        assert!(!NONE.compare(false, Attributes::NONE).xattrs.any());
+        assert!(
+            !NONE
+                .compare(false, Attributes::NONE, Times::Nanos)
+                .xattrs
+                .any()
+        );
     }
 }

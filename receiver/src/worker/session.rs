@@ -16,9 +16,10 @@ use syncd_proto::exchange::Counters;
 use syncd_proto::exchange::receiver::{ReceiverSession, Verified};
 use syncd_proto::frame::{Frame, FrameLimits};
 use syncd_proto::message::{
-    Draining, Durability, FEATURE_LINKS, FEATURE_SPARE, FEATURE_ZSTD, Leftover, Purpose,
-    ReceiverMessage, Refused, Reject, Rejected, Welcome,
+    Draining, Durability, FEATURE_LINKS, FEATURE_SPARE, FEATURE_TIMES, FEATURE_ZSTD, Leftover,
+    Purpose, ReceiverMessage, Refused, Reject, Rejected, Welcome,
 };
+use syncd_proto::meta::{Compare, Times};
 use syncd_proto::reject::RejectCode;
 
 use super::answers::Answerer;
@@ -75,6 +76,9 @@ struct Ready {
     area: Option<Arc<Area>>,
     instance: [u8; 16],
     leftovers: Vec<Leftover>,
+    compare: Compare,
+    /// What is held of times, whatever the agent understands of it.
+    times: Times,
 }
 
 fn begin(module: &Module, open: &SessionOpen) -> Result<Ready, Refusal> {
@@ -110,6 +114,7 @@ fn begin(module: &Module, open: &SessionOpen) -> Result<Ready, Refusal> {
         ),
         None => (Area::instance_of(root).unwrap_or_default(), Vec::new()),
     };
+    let times = module.times();
     let counters = Counters {
         next_out: open.next_out,
         next_in: open.next_in,
@@ -121,6 +126,8 @@ fn begin(module: &Module, open: &SessionOpen) -> Result<Ready, Refusal> {
         area,
         instance,
         leftovers,
+        compare: compare(module, open, times),
+        times,
     })
 }
 
@@ -211,7 +218,7 @@ fn converse<'scope>(
             outbox: outbox.clone(),
         };
         staging = Some(spawn("stager").spawn_scoped(scope, move || stager.run(&stage_messages))?);
-        let preparer = preparer(module, open, &ready.root, area, complete);
+        let preparer = preparer(module, &ready, area, complete);
         let committer = committer(module, open, &preparer);
         let outbox = outbox.clone();
         let (prepared, groups) = sync_channel(0);
@@ -228,7 +235,7 @@ fn converse<'scope>(
         })?);
     }
     let answer = |name: &str, questions: Receiver<Question>| {
-        let trees = Trees::new(compare(module, open), module.confined.munges);
+        let trees = Trees::new(ready.compare, module.confined.munges);
         let links_all = features(module, open) & FEATURE_LINKS != 0;
         let trees = trees.faked(module.guard.fakes()).linking(links_all);
         let answerer = Answerer {
@@ -295,24 +302,19 @@ fn log_transfers(module: &Module, open: &SessionOpen, group: &[Verified], reject
 /// Lines told to the front at once: with the longest they stay below the limit of a message.
 const LINES_PER_MESSAGE: usize = 100;
 
-fn preparer(
-    module: &Module,
-    open: &SessionOpen,
-    root: &Arc<Root>,
-    area: &Arc<Area>,
-    staged: Arc<StagedMap>,
-) -> Preparer {
+fn preparer(module: &Module, ready: &Ready, area: &Arc<Area>, staged: Arc<StagedMap>) -> Preparer {
     let confined = &module.confined;
     let keeper = Keeper {
         powers: confined.powers,
-        attributes: compare(module, open).xattrs,
+        attributes: ready.compare.xattrs,
         chmod: module.chmod.clone(),
         umask: confined.umask,
         munges: confined.munges,
+        times: ready.times,
         guard: Arc::clone(&module.guard),
     };
     Preparer {
-        root: Arc::clone(root),
+        root: Arc::clone(&ready.root),
         area: Arc::clone(area),
         keeper: Arc::new(keeper),
         durability: module.setup.durability,
@@ -330,19 +332,24 @@ fn committer(module: &Module, open: &SessionOpen, preparer: &Preparer) -> Commit
     Committer::new(preparer, anchor, first_root(&open.session), spares)
 }
 
-fn compare(module: &Module, open: &SessionOpen) -> syncd_proto::meta::Compare {
+fn compare(module: &Module, open: &SessionOpen, times: Times) -> Compare {
+    let times = match features(module, open) & FEATURE_TIMES {
+        0 => Times::Nanos,
+        _ => times,
+    };
     if module.guard.fakes() {
-        return compare_faked(module.chmod.is_some(), open.attributes);
+        return compare_faked(module.chmod.is_some(), open.attributes, times);
     }
     let powers = module.confined.powers;
-    powers.compare(module.chmod.is_some(), open.attributes)
+    powers.compare(module.chmod.is_some(), open.attributes, times)
 }
 
 /// Features both sides have.
 fn features(module: &Module, open: &SessionOpen) -> u64 {
+    let ours = FEATURE_SPARE | FEATURE_LINKS | FEATURE_TIMES;
     let ours = match module.setup.rules.refuses_compression {
-        true => FEATURE_SPARE | FEATURE_LINKS,
-        false => FEATURE_SPARE | FEATURE_LINKS | FEATURE_ZSTD,
+        true => ours,
+        false => ours | FEATURE_ZSTD,
     };
     open.features & ours
 }
@@ -354,8 +361,8 @@ fn welcome(module: &Module, open: &SessionOpen, ready: &Ready) -> Welcome {
         receiver: concat!("syncd-recv ", env!("CARGO_PKG_VERSION")).to_owned(),
         proof: open.proof,
         writable: ready.area.is_some(),
-        compare: compare(module, open),
-        maps_names: compare(module, open).owner && !module.setup.numeric_ids,
+        compare: ready.compare,
+        maps_names: ready.compare.owner && !module.setup.numeric_ids,
         durability: module.setup.durability,
         window_bytes: WINDOW_BYTES,
         window_commits: WINDOW_COMMITS,

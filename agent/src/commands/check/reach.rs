@@ -79,7 +79,11 @@ async fn call(
 fn welcome(connected: &Connected) -> String {
     let peer = connected.peer;
     let receiver = syncd_proto::path::escaped(connected.welcome.receiver.as_bytes());
-    format!("welcome at {peer} ({receiver}), and may write")
+    let times = match connected.welcome.compare.mtime.words() {
+        Some(times) => format!("; times are kept and compared {times}"),
+        None => String::new(),
+    };
+    format!("welcome at {peer} ({receiver}), and may write{times}")
 }
 
 /// Says good-bye, so that nobody waits for this session.

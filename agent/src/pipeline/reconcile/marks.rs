@@ -33,6 +33,7 @@ pub(in crate::pipeline) fn mark(
         Difference::Extra(_) => !is_changing(target, &path),
         _ => true,
     };
+    let times = link.welcome().compare.mtime;
     target.mark_state(|state, now| {
         let (look, remote, size) = match difference {
             Difference::Missing(here) => (Look::Content, Remote::Absent, Some(here)),
@@ -57,7 +58,7 @@ pub(in crate::pipeline) fn mark(
                 let same_content = here.kind == there.kind
                     && here.size == there.size
                     && here.content == there.content
-                    && (here.kind != Kind::File || here.mtime == there.mtime);
+                    && (here.kind != Kind::File || times.same(here.mtime, there.mtime));
                 let look = if same_content {
                     Look::Meta
                 } else {

@@ -106,10 +106,11 @@ fn known_there(
     }
     let link = link.ok_or(LinkError::Closed)?;
     let found = delta::versions(link, &paths)?;
+    let times = link.welcome().compare.mtime;
     let all = paths.into_iter().zip(entries).zip(found);
     let same = all.filter(|((_, here), there)| {
         let there = there.as_ref();
-        there.is_some_and(|there| (there.len, there.mtime) == (here.size, here.mtime))
+        there.is_some_and(|there| there.len == here.size && times.same(there.mtime, here.mtime))
     });
     Ok(same.map(|((path, _), _)| path).collect())
 }

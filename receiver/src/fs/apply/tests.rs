@@ -7,7 +7,7 @@ use rustix::fs::Mode;
 use syncd_proto::attributes::Attributes;
 use syncd_proto::digest::Digest;
 use syncd_proto::message::Durability;
-use syncd_proto::meta::Mtime;
+use syncd_proto::meta::{Mtime, Times};
 use syncd_proto::op::Content;
 
 use super::*;
@@ -43,6 +43,7 @@ impl Scene {
             chmod: None,
             umask: 0o022,
             munges: false,
+            times: Times::Nanos,
             guard: Arc::new(Guard::new(&Rules::default())),
         };
         Self {
