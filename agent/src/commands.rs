@@ -252,6 +252,7 @@ fn what_differs(here: &EntryMeta, there: &EntryMeta) -> String {
         ("owner", (here.uid, here.gid) != (there.uid, there.gid)),
         ("mtime", here.mtime != there.mtime),
         ("device", here.rdev != there.rdev),
+        ("attributes", here.xattrs != there.xattrs),
     ];
     let differing: Vec<&str> = aspects
         .iter()

@@ -142,7 +142,10 @@ fn attributes_changed_while_nobody_watched_are_found_and_so_are_those_changed_at
     let receiver = sandbox.receiver().start();
     let agent = patient(sandbox.agent(&receiver));
     let verified = once(&sandbox, &agent, "verify");
-    verified.expect(code::DIFFERENT, &["d/f", "gone", "new", "other"]);
+    verified.expect(
+        code::DIFFERENT,
+        &["d/f", "gone", "new", "(attributes): other"],
+    );
     once(&sandbox, &agent, "sync").expect(code::DONE, &[]);
     once(&sandbox, &agent, "verify").expect(code::DONE, &["identical"]);
     // What a receiver notes for itself is neither compared nor removed.
