@@ -13,7 +13,7 @@ use syncd_tests::volume::{self, Kind, Volume};
 use syncd_tests::wait::try_wait_for;
 use syncd_tests::{Agent, Binaries, Receiver, Sandbox, wait_for, wait_until};
 
-use crate::common::{LONG, Said, assert_same, code, noise, patient, run};
+use crate::common::{LONG, Said, assert_same, code, noise, patient, run, target_of};
 
 const PAGES: usize = 30;
 const OLD_BYTES: usize = 40_000;
@@ -213,6 +213,36 @@ fn a_full_ext4_is_waited_for() {
             full(Kind::Ext4, 24);
         },
     );
+}
+
+/// What cannot arrive is not sent again from its start, to the end of the disk, each time it is tried.
+#[test]
+fn a_large_file_for_which_there_is_no_room_is_not_sent_again_and_again() {
+    let [tool, kernel] = Kind::Ext4.needs();
+    let name = "disk::a_large_file_for_which_there_is_no_room_is_not_sent_again_and_again";
+    isolated(name, &[loop_devices(), tool, kernel], || {
+        const ROOM_BYTES: u64 = 100 << 20;
+        let mut disk = None;
+        let scene = Scene::on(|sandbox, at| disk = Some(mounted(Kind::Ext4, 256, sandbox, at)));
+        fill(&scene.disk, ROOM_BYTES);
+        fs::write(
+            scene.src("large"),
+            noise(ROOM_BYTES as usize + (9 << 20), 99),
+        )
+        .expect("write");
+        let target = || target_of(&scene.agent);
+        let tries = || target()["failed"][0]["attempts"].as_u64().unwrap_or(0);
+        wait_until(LONG, "it was tried once", || tries() > 0);
+        let first = target()["bytes_sent"].as_u64().expect("a number");
+        wait_until(LONG, "it was tried again and again", || tries() > 3);
+        let sent = target()["bytes_sent"].as_u64().expect("a number") - first;
+        // It is refused at its beginning; what was under way by then does not count.
+        assert!(sent < 3 * ROOM_BYTES / 2, "{sent} bytes more");
+        scene.wait_said(&["No space left on device", "make room", "large"]);
+        fs::remove_file(scene.disk.join("ballast")).expect("make room");
+        scene.settle();
+        drop((scene, disk));
+    });
 }
 
 /// Here a sync may fail for want of room, long after a write has succeeded.

@@ -10,7 +10,7 @@ use std::num::NonZeroU64;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{Advice, Mode, SeekFrom};
+use rustix::fs::{Advice, FallocateFlags, Mode, SeekFrom};
 use rustix::io::Errno;
 
 use syncd_proto::delta::{GroupHasher, GroupList, KnownVersion};
@@ -149,6 +149,7 @@ impl Staged {
 #[derive(Debug)]
 pub struct Transfer {
     id: TransferId,
+    key: Option<Digest>,
     temp: Temp,
     file: OwnedFd,
     basis: Option<OpenBasis>,
@@ -181,6 +182,7 @@ impl Transfer {
         let (temp, file) = open_target(area, begin)?;
         let mut transfer = Self {
             id: begin.transfer,
+            key: begin.key,
             temp,
             file,
             basis,
@@ -192,6 +194,35 @@ impl Transfer {
         };
         transfer.resume(begin.resume_at)?;
         Ok(transfer)
+    }
+
+    /// What names the version that is sent, if it can be continued.
+    #[must_use]
+    pub fn version(&self) -> Option<Digest> {
+        self.key
+    }
+
+    /// Bytes that it takes on the disk so far.
+    #[must_use]
+    pub fn taken_bytes(&self) -> u64 {
+        statx_fd(&self.file).map_or(0, |stat| stat.stx_blocks * 512)
+    }
+
+    /// Whether there is room, and quota, for so many bytes: takes it for a moment, where the file system can do that.
+    ///
+    /// # Errors
+    /// There is none; the transfer is to be aborted.
+    pub fn try_room(&self, bytes: u64) -> Result<(), Refusal> {
+        // Who knows of no blocks says nothing; some of the free ones may not be for everybody.
+        let stat = rustix::fs::fstatvfs(&self.file).map_err(cannot_write)?;
+        if stat.f_blocks > 0 && stat.f_bfree.saturating_mul(stat.f_frsize) < bytes {
+            return Err(cannot_write(Errno::NOSPC));
+        }
+        let taken = rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, bytes);
+        if let Err(errno @ (Errno::NOSPC | Errno::DQUOT)) = taken {
+            return Err(cannot_write(errno));
+        }
+        rustix::fs::ftruncate(&self.file, self.len).map_err(cannot_write)
     }
 
     /// Its number.

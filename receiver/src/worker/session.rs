@@ -28,7 +28,7 @@ use super::outbox::{self, Outbox};
 use super::reader::{self, End, Question, Queues, WINDOW_BYTES};
 use super::registry::Heard;
 use super::shared::Shared;
-use super::stager::Stager;
+use super::stager::{Lacked, Stager};
 use super::{Module, commits};
 use crate::fs::area::Area;
 use crate::fs::commit::{Anchor, Committer, StagedMap, Totals};
@@ -216,6 +216,7 @@ fn converse<'scope>(
             durability,
             shared,
             outbox: outbox.clone(),
+            lacked: Lacked::default(),
         };
         staging = Some(spawn("stager").spawn_scoped(scope, move || stager.run(&stage_messages))?);
         let preparer = preparer(module, &ready, area, complete);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
 
+use syncd_proto::digest::Digest;
 use syncd_proto::limits::TRANSFERS_MAX;
 use syncd_proto::message::{Credit, Durability, Rejected, StageBegin, StageChunk, StageEnd};
 use syncd_proto::op::TransferId;
@@ -34,11 +35,39 @@ pub(super) struct Stager<'a> {
     pub(super) shared: &'a Shared<'a>,
     /// To the agent.
     pub(super) outbox: Outbox,
+    /// Versions for which there was no room.
+    pub(super) lacked: Lacked,
+}
+
+/// What versions had taken on the disk when there was no more room for them, in bytes. They are not taken in again until
+/// there is room for more than that: what cannot arrive would be sent again and again, and fill the disk for everybody.
+/// It may be less than they need, since nobody knows what of them is holes.
+#[derive(Debug, Default)]
+pub(super) struct Lacked(HashMap<Digest, u64>);
+
+impl Lacked {
+    fn note(&mut self, version: Option<Digest>, taken_bytes: u64, refusal: &Refusal) {
+        let lacking = matches!(refusal.code, RejectCode::NoSpace | RejectCode::Quota);
+        let Some(version) = version.filter(|_| lacking) else {
+            return;
+        };
+        if self.0.len() >= LACKED_MAX {
+            self.0.clear();
+        }
+        self.0.insert(version, taken_bytes);
+    }
+
+    /// Bytes for which there has to be room before it makes sense to begin with this one.
+    fn of(&self, begin: &StageBegin) -> Option<u64> {
+        let taken = self.0.get(&begin.key?)?;
+        let bytes = (taken + LACKED_STEP_BYTES).min(begin.len_hint);
+        (begin.resume_at == 0).then_some(bytes)
+    }
 }
 
 impl Stager<'_> {
     /// Works until the queue ends; what is unfinished then can be continued later.
-    pub(super) fn run(self, queue: &Receiver<StageMessage>) {
+    pub(super) fn run(mut self, queue: &Receiver<StageMessage>) {
         let mut open: HashMap<TransferId, Transfer> = HashMap::new();
         let mut consumed = 0;
         while let Ok(message) = queue.recv() {
@@ -59,7 +88,7 @@ impl Stager<'_> {
     }
 
     fn take(
-        &self,
+        &mut self,
         open: &mut HashMap<TransferId, Transfer>,
         message: StageMessage,
     ) -> Result<(), (TransferId, Refusal)> {
@@ -68,11 +97,16 @@ impl Stager<'_> {
                 let id = begin.transfer;
                 self.begin(open, &begin).map_err(|refusal| (id, refusal))
             }
-            StageMessage::Chunk(chunk, payload) => append(open, &chunk, &payload),
+            StageMessage::Chunk(chunk, payload) => self.append(open, &chunk, &payload),
             StageMessage::End(end) => match open.remove(&end.transfer) {
-                Some(transfer) => self
-                    .end(transfer, &end)
-                    .map_err(|refusal| (end.transfer, refusal)),
+                Some(transfer) => {
+                    let (version, taken_bytes) = (transfer.version(), transfer.taken_bytes());
+                    let ended = self.end(transfer, &end);
+                    ended.map_err(|refusal| {
+                        self.lacked.note(version, taken_bytes, &refusal);
+                        (end.transfer, refusal)
+                    })
+                }
                 // It was refused before; the agent could not know yet.
                 None => Ok(()),
             },
@@ -99,8 +133,33 @@ impl Stager<'_> {
         let is_synced = self.durability != Durability::None;
         let known = self.complete.known();
         let transfer = Transfer::begin(&self.area, &self.root, known, begin, is_synced)?;
+        if let Some(bytes) = self.lacked.of(begin)
+            && let Err(refusal) = transfer.try_room(bytes)
+        {
+            transfer.abort();
+            return Err(refusal);
+        }
         open.insert(begin.transfer, transfer);
         Ok(())
+    }
+
+    fn append(
+        &mut self,
+        open: &mut HashMap<TransferId, Transfer>,
+        chunk: &StageChunk,
+        payload: &[u8],
+    ) -> Result<(), (TransferId, Refusal)> {
+        let Some(transfer) = open.get_mut(&chunk.transfer) else {
+            return Ok(());
+        };
+        transfer.chunk(&chunk.ops, payload).map_err(|refusal| {
+            if let Some(transfer) = open.remove(&chunk.transfer) {
+                let (version, taken_bytes) = (transfer.version(), transfer.taken_bytes());
+                self.lacked.note(version, taken_bytes, &refusal);
+                transfer.abort();
+            }
+            (chunk.transfer, refusal)
+        })
     }
 
     fn end(&self, transfer: Transfer, end: &StageEnd) -> Result<(), Refusal> {
@@ -117,22 +176,6 @@ impl Stager<'_> {
     }
 }
 
-fn append(
-    open: &mut HashMap<TransferId, Transfer>,
-    chunk: &StageChunk,
-    payload: &[u8],
-) -> Result<(), (TransferId, Refusal)> {
-    let Some(transfer) = open.get_mut(&chunk.transfer) else {
-        return Ok(());
-    };
-    transfer.chunk(&chunk.ops, payload).map_err(|refusal| {
-        if let Some(transfer) = open.remove(&chunk.transfer) {
-            transfer.abort();
-        }
-        (chunk.transfer, refusal)
-    })
-}
-
 fn payload_len(message: &StageMessage) -> u64 {
     match message {
         StageMessage::Chunk(_, payload) => payload.len() as u64,
@@ -145,6 +188,12 @@ const CREDIT_BYTES: u64 = 256 << 10;
 
 /// Files from this size on are synced as soon as they are complete.
 const EARLY_SYNC_BYTES: u64 = 8 << 20;
+
+/// Most versions for which there was no room that are remembered.
+const LACKED_MAX: usize = 1_024;
+
+/// By how much more room than the last time there has to be.
+const LACKED_STEP_BYTES: u64 = 4 << 20;
 
 /// Most complete transfers that wait for a commit; each holds a descriptor.
 const COMPLETE_MAX: usize = 512;
