@@ -293,6 +293,37 @@ fn a_disk_that_is_read_only_for_a_while() {
     });
 }
 
+/// The disk loses its journal, and is read only from then on: no session is worth anything, and each costs a comparison.
+#[test]
+fn a_disk_that_fails_is_told_with_its_remedy_and_called_less_and_less_often() {
+    let [tool, kernel] = Kind::Ext4.needs();
+    let name = "disk::a_disk_that_fails_is_told_with_its_remedy_and_called_less_and_less_often";
+    isolated(name, &[loop_devices(), tool, kernel], || {
+        let mut disk = None;
+        let mut below = PathBuf::new();
+        let scene = Scene::on(|sandbox, at| {
+            below = sandbox.path().join("below");
+            fs::create_dir(&below).expect("mkdir");
+            in_memory(&below, "size=40m");
+            let image = below.join("disk.img");
+            Kind::Ext4.make(&image, 64);
+            disk = Some(Volume::mount(Kind::Ext4, &image, at).expect("mount"));
+        });
+        fill(&below, 64 << 10);
+        scene.write_new();
+        wait_until(LONG, "it is called less often, and said why", || {
+            let target = target_of(&scene.agent);
+            let told = target["last_error"]["text"].to_string();
+            let hint = target["last_error"]["hint"].to_string();
+            let waits_ms = target["next_try_ms"].as_u64().unwrap_or(0);
+            let is_told = told.contains("failed to make changes durable");
+            is_told && hint.contains("it goes on by itself") && waits_ms > 1_000
+        });
+        scene.expect_whole();
+        drop((scene, disk));
+    });
+}
+
 #[test]
 fn a_quota_is_waited_for() {
     let [tool, kernel] = Kind::Btrfs.needs();

@@ -2,11 +2,12 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Zoned;
 use syncd_proto::attributes::Attributes;
 use syncd_proto::message::{AgentMessage, Bye, Ping, Purpose, ReceiverMessage, Rejected};
+use syncd_proto::reject::RejectCode;
 use tokio::io::ReadHalf;
 
 use crate::fs::{accounts, password};
@@ -20,6 +21,7 @@ use crate::net::link::Link;
 use crate::net::threads::apart;
 use crate::net::tls::TlsSettings;
 use crate::pipeline::owners::Owners;
+use crate::pipeline::status::remedy;
 use crate::pipeline::stop::Stop;
 use crate::pipeline::target::{Phase, Target};
 
@@ -31,6 +33,12 @@ const SILENCE_MAX: Duration = Duration::from_secs(45);
 
 /// How long a farewell may take.
 const FAREWELL: Duration = Duration::from_secs(2);
+
+/// After a session that ended for want of room, or of a disk that works, the next call waits for up to eight seconds.
+const TROUBLED_ATTEMPTS: u32 = 5;
+
+/// A session of this length was none that a failing disk lets begin and nothing more.
+const TROUBLE_LASTS: Duration = Duration::from_secs(60);
 
 /// What is needed to reach a target.
 #[derive(Debug)]
@@ -94,6 +102,7 @@ pub async fn run(
     stop: &Stop,
 ) -> Result<(), ConnectError> {
     let mut attempt = 0;
+    let mut attempt_max;
     let mut was_open = false;
     loop {
         let connected = tokio::select! {
@@ -102,23 +111,29 @@ pub async fn run(
         };
         match connected {
             Ok(connected) => {
-                attempt = 0;
                 was_open = true;
+                let begun = Instant::now();
                 tracing::info!(target = %target.name, peer = %connected.peer, receiver = %syncd_proto::path::escaped(connected.welcome.receiver.as_bytes()), "connected");
                 note_lacking(target, access, &connected);
-                let text = run_session(target, access, connected, stop).await;
+                let Ended { text, trouble } = run_session(target, access, connected, stop).await;
                 if stop.is_cancelled() {
                     return Ok(());
                 }
                 tracing::warn!(target = %target.name, "session ended: {text}");
                 target.disconnected(Phase::Disconnected {
                     text,
-                    hint: None,
+                    hint: trouble.map(|code| remedy(code).to_owned()),
                     permanent: false,
                 });
+                // A disk that fails lets sessions begin, and each begins with a comparison.
+                if trouble.is_none() || begun.elapsed() > TROUBLE_LASTS {
+                    attempt = 0;
+                }
+                attempt_max = trouble.map_or(u32::MAX, |_| TROUBLED_ATTEMPTS);
             }
             Err(error) if once && (error.is_permanent() || !was_open) => return Err(error),
             Err(error) => {
+                attempt_max = u32::MAX;
                 tracing::warn!(target = %target.name, "not connected: {error}; {}", error.hint());
                 target.disconnected(Phase::Disconnected {
                     text: error.to_string(),
@@ -127,7 +142,7 @@ pub async fn run(
                 });
             }
         }
-        attempt += 1;
+        attempt = (attempt + 1).min(attempt_max);
         let pause = Backoff::CONNECT.delay(attempt, random());
         let pause_ms = pause.as_millis() as u64;
         target.update(|state, now| state.next_try = Some(now + pause_ms));
@@ -158,13 +173,29 @@ fn note_lacking(target: &Target, access: &Access, connected: &Connected) {
     }
 }
 
+/// Why a session ended.
+struct Ended {
+    text: String,
+    /// The receiver's disk takes nothing.
+    trouble: Option<RejectCode>,
+}
+
+impl Ended {
+    fn of(text: impl Into<String>) -> Self {
+        Self {
+            text: text.into(),
+            trouble: None,
+        }
+    }
+}
+
 /// Runs an open session to its end; says why it ended.
 async fn run_session(
     target: &Arc<Target>,
     access: &Access,
     connected: Connected,
     stop: &Stop,
-) -> String {
+) -> Ended {
     let Connected {
         mut reader,
         writer,
@@ -188,20 +219,23 @@ async fn run_session(
         let link = link.clone();
         async move { link.write_all(writer).await }
     });
-    let text = tokio::select! {
+    let ended = tokio::select! {
         () = stop.cancelled() => {
             let bye = AgentMessage::Bye(Bye { text: "agent stops".to_owned() });
             let _ = link.send(&bye, Vec::new());
-            "stopped".to_owned()
+            Ended::of("stopped")
         }
-        text = read_frames(target, &link, &mut reader) => text,
-        () = keep_to(&link, access.config.bwlimit.as_ref()) => String::new(),
-        () = keep_alive(&link) => format!("no sign of life for {} s", SILENCE_MAX.as_secs()),
+        ended = read_frames(target, &link, &mut reader) => ended,
+        () = keep_to(&link, access.config.bwlimit.as_ref()) => Ended::of(""),
+        () = keep_alive(&link) => Ended::of(format!("no sign of life for {} s", SILENCE_MAX.as_secs())),
     };
     link.close();
     match tokio::time::timeout(FAREWELL, sending).await {
-        Ok(Ok(Err(error))) => format!("{text} ({error})"),
-        _ => text,
+        Ok(Ok(Err(error))) => Ended {
+            text: format!("{} ({error})", ended.text),
+            ..ended
+        },
+        _ => ended,
     }
 }
 
@@ -209,35 +243,38 @@ async fn read_frames(
     target: &Arc<Target>,
     link: &Arc<Link>,
     reader: &mut FrameReader<ReadHalf<Stream>>,
-) -> String {
+) -> Ended {
     loop {
         let frame = match reader.next().await {
             Ok(Some(frame)) => frame,
-            Ok(None) => return "the receiver closed the connection".to_owned(),
-            Err(error) => return format!("connection lost: {error}"),
+            Ok(None) => return Ended::of("the receiver closed the connection"),
+            Err(error) => return Ended::of(format!("connection lost: {error}")),
         };
         let message = match link.handle(frame) {
             Ok(message) => message,
-            Err(error) => return format!("the receiver broke the protocol: {error}"),
+            Err(error) => return Ended::of(format!("the receiver broke the protocol: {error}")),
         };
         match message {
             None | Some(ReceiverMessage::Pong(_)) => {}
             Some(ReceiverMessage::Ack(ack)) => target.acked(&ack),
             Some(ReceiverMessage::Draining(notice)) => {
-                return format!("the receiver ends it: {}", safe(&notice.text));
+                return Ended::of(format!("the receiver ends it: {}", safe(&notice.text)));
             }
             Some(ReceiverMessage::Reject(reject)) if reject.what == Rejected::Session => {
-                return format!("{}: {}", reject.code, safe(&reject.text));
+                return Ended {
+                    text: format!("{}: {}", reject.code, safe(&reject.text)),
+                    trouble: Some(reject.code).filter(|code| code.pauses_transfers()),
+                };
             }
             Some(ReceiverMessage::Reject(reject)) => target.rejected(&reject),
             Some(ReceiverMessage::Refused(refused)) => {
-                return format!("{}: {}", refused.code, safe(&refused.text));
+                return Ended::of(format!("{}: {}", refused.code, safe(&refused.text)));
             }
             Some(other) => {
-                return format!(
+                return Ended::of(format!(
                     "the receiver broke the protocol: unexpected {}",
                     other.name()
-                );
+                ));
             }
         }
     }

@@ -226,7 +226,7 @@ fn full_check(checked: &Checked, state: &State, now: Millis) -> FullCheck {
 }
 
 /// What helps when the receiver's disk takes nothing.
-const fn remedy(code: RejectCode) -> &'static str {
+pub(super) const fn remedy(code: RejectCode) -> &'static str {
     match code {
         RejectCode::Quota => {
             "raise the quota at the receiver, or make room within it; it goes on by itself"

@@ -24,7 +24,7 @@ use super::area::Area;
 use super::known::Known;
 use super::meta::{Identity, Keeper, identity_of, kind_of, statx_fd};
 use super::prepare::{PreparedGroup, Preparer};
-use super::refusal::{Refusal, describe};
+use super::refusal::{Refusal, code_of, describe};
 use super::root::Root;
 use super::stage::Staged;
 use super::touched::Touched;
@@ -361,5 +361,10 @@ fn lost(errno: Errno) -> Refusal {
         "the receiver's disk failed to make changes durable: {}",
         describe(errno)
     );
-    Refusal::new(RejectCode::Io, text)
+    let code = code_of(errno);
+    let code = match code.pauses_transfers() {
+        true => code,
+        false => RejectCode::Io,
+    };
+    Refusal::new(code, text)
 }
