@@ -506,6 +506,11 @@ macro_rules! messages {
             }
         }
 
+        $(impl $variant {
+            /// The frame type of this message.
+            pub const KIND: u16 = $kind;
+        })+
+
         $(impl From<$variant> for $name {
             fn from(body: $variant) -> Self { Self::$variant(body) }
         })+

@@ -28,6 +28,7 @@ mod reader;
 mod registry;
 mod session;
 mod shared;
+mod spares;
 mod stager;
 
 use std::io;

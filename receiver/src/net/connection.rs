@@ -8,7 +8,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
@@ -135,14 +135,14 @@ impl From<ProtocolError> for ReceiveError {
 /// Frames before the session.
 #[derive(Debug)]
 pub struct Conversation {
-    stream: TlsStream<TcpStream>,
+    stream: TlsStream<BufReader<TcpStream>>,
     deframer: Deframer,
 }
 
 impl Conversation {
     /// Frames on a fresh connection.
     #[must_use]
-    pub fn new(stream: TlsStream<TcpStream>) -> Self {
+    pub fn new(stream: TlsStream<BufReader<TcpStream>>) -> Self {
         Self {
             stream,
             deframer: Deframer::new(FrameLimits::HANDSHAKE, 0),

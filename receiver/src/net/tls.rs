@@ -14,6 +14,7 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{CertificateError, PeerIncompatible, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
+use tokio::io::BufReader;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -27,6 +28,9 @@ use crate::logic::users::CertIdentity;
 
 /// Bytes TLS may hold back before the writer waits: a few of our writes.
 const BUFFER_BYTES: usize = 512 << 10;
+
+/// Bytes taken from the socket at once. TLS itself asks for 4 KiB at a time, a system call for each.
+const READ_BYTES: usize = 128 << 10;
 
 /// Most names taken from one certificate.
 const NAMES_MAX: usize = 64;
@@ -134,7 +138,7 @@ impl fmt::Display for Identity {
 #[derive(Debug)]
 pub struct Secured {
     /// The encrypted stream.
-    pub stream: TlsStream<TcpStream>,
+    pub stream: TlsStream<BufReader<TcpStream>>,
     /// Who is at the other end.
     pub identity: Identity,
     /// What binds a conversation to this connection.
@@ -192,7 +196,7 @@ impl Tls {
     pub async fn accept(&self, socket: TcpStream) -> Result<Secured, TlsError> {
         let stream = self
             .acceptor
-            .accept_with(socket, |connection| {
+            .accept_with(BufReader::with_capacity(READ_BYTES, socket), |connection| {
                 connection.set_buffer_limit(Some(BUFFER_BYTES));
             })
             .await?;

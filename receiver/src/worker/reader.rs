@@ -1,6 +1,6 @@
 //! Frames in: read whole, numbered, verified, and given to whom they concern.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
@@ -18,6 +18,7 @@ use syncd_proto::reject::RejectCode;
 
 use super::outbox::Outbox;
 use super::shared::Shared;
+use super::spares::Spares;
 use crate::fs::refusal::Refusal;
 
 /// A commit, and what has to be done before it.
@@ -99,7 +100,7 @@ pub(super) fn read(
     };
     let mut input = BufReader::with_capacity(READ_BYTES, socket);
     loop {
-        let frame = match read_frame(&mut input, limits) {
+        let frame = match read_frame(&mut input, limits, &shared.spares) {
             Ok(Some(frame)) => frame,
             Ok(None) => return End::Left("the connection was closed".to_owned()),
             Err(Broken::Socket(error)) => return End::Left(socket_text(&error)),
@@ -254,26 +255,32 @@ impl From<io::Error> for Broken {
 }
 
 /// The next whole frame; `None` if the stream ends between frames.
-fn read_frame(input: &mut impl BufRead, limits: FrameLimits) -> Result<Option<Frame>, Broken> {
+fn read_frame(
+    input: &mut impl BufRead,
+    limits: FrameLimits,
+    spares: &Spares,
+) -> Result<Option<Frame>, Broken> {
     if input.fill_buf()?.is_empty() {
         return Ok(None);
     }
     let mut header = [0; HEADER_BYTES];
     input.read_exact(&mut header)?;
     let header = Header::parse(&header, limits).map_err(|error| Broken::Protocol(error.into()))?;
+    let mut body = vec![0; header.body_len];
+    input.read_exact(&mut body)?;
+    // Only those of chunks come back.
+    let mut payload = match header.kind == StageChunk::KIND {
+        true => spares.take(header.payload_len),
+        false => vec![0; header.payload_len],
+    };
+    input.read_exact(&mut payload)?;
     Ok(Some(Frame {
         seq: header.seq,
         kind: header.kind,
-        body: read_bytes(input, header.body_len)?,
-        payload: read_bytes(input, header.payload_len)?,
+        body,
+        payload,
         packed: header.packed,
     }))
-}
-
-fn read_bytes(input: &mut impl Read, length: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; length];
-    input.read_exact(&mut bytes)?;
-    Ok(bytes)
 }
 
 /// Chunk bytes an agent may have sent ahead.
@@ -282,5 +289,5 @@ pub(super) const WINDOW_BYTES: u64 = 16 << 20;
 /// Bytes of commits that wait at once; an agent that sends more is not read from meanwhile.
 const COMMIT_BYTES_MAX: u64 = 32 << 20;
 
-/// Bytes read from the socket at once.
-const READ_BYTES: usize = 256 << 10;
+/// Bytes read from the socket at once. What is larger is read to where it belongs, but for its beginning.
+const READ_BYTES: usize = 32 << 10;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::registry::Heard;
+use super::spares::Spares;
 use crate::fs::refusal::Refusal;
 
 /// State of a session between its threads.
@@ -21,6 +22,8 @@ pub(super) struct Shared<'a> {
     pub(super) stop: AtomicBool,
     /// Chunk bytes received and not given back.
     pub(super) window: AtomicU64,
+    /// Buffers of chunks that were worked off.
+    pub(super) spares: Spares,
     /// Stage messages worked off.
     pub(super) staged: Progress,
     /// Bytes of commits that wait.
@@ -37,6 +40,7 @@ impl<'a> Shared<'a> {
             applied: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             window: AtomicU64::new(0),
+            spares: Spares::default(),
             staged: Progress::default(),
             commit_bytes: Budget::default(),
         }

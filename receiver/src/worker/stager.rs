@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
 
 use syncd_proto::digest::Digest;
 use syncd_proto::limits::TRANSFERS_MAX;
@@ -70,7 +71,7 @@ impl Stager<'_> {
     pub(super) fn run(mut self, queue: &Receiver<StageMessage>) {
         let mut open: HashMap<TransferId, Transfer> = HashMap::new();
         let mut consumed = 0;
-        while let Ok(message) = queue.recv() {
+        while let Some(message) = self.next(queue) {
             consumed += payload_len(&message);
             if let Err((id, refusal)) = self.take(&mut open, message) {
                 self.complete.refuse(id, refusal.clone(), COMPLETE_MAX);
@@ -87,6 +88,17 @@ impl Stager<'_> {
         open.into_values().for_each(Transfer::suspend);
     }
 
+    fn next(&self, queue: &Receiver<StageMessage>) -> Option<StageMessage> {
+        match queue.recv_timeout(IDLE) {
+            Ok(message) => Some(message),
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) => {
+                self.shared.spares.clear();
+                queue.recv().ok()
+            }
+        }
+    }
+
     fn take(
         &mut self,
         open: &mut HashMap<TransferId, Transfer>,
@@ -97,7 +109,11 @@ impl Stager<'_> {
                 let id = begin.transfer;
                 self.begin(open, &begin).map_err(|refusal| (id, refusal))
             }
-            StageMessage::Chunk(chunk, payload) => self.append(open, &chunk, &payload),
+            StageMessage::Chunk(chunk, payload) => {
+                let appended = self.append(open, &chunk, &payload);
+                self.shared.spares.give(payload);
+                appended
+            }
             StageMessage::End(end) => match open.remove(&end.transfer) {
                 Some(transfer) => {
                     let (version, taken_bytes) = (transfer.version(), transfer.taken_bytes());
@@ -182,6 +198,9 @@ fn payload_len(message: &StageMessage) -> u64 {
         _ => 0,
     }
 }
+
+/// After so long without a message there are none for a while.
+const IDLE: Duration = Duration::from_millis(100);
 
 /// Window is given back in pieces of at least this size.
 const CREDIT_BYTES: u64 = 256 << 10;
