@@ -245,6 +245,27 @@ fn a_large_file_for_which_there_is_no_room_is_not_sent_again_and_again() {
     });
 }
 
+/// A version that was replaced is held until that is durable, and no longer.
+#[test]
+fn the_room_of_large_versions_that_were_replaced_is_given_back() {
+    let [tool, kernel] = Kind::Ext4.needs();
+    let name = "disk::the_room_of_large_versions_that_were_replaced_is_given_back";
+    isolated(name, &[loop_devices(), tool, kernel], || {
+        const BYTES: usize = 9 << 20;
+        let mut disk = None;
+        let scene = Scene::on(|sandbox, at| disk = Some(mounted(Kind::Ext4, 32, sandbox, at)));
+        for seed in 0..4 {
+            fs::write(scene.src("large"), noise(BYTES, seed)).expect("write");
+            scene.settle();
+        }
+        wait_until(LONG, "one version takes room", || {
+            let found = rustix::fs::statvfs(&scene.disk).expect("statvfs");
+            (found.f_blocks - found.f_bfree) * found.f_frsize < 2 * BYTES as u64
+        });
+        drop((scene, disk));
+    });
+}
+
 /// Here a sync may fail for want of room, long after a write has succeeded.
 #[test]
 fn a_full_btrfs_is_waited_for() {

@@ -7,6 +7,7 @@
 //! place, and [`ack_of`] is the only thing that turns one into an `Ack`.
 
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -204,6 +205,9 @@ pub struct Committer {
     chain: Digest,
     totals: Totals,
     spares: bool,
+    /// Whether versions that are replaced are held, see [`Self::replaced`].
+    holds: bool,
+    replaced: Vec<OwnedFd>,
 }
 
 impl Committer {
@@ -225,6 +229,8 @@ impl Committer {
             chain: first_root,
             totals: Totals::default(),
             spares,
+            holds: is_slow_to_drop(&preparer.area),
+            replaced: Vec::new(),
         }
     }
 
@@ -290,7 +296,29 @@ impl Committer {
         self.totals
     }
 
+    /// Handles of large versions that were replaced. The kernel drops what is cached of a version, and frees its blocks,
+    /// in whatever takes its last name or handle: not in the rename, if these are closed after it was acknowledged.
+    #[must_use]
+    pub fn replaced(&mut self) -> Vec<OwnedFd> {
+        std::mem::take(&mut self.replaced)
+    }
+
+    fn hold(&mut self, op: &Op) {
+        let Op::Put {
+            path,
+            content: Content::Staged { len, .. },
+            ..
+        } = op
+        else {
+            return;
+        };
+        if self.holds && *len >= HELD_BYTES_MIN && self.replaced.len() < HELD_MAX {
+            self.replaced.extend(self.root.handle(path));
+        }
+    }
+
     fn perform(&mut self, op: &Op, prepared: Result<Prepared, Refusal>) -> Result<(), Refusal> {
+        self.hold(op);
         let done = self.applier().perform(op, prepared?);
         // Without an attribute it is done all the same.
         if !matches!(&done, Err(refusal) if refusal.code != RejectCode::Attributes) {
@@ -347,6 +375,25 @@ impl Committer {
         }
     }
 }
+
+/// Whether a version with much in the page cache takes long to drop. Network file systems, which show a name for what has lost its
+/// own and is open, are none of these.
+fn is_slow_to_drop(area: &Area) -> bool {
+    const SLOW: [rustix::fs::FsWord; 2] = [EXT4_SUPER_MAGIC, BTRFS_SUPER_MAGIC];
+    rustix::fs::fstatfs(area.stage()).is_ok_and(|on| SLOW.contains(&on.f_type))
+}
+
+/// statfs(2): ext2 to ext4.
+const EXT4_SUPER_MAGIC: rustix::fs::FsWord = 0xef53;
+
+/// statfs(2).
+const BTRFS_SUPER_MAGIC: rustix::fs::FsWord = 0x9123_683e;
+
+/// Versions replaced by smaller files are not held, in bytes.
+const HELD_BYTES_MIN: u64 = 8 << 20;
+
+/// Most versions held at once.
+const HELD_MAX: usize = 64;
 
 fn rejection(seq: u64, index: u32, refusal: Refusal) -> Reject {
     Reject {

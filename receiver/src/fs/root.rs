@@ -154,8 +154,16 @@ impl Root {
     /// # Errors
     /// `ENOENT` if nothing has it.
     pub fn look_up(&self, path: &WirePath) -> rustix::io::Result<()> {
+        self.handle(path).map(drop)
+    }
+
+    /// A handle on what has this name, which is there as long as the handle is, whatever becomes of the name.
+    ///
+    /// # Errors
+    /// `ENOENT` if nothing has it.
+    pub fn handle(&self, path: &WirePath) -> rustix::io::Result<OwnedFd> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        self.open(path, flags).map(drop)
+        self.open(path, flags)
     }
 
     /// Opens a directory only to name things in it: needs no right to read it.

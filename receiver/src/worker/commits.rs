@@ -3,8 +3,10 @@
 //! Two threads: one makes what a group installs, the other makes it safe and gives it its names. So one
 //! group is written while the one before it waits for the disk.
 
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
+use std::thread;
 
 use syncd_proto::exchange::receiver::Verified;
 use syncd_proto::limits::COMMIT_OPS_MAX;
@@ -94,6 +96,7 @@ pub(super) fn commit(
                 }
                 under_way.fetch_sub(unsynced, Ordering::AcqRel);
                 unsynced = 0;
+                close_aside(committer.replaced());
             }
         }
         Ok(())
@@ -104,6 +107,16 @@ pub(super) fn commit(
     }
     shared.commit_bytes.open();
     committer.totals()
+}
+
+/// Closes handles of what was replaced, which may take seconds, where no commit waits for it.
+fn close_aside(handles: Vec<OwnedFd>) {
+    if !handles.is_empty() {
+        // Without a thread they are closed here.
+        let _ = thread::Builder::new()
+            .name("replaced".to_owned())
+            .spawn(|| drop(handles));
+    }
 }
 
 /// As many commits as are there, within bounds; and the one that was too many.
