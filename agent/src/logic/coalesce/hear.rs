@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use syncd_proto::path::WirePath;
 
-use super::mark::{Failure, Look, Remote};
+use super::mark::{Failure, Leave, Look, Remote};
 use super::{Comparison, DirtySet, Millis, above, range_below};
 
 /// Removals from one directory in quick succession: the directory itself often follows.
@@ -215,6 +215,7 @@ impl DirtySet {
         self.is_no_birth(&path);
         self.leave_below(&path);
         self.hasten_below(&path, now);
+        let is_held = range_below(&self.marks, &path).any(|(_, mark)| mark.leave == Leave::Held);
         let below = self.absorb_below(&path);
         self.strand_in_work(&path);
         if self.was_never_sent(&path) {
@@ -228,6 +229,10 @@ impl DirtySet {
             (mark.gone, mark.went) = (true, true);
             mark.born = false;
             mark.weight += below;
+            // What a person is asked about is a part of this now: the question stays the same.
+            if is_held && mark.leave == Leave::NotAsked {
+                mark.leave = Leave::Held;
+            }
             now
         });
     }

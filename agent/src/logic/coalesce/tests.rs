@@ -301,6 +301,22 @@ fn held_removals_go_when_they_have_leave() {
 }
 
 #[test]
+fn a_directory_that_goes_with_held_removals_in_it_is_held() {
+    let mut set = DirtySet::new(SETTLE);
+    set.gone(path("d/f"), 0);
+    set.gone(path("e/f"), 0);
+    let mut held = set.take(0, 1).remove(0);
+    held.mark.leave = Leave::Held;
+    set.give_back(held, 1_000);
+    set.gone(path("d"), 1);
+    set.gone(path("e"), 1);
+    let held: Vec<_> = set.held().map(|(held, _)| held.clone()).collect();
+    assert_eq!(held, [path("d")]);
+    // It is looked at now.
+    assert_eq!(set.take(1, 9).len(), 2);
+}
+
+#[test]
 fn a_directory_that_comes_where_a_comparison_saw_nothing_is_compared() {
     let mut set = DirtySet::new(SETTLE);
     set.only_there(path("d"), false, 0);
