@@ -65,6 +65,8 @@ pub struct Comparison {
 struct InWork {
     /// It was written to before it was taken.
     wrote: bool,
+    /// The target had nothing under its name when it was taken, as far as is known.
+    born: bool,
     /// Something else was renamed to its name, or to that of a directory above it, since it was taken.
     replaced: bool,
 }
@@ -84,6 +86,9 @@ pub struct DirtySet {
     in_flight: HashMap<Arc<WirePath>, u32>,
     /// Those on their way that are not in the commit log yet.
     in_work: BTreeMap<Arc<WirePath>, InWork>,
+    /// Files among them that have other names by now, of which the target has nothing, and of whose old names nothing was
+    /// heard since.
+    left: HashSet<Arc<WirePath>>,
     /// Directories that are on their way as something else, and the numbers of what is below them and waits.
     below_in_flight: HashMap<Arc<WirePath>, HashSet<u64>>,
     renames: VecDeque<Rename>,
@@ -132,6 +137,7 @@ impl DirtySet {
             by_seq: HashMap::new(),
             in_flight: HashMap::new(),
             in_work: BTreeMap::new(),
+            left: HashSet::new(),
             below_in_flight: HashMap::new(),
             renames: VecDeque::new(),
             renames_in_hand: false,
@@ -300,6 +306,7 @@ impl DirtySet {
         self.sent(&taken.path);
         let work = InWork {
             wrote: taken.mark.wrote,
+            born: taken.mark.never_sent(),
             replaced: false,
         };
         self.in_work.insert(taken.path.clone(), work);
@@ -318,6 +325,16 @@ impl DirtySet {
         self.in_work.get(path).is_some_and(|work| work.replaced)
     }
 
+    /// Whether it was taken and is a file that has another name since then, while the target has nothing under this one:
+    /// nothing is to be done here, now or later.
+    pub fn has_left(&mut self, path: &WirePath) -> bool {
+        let has_left = self.left.contains(path) && self.marks.contains_key(path);
+        if has_left {
+            self.forget(path);
+        }
+        has_left
+    }
+
     /// Until when a regular file of this size that was marked again waits for its close, if it does.
     #[must_use]
     pub fn waits_until(&self, path: &WirePath, size: u64) -> Option<Millis> {
@@ -333,6 +350,7 @@ impl DirtySet {
     /// Notes that it is in the commit log now, or given up.
     pub fn logged(&mut self, path: &Arc<WirePath>) {
         self.in_work.remove(path);
+        self.left.remove(path);
     }
 
     /// Notes that a path on its way has arrived, or will not.
@@ -454,6 +472,7 @@ impl DirtySet {
         now: Millis,
         change: impl FnOnce(&mut Mark, Settle, bool) -> Millis,
     ) {
+        self.left.remove(&path);
         let fresh = !self.marks.contains_key(&path);
         if fresh && self.marks.len() >= self.settle.marks_max {
             self.collapse(&path, now);

@@ -372,6 +372,10 @@ fn add_looks(
     let looks = std::mem::take(looks);
     let heard = looks.outcomes.is_empty() || target.hear();
     for (taken, outcome) in looks.outcomes {
+        if may_leave(&outcome) && target.lock().dirty.has_left(&taken.path) {
+            target.leave(&taken);
+            continue;
+        }
         let outcome = match waits_until(target, &taken, &outcome, heard) {
             Some(until) => Outcome::Later(until),
             None => outcome,
@@ -388,6 +392,17 @@ fn add_looks(
             send(target, link, std::mem::take(batch), horizon);
             wait_for_room(target, link);
         }
+    }
+}
+
+/// Whether nothing but the name is of interest in what was found, should the target have nothing there: it is a file with
+/// one name, or nothing.
+fn may_leave(outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Found(Found::Small { linked, .. }) => linked.is_none(),
+        Outcome::Large(linked, _) => linked.is_none(),
+        Outcome::Found(Found::Absent) | Outcome::Later(_) => true,
+        Outcome::Found(_) | Outcome::AfterNames(_) | Outcome::Failed(..) => false,
     }
 }
 
@@ -450,6 +465,8 @@ fn add_outcome(
     match outcome {
         Outcome::Found(Found::Absent) if !taken.mark.gone => {
             (taken.mark.gone, taken.mark.went) = (true, true);
+            // As for a removal, nothing waits for it.
+            target.lock().dirty.passed(taken.mark.seq);
             target.defer(taken, target.now() + ABSENCE_MS);
         }
         Outcome::Found(Found::Absent) if !target.delete => {

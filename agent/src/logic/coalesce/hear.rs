@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use syncd_proto::path::WirePath;
 
-use super::mark::{Failure, Leave, Look, Remote};
+use super::mark::{Failure, Leave, Look, Mark, Remote};
 use super::{Comparison, DirtySet, Millis, above, range_below};
 
 /// Removals from one directory in quick succession: the directory itself often follows.
@@ -193,13 +193,27 @@ impl DirtySet {
 
     /// Nobody knows what became of a name: look again, now or once whoever writes to it is done.
     pub fn unclear(&mut self, path: WirePath, now: Millis) {
+        self.may_be_there(&path);
         self.mark(path, now, |mark, _, _| {
             mark.look = Look::Content;
             mark.gone = false;
-            // The target may have something there after all.
-            mark.born = false;
             if mark.open { mark.due } else { now }
         });
+    }
+
+    /// The target may have something under this name, whatever was heard of its birth.
+    fn may_be_there(&mut self, path: &WirePath) {
+        if let Some(mark) = self.marks.get_mut(path) {
+            mark.born = false;
+        }
+        self.is_in_work_there(path);
+    }
+
+    /// The same of what is worked on.
+    fn is_in_work_there(&mut self, path: &WirePath) {
+        if let Some(work) = self.in_work.get_mut(path) {
+            work.born = false;
+        }
     }
 
     /// Metadata changed.
@@ -300,9 +314,7 @@ impl DirtySet {
     /// it has been gone for a while; otherwise it may be about to come again, and is looked at twice.
     pub fn only_there(&mut self, path: WirePath, sure: bool, now: Millis) {
         // Whatever was heard of its birth: the target has it.
-        if let Some(mark) = self.marks.get_mut(&path) {
-            mark.born = false;
-        }
+        self.may_be_there(&path);
         let late = self.is_late(&path);
         self.gone(path.clone(), now);
         if self.marks.contains_key(&path) {
@@ -324,6 +336,9 @@ impl DirtySet {
     pub fn found(&mut self, path: WirePath, look: Look, remote: Remote, now: Millis) {
         self.respawned += 1;
         self.listings += 1;
+        if remote == Remote::Present {
+            self.is_in_work_there(&path);
+        }
         let late = remote != Remote::Unknown && self.is_late(&path);
         self.mark(path, now, |mark, _, fresh| {
             mark.look = mark.look.max(look);
@@ -464,8 +479,7 @@ impl DirtySet {
 
     /// Whether the target has nothing under this name, and will not get it as the place that a rename goes into.
     pub(super) fn was_never_sent(&self, path: &WirePath) -> bool {
-        let mark = self.marks.get(path);
-        mark.is_some_and(|mark| mark.born && mark.remote != Remote::Present)
+        self.marks.get(path).is_some_and(Mark::never_sent)
             && !self.in_flight.contains_key(path)
             && !self.renames.iter().any(|to| to.to.starts_with(path))
     }

@@ -207,6 +207,11 @@ impl Mark {
         self.due += overdue;
     }
 
+    /// Whether the target never had anything under this name, as far as is known.
+    pub(super) fn never_sent(&self) -> bool {
+        self.born && self.remote != Remote::Present
+    }
+
     /// Whether the target has nothing under this name, as far as is known.
     #[must_use]
     pub fn is_absent_there(&self) -> bool {

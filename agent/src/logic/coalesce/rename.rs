@@ -84,6 +84,7 @@ impl DirtySet {
         let own = moved.iter().find(|(tail, _)| tail.is_root());
         let own = own.map(|(_, mark)| mark.clone());
         let wrote = own.as_ref().is_some_and(|mark| mark.wrote);
+        let leaves = !dir && self.leaves_nothing(&from, own.as_ref());
         if dir && !replay {
             self.is_there_again(&to, now);
         }
@@ -128,8 +129,12 @@ impl DirtySet {
             if !never_sent {
                 self.written(from.clone(), now);
                 self.went(&from, own);
-            } else if from.parent() != to.parent() {
+            }
+            if (never_sent || leaves) && from.parent() != to.parent() {
                 self.times_of_parent(&from, now);
+            }
+            if leaves && let Some((path, _)) = self.in_work.get_key_value(&from) {
+                self.left.insert(path.clone());
             }
             self.written(to.clone(), now);
             self.was_written(&to, wrote);
@@ -144,6 +149,14 @@ impl DirtySet {
             }
         }
         !replay
+    }
+
+    /// Whether what is worked on under a name leaves nothing at the target when it goes from there, if it does not get
+    /// into the commit log before. `own`: what was heard of the name since it was taken.
+    fn leaves_nothing(&self, path: &WirePath, own: Option<&Mark>) -> bool {
+        let is_there = |mark: &Mark| mark.concerns_below() || mark.remote != Remote::Unknown;
+        let is_born = self.in_work.get(path).is_some_and(|work| work.born);
+        is_born && !own.is_some_and(is_there)
     }
 
     /// Somebody wrote to what has this name now: its other names are linked to it, and not the other way round.

@@ -143,6 +143,97 @@ fn saving_by_a_temporary_file_is_one_change_of_the_target_name() {
     assert!(set.is_empty());
 }
 
+/// What is being looked at under its temporary name when the rename is told, after what else is heard of that name.
+fn renamed_in_work(heard: impl FnOnce(&mut DirtySet)) -> (DirtySet, Taken) {
+    let mut set = DirtySet::new(SETTLE);
+    set.created(path("f.tmp"), 0);
+    set.closed(path("f.tmp"), 1);
+    let taken = set.take(1, 9).remove(0);
+    set.begun(&taken);
+    assert!(!set.has_left(&taken.path));
+    heard(&mut set);
+    assert!(set.renamed(path("f.tmp"), path("f"), false, 3));
+    (set, taken)
+}
+
+/// Nothing of it gets into the commit log.
+fn given_up(set: &mut DirtySet, taken: &Taken) {
+    set.logged(&taken.path);
+    set.arrived(&taken.path);
+    set.settle_seq(taken.mark.seq);
+}
+
+#[test]
+fn nothing_is_left_of_a_temporary_name_that_was_looked_at_before_its_rename_was_told() {
+    for heard in [
+        |_: &mut DirtySet| (),
+        |set: &mut DirtySet| {
+            set.modified(path("f.tmp"), 2);
+            set.closed(path("f.tmp"), 2);
+            set.attrib(path("f.tmp"), 2);
+        },
+    ] {
+        let (mut set, first) = renamed_in_work(heard);
+        assert!(set.has_left(&first.path));
+        given_up(&mut set, &first);
+        assert_eq!(taken(&mut set, 3), ["f"]);
+        assert!(set.is_empty());
+        assert_eq!(set.outstanding(), 1, "the new name");
+    }
+}
+
+#[test]
+fn a_temporary_name_that_was_sent_is_looked_for_again() {
+    let (mut set, first) = renamed_in_work(|_| ());
+    set.logged(&first.path);
+    assert!(!set.has_left(&first.path));
+    set.arrived(&first.path);
+    let again = set.take(3, 9);
+    let again = again.iter().find(|again| again.path == first.path);
+    assert!(again.is_some_and(|again| !again.mark.gone && again.mark.went));
+}
+
+#[test]
+fn a_temporary_name_that_the_target_may_have_is_looked_for_again() {
+    type Heard = fn(&mut DirtySet);
+    let before: [(&str, Heard); 4] = [
+        ("renamed to", |set| {
+            set.renamed(path("other"), path("f.tmp"), false, 2);
+        }),
+        ("unclear", |set| set.unclear(path("f.tmp"), 2)),
+        ("found", |set| {
+            set.found(path("f.tmp"), Look::Meta, Remote::Present, 2);
+        }),
+        ("a directory went", |set| {
+            set.gone(path("f.tmp"), 2);
+            set.was_dir(&path("f.tmp"));
+            set.created(path("f.tmp"), 2);
+        }),
+    ];
+    for (what, heard) in before {
+        let (mut set, first) = renamed_in_work(heard);
+        assert!(!set.has_left(&first.path), "{what}");
+    }
+    let after: [(&str, Heard); 4] = [
+        ("there again", |set| set.created(path("f.tmp"), 4)),
+        ("listed", |set| set.listed(path("f.tmp"), true, 4)),
+        ("only there", |set| set.only_there(path("f.tmp"), true, 4)),
+        ("renamed to", |set| {
+            set.renamed(path("other"), path("f.tmp"), false, 4);
+        }),
+    ];
+    for (what, heard) in after {
+        let (mut set, first) = renamed_in_work(|_| ());
+        heard(&mut set);
+        assert!(!set.has_left(&first.path), "{what}");
+        given_up(&mut set, &first);
+        let dirty = set.take(100, 9);
+        let renames = set.take_renames(100, 9);
+        let is_again = dirty.iter().any(|again| again.path == first.path);
+        assert!(is_again || !renames.is_empty(), "{what}");
+    }
+}
+
 #[test]
 fn a_rename_carries_what_is_dirty_below_it() {
     let mut set = DirtySet::new(SETTLE);
