@@ -279,3 +279,22 @@ fn what_was_written_in_a_new_directory_is_in_names_elsewhere() {
         "{sent:?}"
     );
 }
+
+/// What replaces one name of a file, as the file is, leaves the other name alone.
+#[test]
+fn one_of_two_names_becomes_a_file_of_its_own() {
+    let mirror = Mirror::start();
+    for (round, size) in (0..).zip([5, 100_000, 1 << 20]) {
+        let (one, two) = (format!("one-{round}"), format!("two-{round}"));
+        fs::write(mirror.src(&one), noise(size, 1)).expect("write");
+        mirror.settle();
+        fs::hard_link(mirror.src(&one), mirror.src(&two)).expect("link");
+        mirror.settle();
+        for name in [&one, &two, &one] {
+            let beside = mirror.sandbox.path().join("beside");
+            fs::copy(mirror.src(name), &beside).expect("copy");
+            fs::rename(&beside, mirror.src(name)).expect("rename");
+            mirror.settle();
+        }
+    }
+}

@@ -358,6 +358,12 @@ impl LinkMap {
             .collect()
     }
 
+    /// Whether the target has this name as one of a file that has, or had, several.
+    #[must_use]
+    pub fn has_name(&self, path: &WirePath) -> bool {
+        self.by_path.contains_key(path)
+    }
+
     /// Something else stands at a name, or nothing.
     pub fn forget(&mut self, path: &WirePath) {
         let Some(inode) = self.by_path.remove(path) else {

@@ -12,7 +12,7 @@ use syncd_proto::meta::{EntryMeta, Kind, Meta};
 use syncd_proto::op::{Content, Expect, Op, TransferId};
 use syncd_proto::path::WirePath;
 
-use crate::logic::coalesce::{Rename, Taken};
+use crate::logic::coalesce::{Look, Rename, Taken};
 use crate::logic::links::Inode;
 
 /// Operations after which a batch is sent, whatever else is dirty.
@@ -199,14 +199,16 @@ impl Planner {
     /// Adds what was found at a dirty path.
     pub fn found(&mut self, taken: Taken, found: Found) {
         let path = WirePath::clone(&taken.path);
-        // What cannot be opened is replaced by one like it, which changes its directory.
-        let metadata_only = matches!(
-            found,
-            Found::Metadata {
-                kind: Kind::File | Kind::Dir | Kind::Symlink,
-                ..
-            }
-        );
+        // What cannot be opened is replaced by one like it, which changes its directory. So does a file that comes in the
+        // place of another one with its content.
+        let metadata_only = taken.mark.look == Look::Meta
+            && matches!(
+                found,
+                Found::Metadata {
+                    kind: Kind::File | Kind::Dir | Kind::Symlink,
+                    ..
+                }
+            );
         let op = match found {
             Found::Absent | Found::AbsentName => {
                 let recursive = found == Found::Absent;
@@ -453,19 +455,19 @@ mod tests {
     }
 
     #[test]
-    fn a_metadata_change_touches_no_parent() {
-        let mut planner = Planner::new();
-        for taken in dirty(&["d/f"]) {
-            planner.found(
-                taken,
-                Found::Metadata {
-                    kind: Kind::File,
-                    size: 1,
-                    meta: meta(),
-                },
-            );
+    fn a_metadata_change_touches_no_parent_unless_the_file_may_be_another() {
+        for (look, touched) in [(Look::Meta, vec![]), (Look::Content, vec![path("d")])] {
+            let mut planner = Planner::new();
+            let mut taken = dirty(&["d/f"]).remove(0);
+            taken.mark.look = look;
+            let found = Found::Metadata {
+                kind: Kind::File,
+                size: 1,
+                meta: meta(),
+            };
+            planner.found(taken, found);
+            assert_eq!(planner.touched(), touched);
         }
-        assert!(planner.touched().is_empty());
     }
 
     #[test]

@@ -300,8 +300,9 @@ fn send<'a>(
     if !read.stable && channel.stability == Stability::Required {
         return Err(ReadError::Changed.into());
     }
-    // Several names of a file are another matter.
-    let is_there = basis.is_some_and(|basis| basis.groups == read.groups) && read.linked.is_none();
+    // Several names of a file are another matter, here or there.
+    let is_alone = read.linked.is_none() && !target.lock().links.has_name(path);
+    let is_there = is_alone && basis.is_some_and(|basis| basis.groups == read.groups);
     if is_there {
         return Ok(Sent::Nothing(read));
     }
