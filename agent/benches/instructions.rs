@@ -228,6 +228,7 @@ fn plan() {
         bytes: vec![7; 4_096],
         digest: Digest::empty(),
         linked: None,
+        place: None,
     };
     let looked: Vec<_> = taken.iter().map(found).collect();
     measured(|| {

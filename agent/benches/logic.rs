@@ -97,6 +97,7 @@ fn found(content: &[u8]) -> Found {
         bytes: content.to_vec(),
         digest: Digest::empty(),
         linked: None,
+        place: None,
     }
 }
 

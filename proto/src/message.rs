@@ -31,6 +31,9 @@ pub const FEATURE_LINKS: u64 = 1 << 2;
 /// Feature: `Welcome` may say that times are compared less exactly than to the nanosecond.
 pub const FEATURE_TIMES: u64 = 1 << 3;
 
+/// Feature: [`Op::Same`] is known.
+pub const FEATURE_SAME: u64 = 1 << 4;
+
 /// What an agent comes for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub enum Purpose {
@@ -50,7 +53,7 @@ pub struct Hello {
     /// Highest protocol version it speaks.
     pub version_max: u16,
     /// Optional features it has, one bit each ([`FEATURE_ZSTD`], [`FEATURE_SPARE`], [`FEATURE_LINKS`],
-    /// [`FEATURE_TIMES`]).
+    /// [`FEATURE_TIMES`], [`FEATURE_SAME`]).
     pub features: u64,
     /// What it comes for.
     pub purpose: Purpose,

@@ -153,6 +153,18 @@ pub enum Op {
         /// What to set.
         meta: Meta,
     },
+    /// Set metadata of a small file whose content is there already; only after
+    /// [`FEATURE_SAME`](crate::message::FEATURE_SAME).
+    Same {
+        /// What.
+        path: WirePath,
+        /// Length in bytes of the regular file that must be there, under no other name.
+        len: u32,
+        /// Digest of its content.
+        digest: Digest,
+        /// What to set.
+        meta: Meta,
+    },
 }
 
 impl Op {
@@ -166,7 +178,8 @@ impl Op {
             | Self::Link { path, .. }
             | Self::Special { path, .. }
             | Self::Remove { path, .. }
-            | Self::SetMeta { path, .. } => path,
+            | Self::SetMeta { path, .. }
+            | Self::Same { path, .. } => path,
             Self::Rename { to, .. } => to,
             Self::Exchange { a, .. } => a,
         }
@@ -191,7 +204,8 @@ impl Op {
             | Self::Mkdir { meta, .. }
             | Self::Symlink { meta, .. }
             | Self::Special { meta, .. }
-            | Self::SetMeta { meta, .. } => Some(meta),
+            | Self::SetMeta { meta, .. }
+            | Self::Same { meta, .. } => Some(meta),
             Self::Link { .. }
             | Self::Rename { .. }
             | Self::Exchange { .. }
@@ -223,7 +237,7 @@ impl Op {
             Self::Rename { .. } => "rename",
             Self::Exchange { .. } => "exchange",
             Self::Remove { .. } => "remove",
-            Self::SetMeta { .. } => "set metadata of",
+            Self::SetMeta { .. } | Self::Same { .. } => "set metadata of",
         }
     }
 }

@@ -441,6 +441,14 @@ fn limits_of_a_commit() {
     });
     let inline = limits::INLINE_FILE_BYTES_MAX as usize;
     at_limit("inline file", inline, |size| agent(commit(vec![put(size)])));
+    at_limit("file to be compared", inline, |size| {
+        agent(commit(vec![Op::Same {
+            path: WirePath::root(),
+            len: size as u32,
+            digest: Digest::empty(),
+            meta: meta(),
+        }]))
+    });
     at_limit("inline content", limits::COMMIT_INLINE_BYTES_MAX, |size| {
         let mut ops = vec![put(inline); 15];
         ops.push(put(size - 15 * inline));

@@ -186,6 +186,27 @@ fn commit() -> Commit {
     }
 }
 
+/// After [`FEATURE_SAME`] was agreed on.
+fn commit_same() -> Commit {
+    let same = Op::Same {
+        path: path("d/f"),
+        len: 300,
+        digest: Digest::of(b"same"),
+        meta: meta(),
+    };
+    Commit {
+        ops: vec![same],
+        ..commit()
+    }
+}
+
+fn signed(commit: Commit, inline: &[u8]) -> Vec<u8> {
+    let root = chain::next_root(&chain::first_root(&[1; 32]), &agent(0, commit, &[]).body);
+    let signature = signer().sign(&root).unwrap();
+    let length = (signature.len() as u16).to_le_bytes();
+    [&length[..], &signature, inline].concat()
+}
+
 fn id_query() -> IdQuery {
     let name = |kind, id, name: &[u8]| IdName {
         kind,
@@ -267,14 +288,6 @@ fn agent_frames() {
         resume_at: 0,
     };
     let paths = vec![WirePath::root(), path("d/e")];
-    let root = chain::next_root(&chain::first_root(&[1; 32]), &agent(0, commit(), &[]).body);
-    let signature = signer().sign(&root).unwrap();
-    let signed = [
-        &(signature.len() as u16).to_le_bytes()[..],
-        &signature,
-        b"hello",
-    ]
-    .concat();
     write(
         &[
             ("Hello", agent(0, hello(), &[])),
@@ -305,7 +318,11 @@ fn agent_frames() {
                 ),
             ),
             ("StageAbort", agent(5, StageAbort { transfer: 3 }, &[])),
-            ("Commit", agent(6, commit(), &signed)),
+            ("Commit", agent(6, commit(), &signed(commit(), b"hello"))),
+            (
+                "Commit, with a file that is there",
+                agent(6, commit_same(), &signed(commit_same(), b"")),
+            ),
             (
                 "DigestQuery",
                 agent(

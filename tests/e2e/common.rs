@@ -109,6 +109,16 @@ impl Mirror {
             .unwrap_or_else(|| panic!("no bytes_sent in {target}"))
     }
 
+    /// Bytes on the wire in both directions, from the agent.
+    #[track_caller]
+    pub(crate) fn wire(&self) -> u64 {
+        let target = self.target();
+        ["bytes_sent", "bytes_received"]
+            .map(|name| target[name].as_u64().expect("a number"))
+            .iter()
+            .sum()
+    }
+
     /// Waits until nothing is left in the receiver's staging area.
     #[track_caller]
     pub(crate) fn wait_staging_empty(&self) {

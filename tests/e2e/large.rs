@@ -20,16 +20,6 @@ fn mirror_of(content: &[u8]) -> Mirror {
 }
 
 impl Mirror {
-    /// Bytes on the wire in both directions, from the agent.
-    #[track_caller]
-    fn wire(&self) -> u64 {
-        let target = self.target();
-        ["bytes_sent", "bytes_received"]
-            .map(|name| target[name].as_u64().expect("a number"))
-            .iter()
-            .sum()
-    }
-
     /// What a change costs until it is durable.
     #[track_caller]
     fn cost(&self, change: impl FnOnce(&Path)) -> u64 {

@@ -34,6 +34,7 @@ mod protected;
 mod race;
 mod refuse;
 mod regression;
+mod same;
 mod sync;
 mod targets;
 mod times;

@@ -144,7 +144,11 @@ impl Workload {
                 size,
                 seed,
             },
-            28..34 => Op::Append {
+            28..31 => Op::Again {
+                path: self.file()?,
+                beside: choice == 30,
+            },
+            31..34 => Op::Append {
                 path: self.file()?,
                 size,
                 seed,

@@ -31,6 +31,13 @@ pub struct Identity {
     pub ino: u64,
 }
 
+/// A directory, and when it was born where the file system tells: its number may be used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Directory {
+    identity: Identity,
+    born: (i64, u32),
+}
+
 impl fmt::Display for Identity {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (major, minor) = (rustix::fs::major(self.dev), rustix::fs::minor(self.dev));
@@ -234,6 +241,14 @@ impl SourceRoot {
         }
     }
 
+    /// The directory that a name is in, and the name. `None` for the root, and where the directory cannot be examined.
+    #[must_use]
+    pub fn home<'p>(&self, path: &'p WirePath) -> Option<(Directory, &'p Name)> {
+        let (name, parents) = path.names().split_last()?;
+        let dir = self.with_dir(parents, directory).ok()?;
+        Some((dir, name))
+    }
+
     /// The target of the symlink at `path`; `None` if there is no symlink there.
     ///
     /// # Errors
@@ -290,18 +305,39 @@ impl SourceRoot {
 pub struct Nearby<'a> {
     root: &'a SourceRoot,
     last: Option<(Vec<Name>, OwnedFd)>,
+    /// What the last one is, once somebody asked.
+    last_is: Option<Directory>,
 }
 
 impl<'a> Nearby<'a> {
     /// Looks beneath a root.
     #[must_use]
     pub const fn new(root: &'a SourceRoot) -> Self {
-        Self { root, last: None }
+        let (last, last_is) = (None, None);
+        Self {
+            root,
+            last,
+            last_is,
+        }
     }
 
     /// The moment is over.
     pub fn forget(&mut self) {
         self.last = None;
+    }
+
+    /// See [`SourceRoot::home`].
+    #[must_use]
+    pub fn home<'p>(&mut self, path: &'p WirePath) -> Option<(Directory, &'p Name)> {
+        let (name, parents) = path.names().split_last()?;
+        let dir = self.dir(parents).ok()?;
+        if parents.is_empty() {
+            return Some((directory(dir).ok()?, name));
+        }
+        if self.last_is.is_none() {
+            self.last_is = directory(self.dir(parents).ok()?).ok();
+        }
+        Some((self.last_is?, name))
     }
 
     /// See [`SourceRoot::stat_links`].
@@ -339,7 +375,10 @@ impl<'a> Nearby<'a> {
         let last = self.last.take().filter(|(known, _)| known == names);
         let (names, dir) = match last {
             Some(last) => last,
-            None => (names.to_vec(), self.root.open_beneath(names, HANDLE)?),
+            None => {
+                self.last_is = None;
+                (names.to_vec(), self.root.open_beneath(names, HANDLE)?)
+            }
         };
         Ok(self.last.insert((names, dir)).1.as_fd())
     }
@@ -396,6 +435,21 @@ pub(super) fn identity_of(stat: &Statx) -> Identity {
         dev: rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor),
         ino: stat.stx_ino,
     }
+}
+
+/// Which directory this is.
+fn directory(dir: BorrowedFd<'_>) -> rustix::io::Result<Directory> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_SYNC_AS_STAT;
+    let wanted = StatxFlags::INO | StatxFlags::BTIME;
+    let stat = rustix::fs::statx(dir, c"", flags, wanted)?;
+    let told = stat.stx_mask & StatxFlags::BTIME.bits() != 0;
+    Ok(Directory {
+        identity: identity_of(&stat),
+        born: match told {
+            true => (stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec),
+            false => (0, 0),
+        },
+    })
 }
 
 /// Which file it is, if it has several names and is no directory.

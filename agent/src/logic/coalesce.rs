@@ -382,7 +382,7 @@ impl DirtySet {
         for above in above(path) {
             if let Some((above, mark)) = self.marks.get_key_value(&above) {
                 match self.in_flight.contains_key(above) {
-                    true if mark.look == Look::Content => return Err(above.clone()),
+                    true if mark.look != Look::Meta => return Err(above.clone()),
                     true => {}
                     false => parents.push(above.clone()),
                 }

@@ -499,7 +499,7 @@ fn note_names(links: &mut LinkMap, taken: &Taken, found: &Found) -> Vec<Arc<Wire
             kind,
             rdev,
         } => (linked, Version::of_special(meta, *kind, *rdev)),
-        Found::Absent => (&None, Version::NONE),
+        Found::Absent | Found::Same { .. } => (&None, Version::NONE),
     };
     match linked {
         Some(inode) => links.put(&taken.path, *inode, version, taken.mark.wrote),

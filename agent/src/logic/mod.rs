@@ -6,6 +6,7 @@ pub mod bucket;
 pub mod coalesce;
 pub mod config;
 pub mod cron;
+pub mod held;
 pub mod packing;
 pub use syncd_proto::filter;
 pub mod links;

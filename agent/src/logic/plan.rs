@@ -13,6 +13,7 @@ use syncd_proto::op::{Content, Expect, Op, TransferId};
 use syncd_proto::path::WirePath;
 
 use crate::logic::coalesce::{Look, Rename, Taken};
+use crate::logic::held::Place;
 use crate::logic::links::Inode;
 
 /// Operations after which a batch is sent, whatever else is dirty.
@@ -63,6 +64,17 @@ pub enum Found {
         digest: Digest,
         /// Which file it is, if it has several names.
         linked: Option<Inode>,
+        /// Its place among those whose content the target is believed to have, if it has one.
+        place: Option<Place>,
+    },
+    /// A small file whose content the target has, if all is as it is believed to be.
+    Same {
+        /// Its metadata.
+        meta: Meta,
+        /// Its length in bytes.
+        len: u32,
+        /// Digest of its content.
+        digest: Digest,
     },
     /// A file whose content has been staged.
     Staged {
@@ -102,6 +114,7 @@ impl Found {
             | Self::Symlink { meta, .. }
             | Self::Special { meta, .. }
             | Self::Small { meta, .. }
+            | Self::Same { meta, .. }
             | Self::Staged { meta, .. }
             | Self::Metadata { meta, .. } => Some(meta),
             Self::Absent | Self::AbsentName | Self::Link { .. } => None,
@@ -256,6 +269,12 @@ impl Planner {
                     len,
                     digest,
                 },
+            },
+            Found::Same { meta, len, digest } => Op::Same {
+                path,
+                len,
+                digest,
+                meta,
             },
             Found::Link { to } => Op::Link { path, to },
             Found::Metadata { kind, size, meta } => Op::SetMeta {
@@ -429,6 +448,7 @@ mod tests {
                     bytes: b"x".to_vec(),
                     digest: Digest::of(b"x"),
                     linked: None,
+                    place: None,
                 },
                 _ => Found::Absent,
             };
@@ -456,7 +476,11 @@ mod tests {
 
     #[test]
     fn a_metadata_change_touches_no_parent_unless_the_file_may_be_another() {
-        for (look, touched) in [(Look::Meta, vec![]), (Look::Content, vec![path("d")])] {
+        for (look, touched) in [
+            (Look::Meta, vec![]),
+            (Look::Doubt, vec![path("d")]),
+            (Look::Content, vec![path("d")]),
+        ] {
             let mut planner = Planner::new();
             let mut taken = dirty(&["d/f"]).remove(0);
             taken.mark.look = look;
@@ -515,6 +539,7 @@ mod tests {
                     bytes: vec![0; BATCH_INLINE_BYTES],
                     digest: Digest::empty(),
                     linked: None,
+                    place: None,
                 },
             );
         }

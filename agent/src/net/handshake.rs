@@ -13,8 +13,8 @@ use syncd_proto::exchange::agent::{self, AgentSession, Channel, Reply};
 use syncd_proto::frame::{Frame, FrameLimits};
 use syncd_proto::limits::ID_NAMES_MAX;
 use syncd_proto::message::{
-    AgentMessage, FEATURE_LINKS, FEATURE_SPARE, FEATURE_TIMES, FEATURE_ZSTD, Hello, IdQuery,
-    ModuleLine, Purpose, ReceiverMessage, Welcome,
+    AgentMessage, FEATURE_LINKS, FEATURE_SAME, FEATURE_SPARE, FEATURE_TIMES, FEATURE_ZSTD, Hello,
+    IdQuery, ModuleLine, Purpose, ReceiverMessage, Welcome,
 };
 use syncd_proto::op::IdName;
 use syncd_proto::path::WirePath;
@@ -65,7 +65,7 @@ impl Dial<'_> {
     fn features(&self) -> u64 {
         let compress = if self.compress { FEATURE_ZSTD } else { 0 };
         let spare = if self.spare { FEATURE_SPARE } else { 0 };
-        compress | spare | FEATURE_LINKS | FEATURE_TIMES
+        compress | spare | FEATURE_LINKS | FEATURE_TIMES | FEATURE_SAME
     }
 }
 

@@ -16,8 +16,8 @@ use syncd_proto::error::{DecodeError, ProtocolError};
 use syncd_proto::exchange::agent::{AgentSession, CommitError};
 use syncd_proto::frame::Frame;
 use syncd_proto::message::{
-    AgentMessage, Digests, FEATURE_SPARE, FEATURE_ZSTD, Ids, Listing, ReceiverMessage, Reject,
-    Rejected, Signature, Welcome,
+    AgentMessage, Digests, FEATURE_SAME, FEATURE_SPARE, FEATURE_ZSTD, Ids, Listing,
+    ReceiverMessage, Reject, Rejected, Signature, Welcome,
 };
 use syncd_proto::op::{Op, TransferId};
 use syncd_proto::pack;
@@ -196,6 +196,12 @@ impl Link {
     #[must_use]
     pub fn spares(&self) -> bool {
         self.welcome.features & FEATURE_SPARE != 0
+    }
+
+    /// Whether the receiver can be told that it has the content of a small file.
+    #[must_use]
+    pub fn compares(&self) -> bool {
+        self.welcome.features & FEATURE_SAME != 0
     }
 
     /// What was agreed about metadata.

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use syncd_proto::limits::INLINE_FILE_BYTES_MAX;
-use syncd_proto::meta::{Kind, Meta};
+use syncd_proto::meta::{EntryMeta, Kind, Meta};
 use syncd_proto::path::WirePath;
 
 use crate::fs::root::{Identity, Nearby};
@@ -16,9 +16,13 @@ use crate::pipeline::target::{State, Target};
 use crate::pipeline::{bulk, reconcile};
 use look::{Outcome, is_name_of, look};
 use removal::{may_replace, remove};
+use same::{note_rename, or_same, place};
 
 mod look;
 mod removal;
+mod same;
+#[cfg(test)]
+mod tests;
 
 /// Paths taken at once.
 const TAKE_MAX: usize = 512;
@@ -72,17 +76,18 @@ pub fn run(target: &Arc<Target>) {
                 break;
             }
             let there = near.stat_links(&taken.path);
+            let is_small = matches!(&there, Ok(Some((entry, _))) if is_small(entry));
+            if !is_small && let Some(home) = near.home(&taken.path) {
+                let place = place(target, home);
+                target.held().forget(place);
+            }
             // What becomes of another name of a file depends on what became of the first.
             let alone = matches!(there, Ok(Some((_, Some(_)))));
             if alone || looks.is_full() {
                 add_looks(target, &link, &mut batch, &mut looks, horizon);
                 near.forget();
             }
-            if let Ok(Some((entry, _))) = &there
-                && entry.kind == Kind::File
-                && entry.size <= INLINE_FILE_BYTES_MAX
-                && let Some(until) = behind_until(target, &taken)
-            {
+            if is_small && let Some(until) = behind_until(target, &taken) {
                 // Before it is read.
                 target.wait_behind(taken, until);
                 continue;
@@ -99,6 +104,11 @@ pub fn run(target: &Arc<Target>) {
         }
         link.wait_until_written();
     }
+}
+
+/// Whether it travels in a commit.
+fn is_small(entry: &EntryMeta) -> bool {
+    entry.kind == Kind::File && entry.size <= INLINE_FILE_BYTES_MAX
 }
 
 /// Waits until there is something to do and room to send it. `None` once the target stops.
@@ -260,6 +270,7 @@ fn add_rename(target: &Target, batch: &mut Planner, rename: Rename) {
     let there = target.root.stat(&rename.to).ok().flatten();
     let origin = target.root.stat(&rename.from).ok().flatten();
     let both = there.is_some() && origin.is_some();
+    note_rename(target, &rename);
     if rename.swap {
         if both {
             target.lock().links.exchanged(&rename.from, &rename.to);
@@ -479,6 +490,7 @@ fn add_outcome(
                 let path = WirePath::clone(&taken.path);
                 target.update(|state, now| state.dirty.compare(path, now));
             }
+            let found = or_same(target, link, &taken, found);
             if let Found::Small { bytes, .. } = &found
                 && !batch.has_room(bytes.len() as u64)
             {

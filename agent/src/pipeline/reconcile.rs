@@ -35,7 +35,7 @@ mod marks;
 pub mod reading;
 mod seek;
 #[cfg(test)]
-mod tests;
+pub(in crate::pipeline) mod tests;
 mod walk;
 
 /// How long a comparison that failed waits, in milliseconds.

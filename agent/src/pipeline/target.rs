@@ -18,6 +18,7 @@ use crate::fs::scan::Hashes;
 use crate::fs::watch::Backlog;
 use crate::logic::brake::Brake;
 use crate::logic::coalesce::{DirtySet, Millis, Settle, Taken};
+use crate::logic::held::Held;
 use crate::logic::outbox::{Note, Outbox, Sent};
 use crate::logic::plan::{Batch, Cause};
 use crate::net::link::Link;
@@ -64,6 +65,7 @@ pub struct Target {
     pub known: Mutex<GroupCache<WirePath>>,
     /// Digests of contents that `verify` has read.
     pub hashes: Hashes,
+    held: Mutex<Held>,
     settle: Settle,
     started: Instant,
     backlog: OnceLock<Arc<dyn Backlog>>,
@@ -94,6 +96,7 @@ impl Target {
             selection,
             known: Mutex::new(GroupCache::new(KNOWN_BYTES_MAX)),
             hashes: Hashes::default(),
+            held: Mutex::default(),
             settle,
             started,
             backlog: OnceLock::new(),
@@ -143,6 +146,12 @@ impl Target {
     /// The state, locked.
     pub fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Which small files the target is believed to have, by their content; locked. The planner keeps it in step with the
+    /// commit log.
+    pub fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes the state and wakes everybody who waits for a change.
@@ -321,6 +330,9 @@ impl Target {
             state.staged = 0;
             state.links.clear();
             let (lost, applied) = state.outbox.drain();
+            if !lost.is_empty() {
+                self.held().clear();
+            }
             for (index, sent) in lost.into_iter().enumerate() {
                 for cause in sent.causes.into_iter().flatten() {
                     state.give_back_cause(cause, index < applied, now);
@@ -368,6 +380,7 @@ impl Target {
                 true
             }
             Err(text) => {
+                self.held().clear();
                 if current {
                     tracing::error!(target = %self.name, "batch not sent: {text}");
                     // It was told of names that the target does not get now.
@@ -547,7 +560,7 @@ fn note(op: &Op) -> Note {
         } => "directory metadata",
         Op::Link { .. } => LINK,
         Op::Remove { .. } => REMOVE,
-        Op::SetMeta { .. } => "metadata",
+        Op::SetMeta { .. } | Op::Same { .. } => "metadata",
         other => other.verb(),
     };
     let (bytes, staged) = match op {

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use syncd_proto::attributes::Attributes;
 use syncd_proto::digest::Digest;
 use syncd_proto::frame::Frame;
+use syncd_proto::limits::INLINE_FILE_BYTES_MAX;
 use syncd_proto::message::*;
 use syncd_proto::meta::{Compare, EntryMeta, Kind, Meta, Mtime, Times, Xattr};
 use syncd_proto::op::{Content, Expect, IdKind, IdName, Op};
@@ -192,6 +193,14 @@ fn op() -> impl Strategy<Value = Op> + Clone {
             size,
             meta
         }),
+        (path(), 0..=INLINE_FILE_BYTES_MAX as u32, digest(), meta()).prop_map(
+            |(path, len, digest, meta)| Op::Same {
+                path,
+                len,
+                digest,
+                meta
+            }
+        ),
     ]
 }
 

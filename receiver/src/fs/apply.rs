@@ -138,6 +138,12 @@ impl Applier<'_> {
                 },
                 _,
             ) => self.set_meta(op, path, (*kind, *size), meta),
+            (
+                Op::Same {
+                    path, len, meta, ..
+                },
+                _,
+            ) => self.set_same(op, path, *len, meta),
             (Op::Put { .. } | Op::Symlink { .. } | Op::Special { .. }, Prepared::Nothing) => {
                 Err(Refusal::new(RejectCode::Other, "nothing was prepared"))
             }

@@ -69,7 +69,7 @@ pub struct Who {
 #[must_use]
 pub fn line(who: &Who, base: &WirePath, op: &Op) -> Option<String> {
     let itemized = who.format.windows(2).any(|two| two == b"%i");
-    if matches!(op, Op::SetMeta { .. }) && !itemized {
+    if matches!(op, Op::SetMeta { .. } | Op::Same { .. }) && !itemized {
         return None;
     }
     let mut line = String::new();
@@ -152,7 +152,7 @@ fn verb(op: &Op) -> &'static str {
 
 fn kind_of(op: &Op) -> Option<Kind> {
     Some(match op {
-        Op::Put { .. } => Kind::File,
+        Op::Put { .. } | Op::Same { .. } => Kind::File,
         Op::Mkdir { .. } => Kind::Dir,
         Op::Symlink { .. } => Kind::Symlink,
         Op::Special { kind, .. } | Op::SetMeta { kind, .. } => *kind,
@@ -168,7 +168,8 @@ fn meta_of(op: &Op) -> Option<&Meta> {
         | Op::Mkdir { meta, .. }
         | Op::Symlink { meta, .. }
         | Op::Special { meta, .. }
-        | Op::SetMeta { meta, .. } => Some(meta),
+        | Op::SetMeta { meta, .. }
+        | Op::Same { meta, .. } => Some(meta),
         Op::Link { .. } | Op::Rename { .. } | Op::Exchange { .. } | Op::Remove { .. } => None,
     }
 }
@@ -196,7 +197,7 @@ fn item(op: &Op) -> String {
         Op::Remove { .. } => return "*deleting  ".to_owned(),
         Op::Put { .. } => '>',
         Op::Link { .. } => 'h',
-        Op::SetMeta { .. } => '.',
+        Op::SetMeta { .. } | Op::Same { .. } => '.',
         _ => 'c',
     };
     let kind = match kind_of(op) {

@@ -16,8 +16,8 @@ use syncd_proto::exchange::Counters;
 use syncd_proto::exchange::receiver::{ReceiverSession, Verified};
 use syncd_proto::frame::{Frame, FrameLimits};
 use syncd_proto::message::{
-    Draining, Durability, FEATURE_LINKS, FEATURE_SPARE, FEATURE_TIMES, FEATURE_ZSTD, Leftover,
-    Purpose, ReceiverMessage, Refused, Reject, Rejected, Welcome,
+    Draining, Durability, FEATURE_LINKS, FEATURE_SAME, FEATURE_SPARE, FEATURE_TIMES, FEATURE_ZSTD,
+    Leftover, Purpose, ReceiverMessage, Refused, Reject, Rejected, Welcome,
 };
 use syncd_proto::meta::{Compare, Times};
 use syncd_proto::reject::RejectCode;
@@ -347,7 +347,7 @@ fn compare(module: &Module, open: &SessionOpen, times: Times) -> Compare {
 
 /// Features both sides have.
 fn features(module: &Module, open: &SessionOpen) -> u64 {
-    let ours = FEATURE_SPARE | FEATURE_LINKS | FEATURE_TIMES;
+    let ours = FEATURE_SPARE | FEATURE_LINKS | FEATURE_TIMES | FEATURE_SAME;
     let ours = match module.setup.rules.refuses_compression {
         true => ours,
         false => ours | FEATURE_ZSTD,

@@ -396,3 +396,101 @@ fn what_cannot_be_made_is_said_and_compared_as_if_it_were() {
     }
     assert_eq!(fs::read(fake.at("d/moved")).unwrap(), b"../target");
 }
+
+fn same(at: &str, content: &[u8]) -> (Op, Vec<u8>) {
+    bare(Op::Same {
+        path: path(at),
+        len: content.len() as u32,
+        digest: Digest::of(content),
+        meta: meta(0o604),
+    })
+}
+
+/// Both where owners are set and where they are only said.
+#[test]
+fn metadata_is_set_where_the_content_is_what_is_said() {
+    for fakes in [false, true] {
+        let bench = Bench::start(|setup| setup.rules.fake_super = fakes);
+        let outside = tempfile::tempdir().unwrap();
+        fs::write(outside.path().join("f"), "theirs").unwrap();
+        let mut agent = bench.open();
+        let large = vec![7; 128 << 10];
+        let contents: [(&str, &[u8]); 3] = [("empty", b""), ("one", b"1"), ("large", &large)];
+        let puts = contents.map(|(name, content)| put(name, content));
+        assert_eq!(agent.commit(puts.into()), []);
+        assert_eq!(agent.commit(vec![mkdir("d"), put("twice", b"2")]), []);
+        let was = contents.map(|(name, _)| fs::metadata(bench.at(name)).unwrap());
+        let sames = contents.map(|(name, content)| same(name, content));
+        assert_eq!(agent.commit(sames.into()), []);
+        for ((name, content), was) in contents.iter().zip(&was) {
+            let is = fs::metadata(bench.at(name)).unwrap();
+            assert_eq!(fs::read(bench.at(name)).unwrap(), *content);
+            assert_eq!(is.ino(), was.ino(), "{name}");
+            assert!(fakes || is.mode() & 0o7777 == 0o604, "{name}");
+        }
+        // Other content of that length, another length, no file, more names, and what is not ours.
+        fs::hard_link(bench.at("twice"), bench.at("again")).unwrap();
+        symlink("one", bench.at("to-one")).unwrap();
+        symlink(outside.path(), bench.at("out")).unwrap();
+        let mut longer = large.clone();
+        longer.push(7);
+        fs::write(bench.at("longer"), &longer).unwrap();
+        let before = fs::metadata(bench.at("one")).unwrap();
+        let rejects = agent.commit(vec![
+            same("one", b"2"),
+            same("one", b""),
+            same("one", b"11"),
+            same("longer", &large),
+            same("none", b""),
+            same("d", b""),
+            same("to-one", b"1"),
+            same("twice", b"2"),
+            same("out/f", b"theirs"),
+            same("none/f", b""),
+            same(".syncd/f", b""),
+        ]);
+        let mut expected = vec![RejectCode::Mismatch; 11];
+        expected[10] = RejectCode::ReservedName;
+        assert_eq!(codes(&rejects), expected, "{rejects:?}");
+        let after = fs::metadata(bench.at("one")).unwrap();
+        assert_eq!(
+            (after.ctime(), after.ctime_nsec()),
+            (before.ctime(), before.ctime_nsec())
+        );
+        let theirs = fs::metadata(outside.path().join("f")).unwrap();
+        assert_ne!(theirs.mtime(), 1_000_000);
+        assert_eq!(fs::metadata(bench.at("again")).unwrap().nlink(), 2);
+        bench.stays_clean();
+    }
+}
+
+/// A file of somebody else is replaced, in a directory of ours, when its content comes.
+#[test]
+fn a_file_that_is_not_ours_is_told_as_another_version() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root has what belongs to others");
+        return;
+    }
+    let bench = Bench::start(|setup| {
+        setup.run_as = Some(RunAs {
+            uid: 65_534,
+            gid: 65_534,
+            groups: Vec::new(),
+        });
+    });
+    for (name, mode) in [("open", 0o644), ("closed", 0o600)] {
+        fs::write(bench.at(name), "1").unwrap();
+        fs::set_permissions(bench.at(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let mut agent = bench.open();
+    let rejects = agent.commit(vec![same("open", b"1"), same("closed", b"1")]);
+    assert_eq!(codes(&rejects), [RejectCode::Mismatch; 2], "{rejects:?}");
+    assert_eq!(
+        agent.commit(vec![put("open", b"1"), put("closed", b"1")]),
+        []
+    );
+    assert_eq!(
+        agent.commit(vec![same("open", b"1"), same("closed", b"1")]),
+        []
+    );
+}

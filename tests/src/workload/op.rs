@@ -25,6 +25,8 @@ pub enum Op {
     Create { path: PathBuf, size: u64, seed: u64 },
     /// The same file, emptied and written again.
     Overwrite { path: PathBuf, size: u64, seed: u64 },
+    /// The content that it has, written again: in place, or to a new file beside it that is renamed over it.
+    Again { path: PathBuf, beside: bool },
     /// More at its end.
     Append { path: PathBuf, size: u64, seed: u64 },
     /// Another length: cut, or a hole at the end.
@@ -62,7 +64,7 @@ impl Op {
     #[must_use]
     pub fn passing(&self) -> Option<PathBuf> {
         match self {
-            Self::Save { path, .. } => Some(beside(path)),
+            Self::Save { path, .. } | Self::Again { path, beside: true } => Some(beside(path)),
             _ => None,
         }
     }
@@ -83,6 +85,18 @@ impl Op {
                 *size,
                 *seed,
             ),
+            Self::Again {
+                path,
+                beside: false,
+            } => {
+                let content = fs::read(at(path))?;
+                fs::write(at(path), content)
+            }
+            Self::Again { path, beside: true } => {
+                let beside = at(&beside(path));
+                fs::copy(at(path), &beside)?;
+                fs::rename(beside, at(path))
+            }
             Self::Append { path, size, seed } => write(
                 OpenOptions::new().append(true).open(at(path))?.by_ref(),
                 *size,
@@ -131,6 +145,10 @@ impl fmt::Display for Op {
             }
             Self::Overwrite { path, size, seed } => {
                 write!(f, "overwrite {} size {size} seed {seed:#x}", name(path))
+            }
+            Self::Again { path, beside } => {
+                let how = if *beside { "beside" } else { "in place" };
+                write!(f, "again {how} {}", name(path))
             }
             Self::Append { path, size, seed } => {
                 write!(f, "append {} size {size} seed {seed:#x}", name(path))
@@ -239,6 +257,7 @@ impl Model {
             }
             Op::Rename { from, to } => self.rename(from, to),
             Op::Overwrite { .. }
+            | Op::Again { .. }
             | Op::Append { .. }
             | Op::Truncate { .. }
             | Op::Save { .. }

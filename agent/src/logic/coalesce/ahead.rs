@@ -33,7 +33,7 @@ impl Ahead {
     /// Something is whole as far as is known, and cannot go yet.
     pub(super) fn add(&mut self, mark: &Mark, now: Millis) {
         let is_news = !mark.late && !mark.gone && mark.failure.is_none();
-        if is_news && mark.look == Look::Content {
+        if is_news && mark.look != Look::Meta {
             self.insert(mark.place(), now);
         }
     }

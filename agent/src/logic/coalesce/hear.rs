@@ -158,7 +158,7 @@ impl DirtySet {
     pub fn closed(&mut self, path: WirePath, now: Millis) {
         self.is_no_birth(&path);
         self.mark(path, now, |mark, _, _| {
-            mark.look = Look::Content;
+            mark.look = mark.look.max(Look::Doubt);
             (mark.open, mark.heard_open) = (false, false);
             mark.wrote = true;
             mark.gone = false;

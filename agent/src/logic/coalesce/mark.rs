@@ -11,6 +11,9 @@ use super::Millis;
 pub enum Look {
     /// Only its metadata changed.
     Meta,
+    /// Its content may have changed, and most likely has not: somebody had it open for writing and was not heard to
+    /// write, or a file of its length is at the target.
+    Doubt,
     /// Its content may have changed.
     Content,
 }
@@ -220,7 +223,7 @@ impl Mark {
 
     /// Whether the target cannot have what is under this name.
     pub(super) fn is_unsent(&self, dir: bool) -> bool {
-        self.is_absent_there() || (!dir && self.look == Look::Content)
+        self.is_absent_there() || (!dir && self.look != Look::Meta)
     }
 
     pub(super) const fn place(&self) -> Place {

@@ -267,7 +267,7 @@ impl DirtySet {
         let mut parents = Vec::new();
         for parent in above(to).take_while(|parent| !parent.is_root()) {
             let mark = self.marks.get(&parent);
-            if mark.is_some_and(|mark| mark.look == Look::Content && !mark.gone && mark.due <= now)
+            if mark.is_some_and(|mark| mark.look != Look::Meta && !mark.gone && mark.due <= now)
                 && !self.in_flight.contains_key(&parent)
             {
                 parents.push(parent);

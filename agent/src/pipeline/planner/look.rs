@@ -5,6 +5,7 @@ use syncd_proto::meta::{EntryMeta, Kind, Meta};
 use syncd_proto::path::WirePath;
 
 use super::ABSENCE_MS;
+use super::same::place;
 use crate::fs::read::{self, ReadError, Stability};
 use crate::fs::root::{Identity, Linked, Nearby, is_gone};
 use crate::logic::coalesce::{Look, Millis, Taken};
@@ -208,6 +209,7 @@ fn look_at_file(
             bytes: file.bytes,
             digest: file.digest,
             linked: file.linked.map(|file| (file.dev, file.ino)),
+            place: near.home(&taken.path).map(|home| place(target, home)),
         }),
         Err(ReadError::TooLarge) => Outcome::Large(linked, Version::of_entry(entry)),
         Err(ReadError::Changed) => {

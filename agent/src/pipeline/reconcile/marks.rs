@@ -55,14 +55,14 @@ pub(in crate::pipeline) fn mark(
                 return;
             }
             Difference::Changed(here, there) => {
-                let same_content = here.kind == there.kind
+                let alike = here.kind == there.kind
                     && here.size == there.size
-                    && here.content == there.content
-                    && (here.kind != Kind::File || times.same(here.mtime, there.mtime));
-                let look = if same_content {
-                    Look::Meta
-                } else {
-                    Look::Content
+                    && here.content == there.content;
+                let same_time = here.kind != Kind::File || times.same(here.mtime, there.mtime);
+                let look = match (alike, same_time) {
+                    (true, true) => Look::Meta,
+                    (true, false) => Look::Doubt,
+                    (false, _) => Look::Content,
                 };
                 (look, Remote::Present, Some(here))
             }
@@ -70,13 +70,13 @@ pub(in crate::pipeline) fn mark(
         // Whatever was kept under this name is somewhere else now, or may go.
         state.kept.remove(&path);
         let replaces = size.as_ref().is_none_or(|here| here.kind != Kind::File);
-        if look == Look::Content || replaces {
+        if look != Look::Meta || replaces {
             // Whatever it was taken for: no other name may be linked to what is there.
             state.links.forget(&path);
         }
         if let Some(here) = size
             .as_ref()
-            .filter(|here| here.kind == Kind::File && look == Look::Content)
+            .filter(|here| here.kind == Kind::File && look != Look::Meta)
         {
             state.counts.found_files += 1;
             state.counts.found_bytes += here.size;
@@ -84,7 +84,7 @@ pub(in crate::pipeline) fn mark(
         let recent = size.is_some_and(|here| here.kind == Kind::File && is_recent(here.mtime));
         state.dirty.found(path.clone(), look, remote, now);
         state.dirty.weighs(&path, weight);
-        if recent && look == Look::Content {
+        if recent && look != Look::Meta {
             state.dirty.recent(path, now);
         }
     });

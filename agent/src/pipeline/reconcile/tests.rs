@@ -66,6 +66,11 @@ fn welcome() -> Welcome {
 }
 
 fn link() -> Arc<Link> {
+    link_with(0)
+}
+
+/// A session with these features, to nobody.
+pub(in crate::pipeline) fn link_with(features: u64) -> Arc<Link> {
     let channel = Channel {
         session: [0; 32],
         agent_key: Digest::of(b"agent"),
@@ -74,7 +79,7 @@ fn link() -> Arc<Link> {
     let hello = Hello {
         version_min: syncd_proto::VERSION,
         version_max: syncd_proto::VERSION,
-        features: 0,
+        features,
         purpose: Purpose::Mirror,
         module: b"m".to_vec(),
         sub_path: WirePath::root(),
@@ -84,14 +89,18 @@ fn link() -> Arc<Link> {
         agent: String::new(),
     };
     let (opening, _) = connect(channel, hello, None).unwrap();
-    let reply = opening.handle(&frame(0, &ReceiverMessage::Welcome(welcome())));
+    let welcome = Welcome {
+        features,
+        ..welcome()
+    };
+    let reply = opening.handle(&frame(0, &ReceiverMessage::Welcome(welcome)));
     let Ok(Reply::Open(session, welcome)) = reply else {
         panic!("{reply:?}")
     };
     Arc::new(Link::new(*session, *welcome, Terms::default(), signer()))
 }
 
-fn target(source: &Path) -> Arc<Target> {
+pub(in crate::pipeline) fn target(source: &Path) -> Arc<Target> {
     let root = Arc::new(SourceRoot::open(source).unwrap());
     let selection = Selection::new(&Rules::default(), root.clone()).unwrap();
     let settle = Settle {

@@ -138,9 +138,10 @@ impl Maker<'_> {
     /// Nothing is written to names that the module hides.
     fn check_visible(&self, op: &Op) -> Done {
         let (path, is_dir) = match op {
-            Op::Put { path, .. } | Op::Symlink { path, .. } | Op::Special { path, .. } => {
-                (path, false)
-            }
+            Op::Put { path, .. }
+            | Op::Symlink { path, .. }
+            | Op::Special { path, .. }
+            | Op::Same { path, .. } => (path, false),
             Op::Link { to, .. } if self.root.hides(to, false) => {
                 return Err(mismatch(op, to, "there is no file to link to"));
             }

@@ -5,9 +5,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, Mode, OFlags, Statx};
 use rustix::io::Errno;
 
+use syncd_proto::digest::Hasher;
+use syncd_proto::limits::INLINE_FILE_BYTES_MAX;
 use syncd_proto::meta::{Kind, Meta};
 use syncd_proto::op::Op;
 use syncd_proto::path::WirePath;
+use syncd_proto::reject::RejectCode;
 
 use super::rights::grant;
 use super::{Applier, Done, complete, metadata_refusal, mismatch};
@@ -65,6 +68,18 @@ impl Applier<'_> {
         }
     }
 
+    /// Sets metadata of a file that must have this content. One that is not ours to change can be replaced, as far as is
+    /// known, by the same file with its content.
+    pub(super) fn set_same(&mut self, op: &Op, path: &WirePath, len: u32, meta: &Meta) -> Done {
+        let done = self.set_meta(op, path, (Kind::File, u64::from(len)), meta);
+        done.map_err(|mut refusal| {
+            if refusal.code == RejectCode::Permission {
+                refusal.code = RejectCode::Mismatch;
+            }
+            refusal
+        })
+    }
+
     /// Puts something in the place of what it is like: its directory does not change, for all that an agent knows.
     fn put_like(&mut self, op: &Op, path: &WirePath, temp: &Temp) -> Done {
         let (dir, _) = self.place(op, path)?;
@@ -114,6 +129,7 @@ impl Applier<'_> {
             return Err(mismatch(op, path, "another version is there"));
         }
         self.expect_own(op, path, &stat)?;
+        self.expect_same(op, path, &file)?;
         let lacking =
             self.keeper
                 .set_fd(file.as_fd(), kind, meta)
@@ -121,6 +137,7 @@ impl Applier<'_> {
                     Errno::PERM | Errno::ACCESS => self.refusal(op, path, errno),
                     errno => metadata_refusal(op, errno),
                 })?;
+        self.expect_same(op, path, &file)?;
         self.touched.file(file);
         complete(op, lacking.as_ref())
     }
@@ -151,11 +168,13 @@ impl Applier<'_> {
             return Err(mismatch(op, path, "another version is there"));
         }
         self.expect_own(op, path, &stat)?;
+        self.expect_same(op, path, &file)?;
         let rdev = said.map_or((0, 0), |said| said.rdev);
         let lacking = self
             .keeper
             .set_fake(file.as_fd(), kind, rdev, meta)
             .map_err(|errno| metadata_refusal(op, errno))?;
+        self.expect_same(op, path, &file)?;
         self.touched.file(file);
         complete(op, lacking.as_ref())
     }
@@ -197,6 +216,33 @@ impl Applier<'_> {
         ))
     }
 
+    /// Where the content must be known, it is this one, and no other name has it: that one may be another file at the
+    /// agent. Asked again when all is set: what is written to the file after that gives it a later time.
+    fn expect_same(&self, op: &Op, path: &WirePath, file: &OwnedFd) -> Done {
+        let Op::Same { len, digest, .. } = op else {
+            return Ok(());
+        };
+        let fail = |errno| self.refusal(op, path, errno);
+        if statx_fd(file).map_err(fail)?.stx_nlink > 1 {
+            return Err(mismatch(op, path, "it has other names"));
+        }
+        let mut buffer = [0; READ_BYTES];
+        let (mut hasher, mut read) = (Hasher::new(), 0);
+        while read <= INLINE_FILE_BYTES_MAX {
+            match rustix::io::pread(file, &mut buffer, read).map_err(fail)? {
+                0 => break,
+                count => {
+                    hasher.update(&buffer[..count]);
+                    read += count as u64;
+                }
+            }
+        }
+        match read == u64::from(*len) && hasher.finish() == *digest {
+            true => Ok(()),
+            false => Err(mismatch(op, path, "another version is there")),
+        }
+    }
+
     fn expect_kind(
         &self,
         op: &Op,
@@ -210,3 +256,6 @@ impl Applier<'_> {
             .ok_or_else(|| mismatch(op, op.path(), "another kind of file, or nothing, is there"))
     }
 }
+
+/// Content is read in pieces of so many bytes.
+const READ_BYTES: usize = 16 << 10;

@@ -1,0 +1,103 @@
+//! When the content of a small file stays here.
+
+use std::fs;
+
+use syncd_proto::digest::Digest;
+use syncd_proto::message::FEATURE_SAME;
+use syncd_proto::meta::Mtime;
+
+use super::*;
+use crate::logic::coalesce::Remote;
+use crate::pipeline::reconcile::tests::{link_with, target};
+
+/// What was found at a name, and is to be sent.
+fn small(target: &Target, path: &WirePath, bytes: &[u8]) -> Found {
+    let meta = Meta {
+        mode: 0o644,
+        uid: 0,
+        gid: 0,
+        mtime: Mtime::new(0, 0).unwrap(),
+        xattrs: None,
+    };
+    let home = target.root.home(path);
+    Found::Small {
+        meta,
+        bytes: bytes.to_vec(),
+        digest: Digest::of(bytes),
+        linked: None,
+        place: home.map(|home| place(target, home)),
+    }
+}
+
+#[test]
+fn content_stays_where_the_target_is_believed_to_have_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = target(dir.path());
+    let path = WirePath::from_relative("f".as_ref()).unwrap();
+    let taken = |look, remote| {
+        let mut state = target.lock();
+        state.dirty.found(path.clone(), look, remote, 0);
+        state.dirty.take(0, 1).remove(0)
+    };
+    let (link, older) = (link_with(FEATURE_SAME), link_with(0));
+    let stays = |link: &Arc<Link>, taken: &Taken, bytes: &[u8]| {
+        let found = or_same(&target, link, taken, small(&target, &path, bytes));
+        let len = bytes.len() as u32;
+        match found {
+            Found::Same {
+                len: told, digest, ..
+            } => {
+                assert_eq!((told, digest), (len, Digest::of(bytes)));
+                true
+            }
+            Found::Small { .. } => false,
+            other => panic!("{other:?}"),
+        }
+    };
+    let changed = taken(Look::Content, Remote::Unknown);
+    assert!(!stays(&link, &changed, b"one"), "nothing is known");
+    assert!(stays(&link, &changed, b"one"));
+    assert!(!stays(&link, &changed, b"two"), "it has another one");
+    assert!(stays(&link, &changed, b"two"));
+    assert!(!stays(&older, &changed, b"two"), "it cannot be asked");
+    let absent = taken(Look::Content, Remote::Absent);
+    assert!(!stays(&link, &absent, b"two"), "it has nothing");
+    let mut refused = changed.clone();
+    refused.mark.attempts = 1;
+    assert!(!stays(&link, &refused, b"two"), "it said no");
+    target.held().clear();
+    let doubtful = taken(Look::Doubt, Remote::Present);
+    assert!(stays(&link, &doubtful, b"two"), "that is likely");
+    assert!(!stays(&link, &doubtful, b"three"), "it has another one");
+}
+
+#[test]
+fn a_name_in_a_new_directory_is_another_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = target(dir.path());
+    let path = |text: &str| WirePath::from_relative(text.as_ref()).unwrap();
+    let place_of = |text: &str| place(&target, target.root.home(&path(text)).unwrap());
+    fs::create_dir(dir.path().join("d")).unwrap();
+    let first = place_of("d/f");
+    assert_eq!(place_of("d/f"), first);
+    let mut near = Nearby::new(&target.root);
+    let (there, top) = (path("d/f"), path("d"));
+    assert_eq!(
+        near.home(&there).map(|home| place(&target, home)),
+        Some(first)
+    );
+    assert_eq!(
+        near.home(&top).map(|home| place(&target, home)),
+        Some(place_of("d"))
+    );
+    fs::rename(dir.path().join("d"), dir.path().join("e")).unwrap();
+    assert_eq!(place_of("e/f"), first, "it moved");
+    fs::create_dir(dir.path().join("d")).unwrap();
+    assert_ne!(place_of("d/f"), first);
+    near.forget();
+    assert_eq!(
+        near.home(&there).map(|home| place(&target, home)),
+        Some(place_of("d/f"))
+    );
+    assert!(target.root.home(&path("none/f")).is_none());
+}
