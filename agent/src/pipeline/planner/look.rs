@@ -21,7 +21,7 @@ const LINK_MS: Millis = 50;
 
 /// How long a file waits that was cut to nothing, in milliseconds: that can be seen before the kernel has an event that
 /// tells of it, for as long as whoever cuts it has to wait for the processor.
-const CUT_MS: Millis = 100;
+const CUT_MS: Millis = 300;
 
 /// What one look at a path led to.
 pub(super) enum Outcome {
