@@ -15,14 +15,16 @@ use crate::common::{Mirror, scaled};
 use crate::faults::failing;
 
 /// Both up, with events told so many milliseconds late. Who writes all the time is waited for, for longer than the test
-/// takes.
-fn mirror_late(delay_ms: u32) -> Mirror {
+/// takes, and who makes a pause in between for `settle_ms`.
+fn mirror_late(delay_ms: u32, settle_ms: u32) -> Mirror {
     let sandbox = Sandbox::new();
     // Nothing else of the agent waits by these calls.
     let late = format!("poll,ppoll:delay_exit={}", delay_ms * 1_000);
     let program = failing(sandbox.path(), &Binaries::locate().agent, &late);
     Mirror::with(sandbox, |agent| {
         let agent = agent.program(program).arg("--backend").arg("inotify");
+        let settle_ms = settle_ms.to_string();
+        let agent = agent.arg("--settle-ms").arg(settle_ms);
         agent.arg("--hold-max-ms").arg("600000")
     })
 }
@@ -33,7 +35,7 @@ fn random_changes_are_not_lost() {
         return;
     }
     for seed in 9_000..9_000 + scaled(2, 50) as u64 {
-        let mirror = mirror_late(200);
+        let mirror = mirror_late(200, 200);
         let work = Workload::new(mirror.sandbox.src(), seed).expect("workload");
         let mut work = work.without_hard_links();
         for _ in 0..2 {
@@ -57,7 +59,8 @@ fn a_file_that_is_written_over_and_over_is_never_torn() {
     if !require(&[Need::Tool("strace")]) {
         return;
     }
-    let mirror = mirror_late(50);
+    // On a busy machine the one who writes has to wait for the processor, at any point.
+    let mirror = mirror_late(50, 60_000);
     let path = mirror.src("file");
     fs::write(&path, vec![0; SIZE]).expect("write");
     mirror.settle();
