@@ -13,7 +13,7 @@ use rustix::fs::{CWD, RenameFlags};
 use rustix::process::Signal;
 use syncd_tests::require::Need;
 use syncd_tests::workload::many_small;
-use syncd_tests::{Sandbox, require, wait_until};
+use syncd_tests::{Exit, Sandbox, require, wait_until};
 
 use crate::common::{LONG, Mirror, noise, scaled, tool, wait_content};
 
@@ -469,4 +469,22 @@ fn a_file_that_shrinks_and_grows_while_it_is_read() {
     });
     mirror.settle();
     assert_eq!(mirror.count("failed_total"), 0);
+}
+
+/// `notify` looks through all watches for each directory that goes: 20,000 of them keep it busy for minutes.
+#[test]
+fn an_agent_whose_watcher_is_busy_ends_when_it_is_told_to() {
+    let sandbox = Sandbox::new();
+    for number in 0..20_000 {
+        let dir = format!("{}/{number}", number / 200);
+        fs::create_dir_all(sandbox.src().join(dir)).expect("mkdir");
+    }
+    let mirror = Mirror::with(sandbox, |agent| agent.arg("--backend").arg("notify"));
+    mirror.settle();
+    for number in 0..100 {
+        fs::remove_dir_all(mirror.src(number.to_string())).expect("remove");
+    }
+    let told = Instant::now();
+    assert_eq!(mirror.agent.terminate(LONG), Exit::Code(0));
+    assert!(told.elapsed() < Duration::from_secs(20));
 }

@@ -30,8 +30,8 @@ pub mod upload;
 
 use std::io;
 use std::sync::Arc;
-use std::thread::JoinHandle;
-use std::time::Instant;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use syncd_proto::attributes::Attributes;
 use syncd_proto::message::Purpose;
@@ -212,16 +212,31 @@ pub async fn run(
         source.stop();
         source.targets.iter().for_each(|target| target.stop());
     }
-    let joined = tokio::task::spawn_blocking(move || {
+    let (done, all) = tokio::sync::oneshot::channel();
+    let join = move || {
         for thread in threads {
             if thread.join().is_err() {
                 tracing::error!("a thread had panicked");
             }
         }
-    });
-    let _ = joined.await;
+        let _ = done.send(());
+    };
+    thread::Builder::new()
+        .name("join".to_owned())
+        .spawn(join)
+        .map_err(Fatal::System)?;
+    if tokio::time::timeout(JOIN_MAX, all).await.is_err() {
+        tracing::warn!(
+            "work that did not end within {} s is left",
+            JOIN_MAX.as_secs()
+        );
+    }
     Ok(())
 }
+
+/// How long the end waits for what is at work: all that is acknowledged is safe, and `notify` may be busy for many minutes with a
+/// tree that was removed.
+const JOIN_MAX: Duration = Duration::from_secs(5);
 
 fn connect(reach: &Reach, stop: &Stop) -> tokio::task::JoinHandle<()> {
     let (target, access, stop) = (reach.target.clone(), reach.access.clone(), stop.clone());
