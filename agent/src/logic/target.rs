@@ -96,7 +96,9 @@ impl TargetError {
             TargetProblem::SshForm => {
                 "write two colons and the name of a module, HOST::MODULE, and run syncd-recv there"
             }
-            TargetProblem::Brackets => "write an IPv6 address in brackets: [2001:db8::1]::MODULE",
+            TargetProblem::Brackets => {
+                "write an IPv6 address in brackets, [2001:db8::1]::MODULE, and a port as in syncd://HOST:8730/MODULE"
+            }
             TargetProblem::BadPort => "write a port from 1 to 65535: syncd://HOST:8730/MODULE",
             TargetProblem::NoModule => {
                 "write the name of a module after it, HOST::MODULE; `syncd-agent modules HOST` lists them"
