@@ -332,7 +332,7 @@ mod tests {
                     .starts_with(&format!("seed {seed}, 400 operations\n"))
             );
         }
-        let all = "append attribute chmod create link mkdir overwrite remove remove-tree rename rmdir save symlink times truncate";
+        let all = "again append attribute chmod create link mkdir overwrite remove remove-tree rename rmdir save symlink times truncate";
         assert_eq!(seen.into_iter().collect::<Vec<_>>().join(" "), all);
     }
 
