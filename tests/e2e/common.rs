@@ -70,6 +70,20 @@ impl Mirror {
     ) -> Self {
         let receiver = sandbox.receiver().start();
         let agent = change(patient(sandbox.agent(&receiver))).start();
+        Self::settled(sandbox, receiver, agent)
+    }
+
+    /// Another agent for the same mirror, after what is done to the source meanwhile.
+    #[track_caller]
+    pub(crate) fn restart(self, meanwhile: impl FnOnce(&Path)) -> Self {
+        self.agent.kill9();
+        meanwhile(&self.sandbox.src());
+        let agent = patient(self.sandbox.agent(&self.receiver)).start();
+        Self::settled(self.sandbox, self.receiver, agent)
+    }
+
+    #[track_caller]
+    fn settled(sandbox: Sandbox, receiver: Receiver, agent: Agent) -> Self {
         let mirror = Self {
             agent,
             receiver,

@@ -8,7 +8,7 @@ use std::path::Path;
 use syncd_tests::workload::{Rng, rewrite_random_blocks};
 use syncd_tests::{Sandbox, wait_until};
 
-use crate::common::{LONG, Mirror, noise, patient, scaled, wait_content};
+use crate::common::{LONG, Mirror, noise, scaled, wait_content};
 
 /// A mirror of one file with this content, which was sent whole; asked for its costs from then on.
 #[track_caller]
@@ -63,20 +63,7 @@ fn blocks_that_change_in_place_cost_little_more_than_they_are() {
 
 #[test]
 fn an_agent_that_remembers_nothing_asks_for_the_list_once() {
-    let mirror = mirror_of(&noise(scaled(32 << 20, 1 << 30), 1));
-    let Mirror {
-        agent,
-        receiver,
-        sandbox,
-    } = mirror;
-    agent.kill9();
-    let agent = patient(sandbox.agent(&receiver)).start();
-    let mirror = Mirror {
-        agent,
-        receiver,
-        sandbox,
-    };
-    mirror.settle();
+    let mirror = mirror_of(&noise(scaled(32 << 20, 1 << 30), 1)).restart(|_| ());
     let list = scaled(32 << 20, 1 << 30) as u64 / (64 << 10) * 32;
     let cost = mirror.cost(|file| append(file, b"first"));
     assert!((list..list + 3 * TALK).contains(&cost), "{cost} bytes");

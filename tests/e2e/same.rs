@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 
-use crate::common::{Mirror, noise, patient};
+use crate::common::{Mirror, noise};
 
 /// Bytes of files that travel in a commit.
 const SIZES: [usize; 5] = [0, 1, 4 << 10, 64 << 10, 128 << 10];
@@ -75,25 +75,6 @@ impl Mirror {
     /// What the receiver said no to.
     fn refusals(&self) -> usize {
         self.agent.log().matches("looked at again").count()
-    }
-
-    /// Another agent for the same mirror, after what is done meanwhile.
-    fn restart(self, meanwhile: impl FnOnce(&Path)) -> Self {
-        let Self {
-            agent,
-            receiver,
-            sandbox,
-        } = self;
-        agent.kill9();
-        meanwhile(&sandbox.src());
-        let agent = patient(sandbox.agent(&receiver)).start();
-        let mirror = Self {
-            agent,
-            receiver,
-            sandbox,
-        };
-        mirror.settle();
-        mirror
     }
 }
 
