@@ -161,8 +161,11 @@ impl DirtySet {
     /// Whatever waited and need not any more is due.
     pub(super) fn free_behind(&mut self) {
         let first = self.ahead.first();
-        let waiting = first.map(|first| self.ahead.behind.split_off(&first));
-        let free = std::mem::replace(&mut self.ahead.behind, waiting.unwrap_or_default());
+        let mut waiting = first.map(|first| self.ahead.behind.split_off(&first));
+        // What holds up others does not wait for itself.
+        let own = waiting.as_mut().and_then(|waiting| waiting.take(&first?));
+        let mut free = std::mem::replace(&mut self.ahead.behind, waiting.unwrap_or_default());
+        free.extend(own);
         for (last, _, seq) in free {
             self.hasten(seq, last);
         }
@@ -312,6 +315,27 @@ mod tests {
         assert!(set.behind_until(&taken[1], 2).is_some());
         done(&mut set, &taken[0]);
         assert_eq!(set.behind_until(&taken[1], 2), None);
+    }
+
+    #[test]
+    fn what_holds_up_others_and_waits_itself_goes_when_nothing_else_is_before_it() {
+        let mut set = set();
+        for (name, at) in [("one", 1), ("two", 2), ("page", 3)] {
+            set.closed(path(name), at);
+        }
+        let mut taken = take(&mut set, 3);
+        set.is_staged(&taken[0], 1 << 20, 3);
+        set.holds_up(&taken[1], 3);
+        for waits in taken.split_off(1) {
+            assert_eq!(put_back(&mut set, waits, 3), Some(3 + PATIENCE_MS));
+        }
+        assert!(take(&mut set, 4).is_empty());
+        done(&mut set, &taken[0]);
+        let second = take(&mut set, 4);
+        assert_eq!(names(&second), ["two"]);
+        assert_eq!(set.behind_until(&second[0], 4), None);
+        done(&mut set, &second[0]);
+        assert_eq!(names(&take(&mut set, 4)), ["page"]);
     }
 
     #[test]
