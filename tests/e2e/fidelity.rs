@@ -4,7 +4,6 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags};
@@ -13,11 +12,12 @@ use syncd_tests::isolate::{isolated, loop_devices};
 use syncd_tests::require::Need;
 use syncd_tests::sandbox::wait_equal;
 use syncd_tests::tree::{Options, set_mtime};
-use syncd_tests::volume::{self, Kind, Volume};
+use syncd_tests::volume::Kind;
 use syncd_tests::{Sandbox, require, wait_until};
 
 use crate::attributes::{ACCESS, acl, holds, set, value};
 use crate::common::{Immutable, LONG, Mirror, code, noise, once, patient, scaled, target_of};
+use crate::times::with_small_inodes;
 
 /// Bytes of a file that travels by itself, not inside a commit.
 const LARGE: usize = 700_000;
@@ -307,12 +307,7 @@ fn a_time_that_the_mirror_cannot_hold_is_told_and_everything_else_arrives() {
     isolated(name, &needs, || {
         let sandbox = Sandbox::new();
         // Small inodes hold seconds from 1901 to 2038.
-        let image = sandbox.path().join("disk.img");
-        let file = File::create_new(&image).expect("image");
-        file.set_len(32 << 20).expect("size of the image");
-        let mut command = Command::new("mkfs.ext4");
-        volume::run(command.args(["-q", "-F", "-I", "128"]).arg(&image)).expect("mkfs");
-        let disk = Volume::mount(Kind::Ext4, &image, &sandbox.dst()).expect("mount");
+        let disk = with_small_inodes(&sandbox, &sandbox.dst());
         let (src, dst) = (sandbox.src(), sandbox.dst());
         for (name, size) in [("small", 10), ("large", LARGE), ("plain", 10)] {
             fs::write(src.join(name), noise(size, 1)).expect("write");

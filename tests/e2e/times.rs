@@ -12,8 +12,8 @@ use syncd_tests::{Agent, Binaries, Sandbox, wait_until};
 
 use crate::common::{LONG, code, noise, once, patient, run, target_of};
 
-/// An ext4 with small inodes: seconds and no more.
-fn of_seconds(sandbox: &Sandbox, at: &Path) -> Volume {
+/// An ext4 with small inodes: seconds and no more, from 1901 to 2038.
+pub(crate) fn with_small_inodes(sandbox: &Sandbox, at: &Path) -> Volume {
     let image = sandbox.path().join("disk.img");
     let file = File::create_new(&image).expect("image");
     file.set_len(32 << 20).expect("size of the image");
@@ -40,7 +40,7 @@ fn times_that_are_held_to_the_second_are_compared_to_the_second() {
         let mut sandbox = Sandbox::new();
         let disk = sandbox.path().join("disk");
         fs::create_dir(&disk).expect("mkdir");
-        let volume = of_seconds(&sandbox, &disk);
+        let volume = with_small_inodes(&sandbox, &disk);
         let module = disk.join("mirror");
         fs::create_dir(&module).expect("mkdir");
         sandbox.conf().module(MODULE).set("path", module.display());
