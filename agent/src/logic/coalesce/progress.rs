@@ -153,12 +153,12 @@ impl DirtySet {
         here.map(|(path, _)| path)
     }
 
-    /// Whether a name waits for nothing but its metadata to be sent.
+    /// Whether a name waits to be looked at with its content. If it does not, it may be on its way as it was some time
+    /// ago: worked on, or in the commit log and not arrived.
     #[must_use]
-    pub fn is_metadata_only(&self, path: &WirePath) -> bool {
-        self.marks
-            .get(path)
-            .is_some_and(|mark| mark.look == Look::Meta)
+    pub fn is_looked_at_again(&self, path: &WirePath) -> bool {
+        let mark = self.marks.get(path);
+        mark.is_some_and(|mark| mark.look != Look::Meta) && !self.in_work.contains_key(path)
     }
 
     /// Whether what the target has under this name is, as far as is known, what is here: nothing is

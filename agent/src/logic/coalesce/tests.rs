@@ -40,6 +40,25 @@ fn a_file_is_sent_when_closed_not_when_created() {
 }
 
 #[test]
+fn what_is_on_its_way_is_not_looked_at_again_unless_it_is_marked_since() {
+    let mut set = DirtySet::new(SETTLE);
+    let name = path("f");
+    set.written(name.clone(), 0);
+    assert!(set.is_looked_at_again(&name));
+    let taken = set.take(0, 1).remove(0);
+    set.begun(&taken);
+    assert!(!set.is_looked_at_again(&name), "worked on");
+    set.logged(&taken.path);
+    assert!(!set.is_looked_at_again(&name), "in the commit log");
+    set.attrib(name.clone(), 1);
+    assert!(!set.is_looked_at_again(&name), "only its metadata");
+    set.relink(name.clone(), 1);
+    assert!(set.is_looked_at_again(&name));
+    set.arrived(&taken.path);
+    assert!(set.is_looked_at_again(&name));
+}
+
+#[test]
 fn a_file_that_is_never_closed_goes_when_quiet_and_at_the_latest_after_the_hold() {
     let mut set = DirtySet::new(SETTLE);
     set.modified(path("quiet"), 0);

@@ -56,11 +56,9 @@ pub(super) fn seek(target: &Target, before: u32) -> bool {
         let mut others = state.links.compared(inode, group, &pending);
         // On its way it may have been read when it was the only name, or it waits for a rename, or only
         // its metadata is to be sent: then nothing but this leads to another look.
-        let unasked = |path: &&WirePath| {
-            let dirty = &state.dirty;
-            dirty.is_in_work(path) || dirty.is_metadata_only(path) || !dirty.is_pending(path)
-        };
-        let unasked = pending.iter().filter(unasked);
+        let unasked = pending
+            .iter()
+            .filter(|path| !state.dirty.is_looked_at_again(path));
         others.extend(unasked.cloned().map(Arc::new));
         state.relink(others, now);
     }
@@ -90,6 +88,9 @@ fn known_there(
     link: Option<&Link>,
     groups: &[(Inode, &LinkGroup)],
 ) -> Result<HashSet<WirePath>, LinkError> {
+    let link = link.ok_or(LinkError::Closed)?;
+    // What is in the commit log is settled here, and is to be so there.
+    wait_until_applied(target, link)?;
     let (mut paths, mut entries) = (Vec::new(), Vec::new());
     {
         let state = target.lock();
@@ -104,7 +105,6 @@ fn known_there(
             }
         }
     }
-    let link = link.ok_or(LinkError::Closed)?;
     let found = delta::versions(link, &paths)?;
     let times = link.welcome().compare.mtime;
     let all = paths.into_iter().zip(entries).zip(found);
@@ -113,4 +113,17 @@ fn known_there(
         there.is_some_and(|there| there.len == here.size && times.same(there.mtime, here.mtime))
     });
     Ok(same.map(|((path, _), _)| path).collect())
+}
+
+/// Waits until the receiver has applied what was sent until now.
+fn wait_until_applied(target: &Target, link: &Link) -> Result<(), LinkError> {
+    let sent = link.progress().0;
+    let mut state = target.lock();
+    while link.progress().1 < sent {
+        if state.stopping || link.is_closed() {
+            return Err(LinkError::Closed);
+        }
+        state = target.wait(state, None);
+    }
+    Ok(())
 }
