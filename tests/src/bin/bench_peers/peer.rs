@@ -46,9 +46,10 @@ pub(crate) enum Kind {
     Floor(&'static str),
 }
 
-const KINDS: [Kind; 19] = [
+const KINDS: [Kind; 20] = [
     Kind::Rsync("rsync", &[]),
     Kind::Rsync("rsync-fsync", &["--fsync"]),
+    Kind::Rsync("rsync-HAX", &["-HAX"]),
     Kind::Rsync("rsync-nodelay", &["--sockopts=TCP_NODELAY"]),
     Kind::Rsync("rsync-W", &["-W"]),
     Kind::Rsync("rsync-z", &["-z"]),
