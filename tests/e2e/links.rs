@@ -246,6 +246,23 @@ fn what_was_written_through_a_name_that_went_is_in_the_others() {
     }
 }
 
+/// A number that was used before says nothing of the file that has it now.
+#[test]
+fn a_file_that_got_the_number_of_another_is_linked_as_well() {
+    let mirror = Mirror::start();
+    for round in 0..4 {
+        let [one, two] = ["one", "two"].map(|name| format!("{name}-{round}"));
+        fs::write(mirror.src(&one), noise(100, round)).expect("write");
+        mirror.settle();
+        fs::hard_link(mirror.src(&one), mirror.src(&two)).expect("ln");
+        mirror.settle();
+        for name in [one, two] {
+            fs::remove_file(mirror.src(name)).expect("rm");
+        }
+        mirror.settle();
+    }
+}
+
 /// A directory is looked into once it is watched: nobody heard who wrote to what is in it, under names elsewhere too.
 #[test]
 fn what_was_written_in_a_new_directory_is_in_names_elsewhere() {

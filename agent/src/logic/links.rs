@@ -140,6 +140,8 @@ pub struct LinkMap {
     early: HashMap<Inode, u32>,
     /// Those whose names were looked for when there were so many.
     searched: HashMap<Inode, u32>,
+    /// The names that made them be looked for. Another name may be one of a file that got the number since then.
+    asked: HashMap<WirePath, Inode>,
 }
 
 impl LinkMap {
@@ -149,12 +151,14 @@ impl LinkMap {
         let names = self.groups.get(&inode).map(|group| &group.names);
         let known = names.map_or(0, BTreeSet::len);
         let itself = usize::from(names.is_none_or(|names| !names.contains(path)));
+        let is_asked = itself == 0 || self.asked.get(path) == Some(&inode);
         let seek = known + itself < count as usize
-            && self.searched.get(&inode) != Some(&count)
+            && !(is_asked && self.searched.get(&inode) == Some(&count))
             && self.by_path.len() < LINK_NAMES_MAX
-            && self.searched.len() + self.early.len() < LINK_NAMES_MAX;
+            && self.asked.len() + self.early.len() < LINK_NAMES_MAX;
         if seek && self.ready {
             self.sought.insert(inode, count);
+            self.asked.insert(path.clone(), inode);
         } else if seek {
             self.early.insert(inode, count);
         }
@@ -682,6 +686,22 @@ mod tests {
         assert!(!map.seek(I, &path("b"), 2), "a and b");
         assert!(!map.seek(I, &path("a"), 2), "was looked for");
         assert!(map.seek(I, &path("b"), 3), "one more");
+    }
+
+    #[test]
+    fn names_of_a_file_that_got_the_number_of_another_are_looked_for() {
+        let mut map = LinkMap::default();
+        map.ready();
+        assert!(map.seek(I, &path("b"), 2));
+        let sought = map.take_sought();
+        compared(&mut map, &["a", "b"], &[]);
+        map.sought(sought);
+        map.forget(&path("a"));
+        map.forget(&path("b"));
+        assert!(map.seek(I, &path("d"), 2));
+        let sought = map.take_sought();
+        map.sought(sought);
+        assert!(!map.seek(I, &path("d"), 2), "was looked for");
     }
 
     #[test]
