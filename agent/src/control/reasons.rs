@@ -1,6 +1,6 @@
 //! Why something is not in sync, with the command or remedy that helps: what `wait` says when its time is over.
 
-use crate::control::render::span;
+use crate::control::render::{again, span};
 use crate::control::status::{
     FailedPath, Held, Problem, SourceState, SourceStatus, Status, TargetState, TargetStatus,
 };
@@ -106,12 +106,12 @@ fn failed(target: &TargetStatus, source: &str, below: Option<&str>, lines: &mut 
     named.truncate(FAILED_NAMED_MAX);
     for failed in &named {
         lines.push(format!(
-            "{}: {} failed: {} ({} times, again in {}); at once: syncd-agent rescan {}",
+            "{}: {} failed: {} ({} times, {}); at once: syncd-agent rescan {}",
             target.to,
             failed.path,
             failed.text,
             failed.attempts,
-            span(failed.next_try_ms),
+            again(failed.next_try_ms),
             whole(&failed.path)
         ));
     }

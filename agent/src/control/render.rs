@@ -147,11 +147,11 @@ fn write_target(target: &TargetStatus, text: &mut String) {
     for failed in &target.failed {
         let _ = writeln!(
             text,
-            "     failed: {}: {} ({} times, again in {})",
+            "     failed: {}: {} ({} times, {})",
             failed.path,
             failed.text,
             failed.attempts,
-            span(failed.next_try_ms)
+            again(failed.next_try_ms)
         );
     }
     let unlisted = target
@@ -239,6 +239,15 @@ pub fn bytes(count: u64) -> String {
         unit += 1;
     }
     format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
+}
+
+/// When something that failed is tried again; it is just now where that is in no time.
+#[must_use]
+pub fn again(ms: u64) -> String {
+    match ms {
+        0 => "being tried again".to_owned(),
+        _ => format!("again in {}", span(ms)),
+    }
 }
 
 /// A length of time.

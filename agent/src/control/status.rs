@@ -219,7 +219,7 @@ pub struct FailedPath {
     pub text: String,
     /// How often it was tried.
     pub attempts: u32,
-    /// Time until the next try.
+    /// Time until the next try; 0 while it is tried.
     pub next_try_ms: u64,
 }
 

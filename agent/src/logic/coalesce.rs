@@ -79,6 +79,8 @@ pub struct DirtySet {
     comparisons: BTreeMap<Arc<WirePath>, Comparison>,
     /// One that failed and is being done again: it has failed until it is done.
     retried: Option<(Arc<WirePath>, Comparison)>,
+    /// Paths that failed and are being tried again, by number: they have failed until they are durable.
+    tried: BTreeMap<u64, (Arc<WirePath>, Mark)>,
     /// The one that is being done, and its number.
     under_way: Option<(Arc<WirePath>, u64)>,
     queue: Queue,
@@ -132,6 +134,7 @@ impl DirtySet {
             marks: BTreeMap::new(),
             comparisons: BTreeMap::new(),
             retried: None,
+            tried: BTreeMap::new(),
             under_way: None,
             queue: Queue::default(),
             by_seq: HashMap::new(),
@@ -394,6 +397,7 @@ impl DirtySet {
     /// Puts a path back: not stable yet, refused, or lost with the connection.
     pub fn give_back(&mut self, taken: Taken, due: Millis) {
         let Taken { path, mut mark } = taken;
+        self.tried.remove(&mark.seq);
         if mark.failure.is_some() {
             self.passed(mark.seq);
         }
@@ -406,6 +410,7 @@ impl DirtySet {
         self.retried
             .take_if(|(_, comparison)| comparison.seq == seq);
         self.under_way.take_if(|(_, under_way)| *under_way == seq);
+        self.tried.remove(&seq);
         self.outstanding.remove(&seq);
         self.passed(seq);
     }
@@ -461,6 +466,9 @@ impl DirtySet {
         if let Some((path, mut mark)) = self.remove(path) {
             mark.was_overdue(now);
             self.births.remove(&mark.turn);
+            if mark.failure.is_some() {
+                self.tried.insert(mark.seq, (path.clone(), mark.clone()));
+            }
             chosen.push(Taken { path, mark });
         }
     }

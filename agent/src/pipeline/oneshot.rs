@@ -95,7 +95,7 @@ fn outcome(target: &Target) -> Option<Outcome> {
     let tired = state
         .dirty
         .failed()
-        .filter(|failed| failed.attempts >= ATTEMPTS_MAX);
+        .filter(|failed| failed.attempts >= ATTEMPTS_MAX && failed.due.is_some());
     let failed: Vec<_> = tired
         .map(|Failed { path, failure, .. }| {
             let text = escaped(failure.text.as_bytes());

@@ -103,7 +103,8 @@ fn of_target(target: &Target) -> TargetStatus {
     let state = target.lock();
     let (sent, received) = state.link.as_ref().map_or((0, 0), |link| link.bytes());
     let failed_total = state.dirty.failed().count() as u64;
-    let waiting = (state.dirty.len() + state.dirty.comparisons()) as u64;
+    let dirty = &state.dirty;
+    let waiting = (dirty.len() + dirty.comparisons() + dirty.tried()) as u64;
     let outstanding = state.dirty.outstanding() as u64;
     TargetStatus {
         to: target.name.clone(),
@@ -170,7 +171,7 @@ fn failed(state: &State, now: Millis) -> Vec<FailedPath> {
         code: failed.failure.code.clone(),
         text: escaped(failed.failure.text.as_bytes()),
         attempts: failed.attempts,
-        next_try_ms: failed.due.saturating_sub(now),
+        next_try_ms: failed.due.unwrap_or(now).saturating_sub(now),
     });
     failed.take(FAILED_LISTED_MAX).collect()
 }

@@ -58,8 +58,8 @@ pub struct Failed<'a> {
     pub failure: &'a Failure,
     /// How often it failed in a row.
     pub attempts: u32,
-    /// When it is tried again.
-    pub due: Millis,
+    /// When it is tried again; `None` while it is.
+    pub due: Option<Millis>,
 }
 
 /// What is pending for a path.

@@ -77,31 +77,41 @@ impl DirtySet {
         gone.map(|mark| mark.weight).sum()
     }
 
-    /// Directories that could not be compared, and paths that failed.
+    /// Directories that could not be compared, and paths that failed, also while they are tried again.
     pub fn failed(&self) -> impl Iterator<Item = Failed<'_>> {
-        let retried = self.retried.iter().map(|(path, it)| (path, it));
-        let comparisons = self.comparisons.iter().chain(retried);
-        let comparisons = comparisons.map(|(path, comparison)| {
-            let Comparison {
-                attempts,
-                failure,
+        let of_comparison = |(path, comparison), due: Option<Millis>| {
+            let comparison: &Comparison = comparison;
+            Some(Failed {
+                path,
+                failure: comparison.failure.as_ref()?,
+                attempts: comparison.attempts,
                 due,
-                ..
-            } = comparison;
-            (path, failure, *attempts, *due)
-        });
-        let marks = self.marks.iter();
-        let marks = marks.map(|(path, mark)| (path, &mark.failure, mark.attempts, mark.due));
-        comparisons
-            .chain(marks)
-            .filter_map(|(path, failure, attempts, due)| {
-                Some(Failed {
-                    path,
-                    failure: failure.as_ref()?,
-                    attempts,
-                    due,
-                })
             })
+        };
+        let of_mark = |(path, mark), due: Option<Millis>| {
+            let mark: &Mark = mark;
+            Some(Failed {
+                path,
+                failure: mark.failure.as_ref()?,
+                attempts: mark.attempts,
+                due,
+            })
+        };
+        let waiting = self.comparisons.iter();
+        let waiting = waiting.filter_map(move |(path, it)| of_comparison((path, it), Some(it.due)));
+        let retried = self.retried.iter();
+        let retried = retried.filter_map(move |(path, it)| of_comparison((path, it), None));
+        let marks = self.marks.iter();
+        let marks = marks.filter_map(move |(path, mark)| of_mark((path, mark), Some(mark.due)));
+        let tried = self.tried.values();
+        let tried = tried.filter_map(move |(path, mark)| of_mark((path, mark), None));
+        waiting.chain(retried).chain(marks).chain(tried)
+    }
+
+    /// How many of those that failed are being tried again.
+    #[must_use]
+    pub fn tried(&self) -> usize {
+        self.tried.len() + usize::from(self.retried.is_some())
     }
 
     /// Removals that are held, with what is pending for them.

@@ -712,7 +712,7 @@ fn a_comparison_that_failed_is_shown_waits_and_is_hastened_by_who_asks_again() {
     assert_eq!((at.is_root(), set.outstanding()), (true, 1));
     let failed: Vec<_> = set.failed().collect();
     assert_eq!(failed.len(), 1);
-    assert_eq!((failed[0].attempts, failed[0].due), (1, 500));
+    assert_eq!((failed[0].attempts, failed[0].due), (1, Some(500)));
     assert_eq!(failed[0].path.to_string(), "a/b");
     assert!(!set.is_clean(&path("a/b/c")) && !set.is_settled(&path("a/b/c")));
     assert!(set.take_comparison(499).is_none());
@@ -739,6 +739,48 @@ fn a_comparison_that_failed_is_shown_waits_and_is_hastened_by_who_asks_again() {
     set.compare_later(path("a/b"), true, failure(), 500);
     set.compare_content(path("."), 40);
     assert_eq!((set.comparisons(), set.failed().count()), (1, 0));
+}
+
+#[test]
+fn a_path_that_failed_has_failed_while_it_is_tried_again() {
+    let mut set = DirtySet::new(SETTLE);
+    let fail = |set: &mut DirtySet, mut taken: Taken, due| {
+        taken.mark.attempts += 1;
+        taken.mark.failure = Some(Failure {
+            code: "no permission".to_owned(),
+            text: "no luck".to_owned(),
+        });
+        set.logged(&taken.path);
+        set.arrived(&taken.path);
+        set.give_back(taken, due);
+    };
+    let begin = |set: &mut DirtySet, now| {
+        let taken = set.take(now, 1).remove(0);
+        set.begun(&taken);
+        taken
+    };
+    set.written(path("f"), 0);
+    let taken = begin(&mut set, 0);
+    assert_eq!((set.failed().count(), set.tried()), (0, 0));
+    fail(&mut set, taken, 50);
+    let failed = |set: &DirtySet| {
+        let failed = set.failed().map(|failed| (failed.attempts, failed.due));
+        failed.collect::<Vec<_>>()
+    };
+    assert_eq!(failed(&set), [(1, Some(50))]);
+    let taken = begin(&mut set, 50);
+    assert_eq!(failed(&set), [(1, None)]);
+    assert_eq!((set.tried(), set.len()), (1, 0));
+    // What is new is another matter.
+    set.written(path("f"), 60);
+    fail(&mut set, taken, 90);
+    assert_eq!(failed(&set), [(2, Some(60))]);
+    let taken = begin(&mut set, 90);
+    set.logged(&taken.path);
+    set.arrived(&taken.path);
+    assert_eq!(set.failed().count(), 1, "until it is durable");
+    set.settle_seq(taken.mark.seq);
+    assert_eq!((set.failed().count(), set.outstanding()), (0, 0));
 }
 
 #[test]
