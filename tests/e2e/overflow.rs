@@ -54,6 +54,16 @@ fn overflows(mirror: &Mirror) -> u64 {
     source(mirror)["overflows"].as_u64().expect("a number")
 }
 
+/// How many directories there are, `at` itself among them.
+fn dirs(at: &Path) -> u64 {
+    let entries = fs::read_dir(at).expect("a directory");
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    1 + paths
+        .filter(|path| path.is_dir())
+        .map(|path| dirs(&path))
+        .sum::<u64>()
+}
+
 /// One of many rounds of changes of every kind, in a place of its own, and to what they share.
 fn change(src: &Path, round: usize) {
     let at = |name: &str| src.join(format!("{name}-{round}"));
@@ -131,6 +141,11 @@ fn a_queue_that_is_too_short_is_told_and_costs_a_comparison() {
             (1..=count).contains(&told),
             "{count} overflows, told {told} times"
         );
+        // What went unheard is not counted any more.
+        let count = dirs(&mirror.src(""));
+        wait_until(LONG, "what is watched is what is there", || {
+            source(&mirror)["watched_dirs"].as_u64() == Some(count)
+        });
         // And what comes one by one is heard.
         fs::write(mirror.src("kept/d00004/f00000"), "heard").expect("write");
         fs::rename(mirror.src("large-0"), mirror.src("large")).expect("mv");

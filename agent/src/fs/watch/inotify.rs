@@ -3,8 +3,10 @@
 //! A directory is opened beneath the root first and watched by its descriptor, so no symlink on the way
 //! can lead a watch elsewhere and paths may be of any length.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
-use std::io;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -49,6 +51,8 @@ struct State {
     tracker: Tracker,
     barrier: BarrierDir,
     barrier_wd: i32,
+    /// Watches that the kernel has ended; what it told of them before may still be unread.
+    ended: Vec<i32>,
     /// The directory that holds the root, and the root's name: a root that is held open does not tell
     /// of its own removal. `None` if that directory may not be watched.
     above: Option<(i32, OsString)>,
@@ -94,6 +98,19 @@ impl Watcher for InotifyWatcher {
 
     fn refresh(&mut self) -> Result<(), WatchError> {
         Ok(())
+    }
+
+    fn tidy(&mut self) {
+        let known = self.shared.state().tracker.tree.watches();
+        // Without the lock, since it takes a while. What is watched meanwhile is not among those that were known.
+        let live = live_watches(&self.shared.queue).unwrap_or_default();
+        let count = known.len();
+        let ended: Vec<i32> = known.into_iter().filter(|wd| !live.contains(wd)).collect();
+        // A kernel that names none at all does not say.
+        if ended.len() < count {
+            self.shared.state().ended = ended;
+            self.shared.wake();
+        }
     }
 
     fn barrier(&mut self) -> io::Result<u64> {
@@ -214,6 +231,7 @@ impl State {
             root,
             barrier,
             barrier_wd,
+            ended: Vec::new(),
         })
     }
 
@@ -312,6 +330,9 @@ impl State {
 
     /// The queue is empty, and nobody sets a watch meanwhile.
     fn settle(&mut self) {
+        for wd in std::mem::take(&mut self.ended) {
+            self.tracker.ended(wd);
+        }
         if !self.tracker.is_unsettled() {
             return;
         }
@@ -354,6 +375,21 @@ impl State {
             tv_nsec: nanos,
         })
     }
+}
+
+/// The watches that the kernel has, by its own word; `None` if it cannot be asked.
+fn live_watches(inotify: &OwnedFd) -> Option<HashSet<i32>> {
+    let path = format!("/proc/self/fdinfo/{}", inotify.as_raw_fd());
+    let mut lines = BufReader::with_capacity(BUFFER_BYTES, File::open(path).ok()?);
+    let (mut live, mut line) = (HashSet::new(), String::new());
+    while lines.read_line(&mut line).ok()? > 0 {
+        if let Some(rest) = line.strip_prefix("inotify wd:") {
+            let number = rest.split_ascii_whitespace().next()?;
+            live.insert(i32::from_str_radix(number, 16).ok()?);
+        }
+        line.clear();
+    }
+    Some(live)
 }
 
 fn poll(fds: &mut [PollFd<'_>], most: Option<Timespec>) -> io::Result<()> {

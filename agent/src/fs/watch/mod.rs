@@ -195,6 +195,10 @@ pub trait Watcher: Send {
     /// It has to be tried again.
     fn refresh(&mut self) -> Result<(), WatchError>;
 
+    /// To be called once everything is watched again: forgets the watches of directories that went unheard.
+    /// Not before, since a directory that came in the place of such a one is to be told from it.
+    fn tidy(&mut self) {}
+
     /// Asks for a [`RawEvent::Barrier`] of the returned number, once every event before now was told.
     ///
     /// # Errors

@@ -160,6 +160,7 @@ impl Driver {
         if std::mem::take(&mut self.shaken) {
             self.watcher.refresh().unwrap();
             self.enter(&WirePath::root());
+            self.watcher.tidy();
         }
     }
 
@@ -564,7 +565,7 @@ fn an_overflow_is_told_and_what_was_lost_is_found_again() {
             barrier_told: 0,
             shaken: false,
         };
-        driver.run("mkdir -p keep/in gone/in");
+        driver.run("mkdir -p keep/in gone/in lost/in/deep");
         let closed = gate.lock().unwrap();
         for n in 0..many {
             write(&driver.at(&format!("f{n}")));
@@ -572,6 +573,7 @@ fn an_overflow_is_told_and_what_was_lost_is_found_again() {
         fs::rename(driver.at("keep"), driver.at("kept")).unwrap();
         fs::remove_dir_all(driver.at("gone")).unwrap();
         fs::create_dir_all(driver.at("gone/in")).unwrap();
+        fs::remove_dir_all(driver.at("lost")).unwrap();
         // The notify backend holds its lock while it tells, so there it cannot be asked now.
         let is_free = backend == Backend::Inotify;
         let lost = is_free.then(|| driver.watcher.barrier().unwrap());
@@ -586,6 +588,11 @@ fn an_overflow_is_told_and_what_was_lost_is_found_again() {
         driver.assert_complete();
         driver.assert_hears("kept/in/f");
         driver.assert_hears("gone/in/f");
+        // The end of their watches was lost too.
+        if let Some(backlog) = driver.watcher.backlog() {
+            assert!(backlog.hear(Duration::from_secs(60)));
+        }
+        assert_eq!(driver.watcher.watched(), 5, "{backend:?}");
     }
 }
 

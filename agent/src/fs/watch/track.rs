@@ -202,6 +202,13 @@ impl Tracker {
         self.settled = self.tree.moment();
     }
 
+    /// The kernel has ended a watch, and all that it told of it before has been taken.
+    pub(super) fn ended(&mut self, wd: i32) {
+        if let Some(id) = self.tree.by_wd(wd) {
+            self.self_event(id, EventMask::IGNORED);
+        }
+    }
+
     /// Tells an event.
     pub(super) fn push(&mut self, event: RawEvent) {
         self.out.push(Some(event));

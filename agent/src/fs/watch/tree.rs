@@ -74,6 +74,11 @@ impl Tree {
         self.by_wd.len()
     }
 
+    /// The descriptors of all of them.
+    pub(super) fn watches(&self) -> Vec<i32> {
+        self.by_wd.keys().copied().collect()
+    }
+
     /// About how many bytes it takes.
     pub(super) fn bytes(&self) -> usize {
         let table = |capacity: usize| capacity * 8 / 7 * 9;

@@ -131,6 +131,7 @@ impl Source {
         }
         let refreshed = watcher.refresh();
         self.watch_below(watcher, &WirePath::root(), Chore::Watch);
+        watcher.tidy();
         self.compare(&WirePath::root());
         let pause = (begun.elapsed() * SWEEP_PAUSE).min(SWEEP_PAUSE_MAX);
         let mut queue = self.lock();
