@@ -72,6 +72,7 @@ fn expected(status: &Value) -> BTreeMap<String, f64> {
         ("sent_operations_total", "ops_sent"),
         ("durable_operations_total", "ops_durable"),
         ("comparisons_total", "comparisons"),
+        ("collapsed_total", "collapsed"),
     ] {
         let name = format!("syncd_agent_target_{name}");
         found.insert(name, number(&target[field]));

@@ -95,7 +95,7 @@ const SOURCE: [Row<SourceStatus>; 6] = [
 ];
 
 #[rustfmt::skip]
-const TARGET: [Row<TargetStatus>; 22] = [
+const TARGET: [Row<TargetStatus>; 23] = [
     ("syncd_agent_target_verdict", Kind::Gauge, "Exit code of `status`, for this target.",
         Value::Number(|target| Some(target.verdict().exit_code().into()))),
     ("syncd_agent_target_connected", Kind::Gauge, "Whether a session is open.",
@@ -128,6 +128,8 @@ const TARGET: [Row<TargetStatus>; 22] = [
         Value::Number(|target| Some(target.ops_durable))),
     ("syncd_agent_target_comparisons_total", Kind::Counter, "Comparisons of both trees that came to their end.",
         Value::Number(|target| Some(target.comparisons))),
+    ("syncd_agent_target_collapsed_total", Kind::Counter, "How often a directory was put down to be compared since more names had changed than are kept.",
+        Value::Number(|target| Some(target.collapsed))),
     ("syncd_agent_target_first_sync_done", Kind::Gauge, "Whether the target has had everything once.",
         Value::Number(|target| Some(target.first_sync.is_none().into()))),
     ("syncd_agent_target_identical_timestamp_seconds", Kind::Gauge, "When both trees were last found equal, in seconds since 1970.",

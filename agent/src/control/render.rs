@@ -137,6 +137,13 @@ fn write_target(target: &TargetStatus, text: &mut String) {
             "     times are kept and compared {times}: the file system there holds no more"
         );
     }
+    if target.collapsed > 0 {
+        let _ = writeln!(
+            text,
+            "     more names had changed than are kept, {} times: their directories are compared instead",
+            target.collapsed
+        );
+    }
     if let Some(limit) = target.bwlimit {
         let _ = writeln!(text, "     at most {} are sent per second", bytes(limit));
     }
@@ -330,6 +337,7 @@ mod tests {
         target.identical_at = Some("2026-11-21T12:00:03+01:00".into());
         target.bwlimit = Some(1 << 20);
         target.times = Some("to the second".into());
+        target.collapsed = 3;
         target.full_check = Some(FullCheck {
             at: "2026-11-15T03:31:00+01:00".into(),
             done: true,
@@ -348,6 +356,7 @@ mod tests {
             "identical at 2026-11-21 12:00:03, root 9f3c9f3c9f3c9f3c...",
             "at most 1.0 MiB are sent per second",
             "times are kept and compared to the second: the file",
+            "more names had changed than are kept, 3 times: their directories are compared instead",
             "full check of contents at 2026-11-15 03:31:00: 7 entries, 2.0 KiB, 1 differences, mended, such as a/b; \
              2 could not be read; it took 60 s; the next at 2026-11-22 03:30:00",
         ] {

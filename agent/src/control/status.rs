@@ -177,6 +177,10 @@ pub struct TargetStatus {
     /// Comparisons that came to their end.
     #[serde(default)]
     pub comparisons: u64,
+    /// How often a directory was put down to be compared in the place of what had changed in it, since more names had
+    /// changed than are kept.
+    #[serde(default)]
+    pub collapsed: u64,
     /// How far the first comparison is, until it is done.
     pub first_sync: Option<FirstSync>,
     /// Digest of the tree when it was last compared equal.
@@ -349,6 +353,7 @@ pub(crate) mod tests {
                     ops_sent: 5,
                     ops_durable: 4,
                     comparisons: 1,
+                    collapsed: 0,
                     first_sync: None,
                     root_digest: None,
                     identical_at: None,

@@ -125,6 +125,7 @@ fn of_target(target: &Target) -> TargetStatus {
         ops_sent: state.counts.ops_sent,
         ops_durable: state.counts.ops,
         comparisons: state.counts.comparisons,
+        collapsed: state.dirty.collapsed(),
         first_sync: first_sync(&state),
         root_digest: state.identical.as_ref().map(|(root, _)| root.clone()),
         identical_at: state.identical.as_ref().and_then(|(_, at)| local(*at)),
