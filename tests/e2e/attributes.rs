@@ -9,7 +9,7 @@ use rustix::fs::{CWD, FileType, Mode, XattrFlags};
 use syncd_tests::require::Need;
 use syncd_tests::{Sandbox, require, wait_until};
 
-use crate::common::{LONG, Mirror, code, noise, once, patient};
+use crate::common::{LONG, Mirror, code, noise, once, patient, target_of};
 
 /// Bytes of a file that travels by itself, not inside a commit.
 const LARGE: usize = 700_000;
@@ -431,11 +431,27 @@ fn what_the_mirror_cannot_hold_is_told_by_path_and_everything_else_arrives() {
     let agent = patient(sandbox.agent(&receiver)).start();
     let control = agent.control();
     let failed = || {
-        let status = control.status().expect("status");
-        let failed = &status["status"]["sources"][0]["targets"][0]["failed"];
-        failed.as_array().cloned().unwrap_or_default()
+        let target = target_of(&agent);
+        target["failed"].as_array().cloned().unwrap_or_default()
     };
     wait_until(LONG, "both are told", || failed().len() == 2);
+    // They are there all the same, and count; without their attributes the first sync is not over.
+    let bytes = 10 + 100 + LARGE;
+    wait_until(LONG, "three files are counted", || {
+        let target = target_of(&agent);
+        let first = &target["first_sync"];
+        let files = [
+            &target["files"],
+            &first["files_done"],
+            &first["files_total"],
+        ];
+        let sizes = [
+            &target["bytes_content"],
+            &first["bytes_done"],
+            &first["bytes_total"],
+        ];
+        files.iter().all(|count| **count == 3) && sizes.iter().all(|size| **size == bytes)
+    });
     for path in failed() {
         let text = path.to_string();
         assert!(

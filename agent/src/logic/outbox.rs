@@ -31,6 +31,8 @@ pub struct Note {
     pub bytes: u64,
     /// Whether its content was staged, and occupies a place there until it is applied.
     pub staged: bool,
+    /// It was rejected for the attributes alone: the number of what it was made for.
+    pub but_attributes: Option<u64>,
 }
 
 /// Commits on their way, in order, and how much room is left for more.
@@ -77,6 +79,15 @@ impl Outbox {
         let cause = sent.causes.get_mut(index as usize)?.take()?;
         let note = sent.notes.get(index as usize).copied();
         Some((cause, note, at < self.applied))
+    }
+
+    /// What was rejected is there but for its attributes, and durable when its commit is; it was made for what has the
+    /// number `cause`.
+    pub fn lacks_attributes(&mut self, seq: u64, index: u32, cause: u64) {
+        let sent = self.sent.iter_mut().find(|sent| sent.seq == seq);
+        if let Some(note) = sent.and_then(|sent| sent.notes.get_mut(index as usize)) {
+            note.but_attributes = Some(cause);
+        }
     }
 
     /// Commits up to `seq` are visible: calls `arrived` with each of their causes and notes, once.

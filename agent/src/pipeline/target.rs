@@ -431,7 +431,7 @@ impl Target {
     fn settle_sent(&self, state: &mut State, sent: &Sent, now: Millis) {
         let followed = self.done.receiver_count() > 0;
         let mut whole = true;
-        for (cause, Note { verb, bytes, .. }) in sent.causes.iter().zip(&sent.notes) {
+        for (cause, note) in sent.causes.iter().zip(&sent.notes) {
             let (seq, first, path) = match cause {
                 Some(Cause::Path(taken)) => (taken.mark.seq, taken.mark.first, taken.path.clone()),
                 Some(Cause::Rename(rename)) => {
@@ -439,27 +439,22 @@ impl Target {
                 }
                 Some(Cause::Follows(_)) => continue,
                 None => {
+                    if let Some(seq) = note.but_attributes {
+                        state.count_content(seq, note);
+                    }
                     whole = false;
                     continue;
                 }
             };
             state.dirty.settle_seq(seq);
-            let files = u64::from(*verb == "put");
             state.counts.ops += 1;
-            state.counts.content_bytes += bytes;
-            state.counts.files += files;
-            if state.is_first_sync(seq) {
-                state.counts.first_bytes += bytes;
-                state.counts.first_files += files;
-            }
+            state.count_content(seq, note);
             if followed {
                 let latency = Duration::from_millis(now.saturating_sub(first));
-                let verb = *verb;
-                let bytes = *bytes;
                 let _ = self.done.send(Done {
                     path,
-                    verb,
-                    bytes,
+                    verb: note.verb,
+                    bytes: note.bytes,
                     latency,
                 });
             }
@@ -571,5 +566,6 @@ fn note(op: &Op) -> Note {
         verb,
         bytes,
         staged,
+        but_attributes: None,
     }
 }

@@ -65,6 +65,7 @@ impl Target {
                 let State { dirty, .. } = &mut *state;
                 dirty.look_where_it_went(&taken.path, taken.mark.seq, now);
                 if reject.code == RejectCode::Attributes {
+                    state.outbox.lacks_attributes(seq, index, taken.mark.seq);
                     state.attributes_failed(taken, &reject.text, now);
                 } else if note.is_some_and(|note| note.verb == LINK) {
                     state.link_failed(taken, reject.code, &reject.text, now);

@@ -9,7 +9,7 @@ use syncd_proto::reject::RejectCode;
 use crate::logic::brake::Brake;
 use crate::logic::coalesce::{DirtySet, Look, Millis, Remote, Settle, Taken};
 use crate::logic::links::LinkMap;
-use crate::logic::outbox::Outbox;
+use crate::logic::outbox::{Note, Outbox};
 use crate::logic::plan::{Cause, Found};
 use crate::logic::uploads::Uploads;
 use crate::net::link::Link;
@@ -191,6 +191,18 @@ impl State {
     /// Whether what has this number is a part of the first sync.
     pub(super) fn is_first_sync(&self, seq: u64) -> bool {
         !self.first_sync_done && self.first_sync_below.is_none_or(|below| seq < below)
+    }
+
+    /// The content that an operation brought for what has this number is durable.
+    pub(super) fn count_content(&mut self, seq: u64, note: &Note) {
+        let first = self.is_first_sync(seq);
+        let files = u64::from(note.verb == "put");
+        self.counts.content_bytes += note.bytes;
+        self.counts.files += files;
+        if first {
+            self.counts.first_bytes += note.bytes;
+            self.counts.first_files += files;
+        }
     }
 
     /// Staged files whose turn it is: one that was asked for later may have been faster.
