@@ -493,6 +493,14 @@ fn the_name_the_receiver_keeps_for_itself_is_left_out_and_nothing_else_is() {
     fs::write(sandbox.src().join("d/.syncd/below/g"), "x").expect("write");
     fs::write(sandbox.src().join("e/f"), "x").expect("write");
     equal(&["d/.syncd", "e/.syncd"]);
+    // Said once of each; the lines of comparisons, which name the target, are others.
+    let told = |path: &str| {
+        let line = format!(" {path}: not mirrored: the receiver keeps this name for itself");
+        let log = agent.log();
+        let lines = log.lines().filter(|it| it.contains(&line));
+        lines.filter(|it| it.contains("source=")).count()
+    };
+    assert_eq!(told("e/.syncd"), 1, "{}", agent.log());
     fs::rename(sandbox.src().join("e/.syncd"), sandbox.src().join("e/back")).expect("mv");
     fs::rename(sandbox.src().join("file"), sandbox.src().join("e/.syncd")).expect("mv");
     equal(&["d/.syncd", "e/.syncd"]);
@@ -500,6 +508,14 @@ fn the_name_the_receiver_keeps_for_itself_is_left_out_and_nothing_else_is() {
     fs::rename(sandbox.src().join("moves"), sandbox.src().join("e/.syncd")).expect("mv");
     equal(&["d/.syncd", "e/.syncd"]);
     assert!(!sandbox.dst().join("moves").exists());
+    assert_eq!(told("e/.syncd"), 1);
+    // What comes in with a directory is met in its listing.
+    let outside = sandbox.path().join("outside");
+    fs::create_dir_all(outside.join("in/.syncd")).expect("mkdir");
+    fs::rename(&outside, sandbox.src().join("h")).expect("mv");
+    equal(&["d/.syncd", "e/.syncd", "h/in/.syncd"]);
+    assert_eq!(told("h/in/.syncd"), 1);
+    fs::remove_dir_all(sandbox.src().join("h")).expect("rm");
     fs::rename(sandbox.src().join("e"), sandbox.src().join("g")).expect("mv");
     equal(&["d/.syncd", "g/.syncd"]);
     fs::rename(sandbox.src().join("g/.syncd"), sandbox.src().join("moves")).expect("mv");

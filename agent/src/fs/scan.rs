@@ -32,6 +32,8 @@ pub struct Listing {
     pub entries: Vec<(WirePath, EntryMeta)>,
     /// There are others, whose names or paths are above the limits of what can be sent.
     pub unnamed: bool,
+    /// One that is left out, since the receiver keeps its name for itself.
+    pub reserved: Option<WirePath>,
 }
 
 /// The entries of the directory at `path`; `None` if there is no directory. The name the receiver keeps for itself is
@@ -47,11 +49,12 @@ pub fn list(root: &SourceRoot, path: &WirePath) -> io::Result<Option<Listing>> {
     };
     let mut listing = Listing::default();
     let read = for_each_name(&dir, |name| {
-        if name.as_ref().is_ok_and(Name::is_reserved) {
-            return Ok(());
-        }
         let name = name.ok();
         let below = name.as_ref().and_then(|name| path.join(name));
+        if name.as_ref().is_some_and(Name::is_reserved) {
+            listing.reserved = below;
+            return Ok(());
+        }
         let (Some(name), Some(below)) = (name, below) else {
             listing.unnamed = true;
             return Ok(());

@@ -7,10 +7,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use syncd_proto::meta::Mtime;
-use syncd_proto::path::WirePath;
+use syncd_proto::path::{Name, WirePath};
 use tokio::sync::watch;
 
 use crate::fs::root::SourceRoot;
+use crate::fs::scan::{ScanProblem, Unscanned};
 use crate::fs::watch::{self as watching, Backend, Census, RawEvent, Sink, Touch, Watcher};
 use crate::logic::coalesce::Millis;
 use crate::pipeline::selection::Selection;
@@ -27,6 +28,10 @@ const RESCAN: Duration = Duration::from_millis(200);
 /// How long a directory is left alone after entries came or went that no message can name, in milliseconds: they may be
 /// many.
 const UNNAMED_MS: Millis = 200;
+
+/// Most paths of which is remembered that they were told to be left out; others are not told before a comparison meets
+/// them.
+const RESERVED_MAX: usize = 256;
 
 /// One source and its targets.
 #[derive(Debug)]
@@ -210,6 +215,15 @@ impl Source {
         }
     }
 
+    /// Something came under the name that the receiver keeps for itself: that is told once, as far as paths are remembered.
+    fn is_reserved(&self, path: &WirePath) {
+        let known = &mut self.lock().reserved;
+        if known.len() < RESERVED_MAX && known.insert(path.clone()) {
+            let (path, what) = (path.clone(), Unscanned::Reserved);
+            tracing::warn!(source = %self.root.path().display(), "{}", ScanProblem { path, what });
+        }
+    }
+
     fn compare(&self, path: &WirePath) {
         for target in &self.targets {
             target.update(|state, now| state.dirty.compare_unheard(path, now));
@@ -289,6 +303,10 @@ impl Source {
             && self.selection.includes(&parent, true)
         {
             self.mark(|dirty, now| dirty.attrib(parent.clone(), now));
+            let is_reserved = path.file_name().is_some_and(Name::is_reserved);
+            if is_reserved && matches!(touch, Touch::Created | Touch::MovedIn) {
+                self.is_reserved(&path);
+            }
         }
     }
 

@@ -202,6 +202,9 @@ impl Source {
         if listing.unnamed {
             self.has_unnamed(dir);
         }
+        if let Some(path) = listing.reserved {
+            self.is_reserved(&path);
+        }
         for (below, meta) in listing.entries {
             let is_dir = meta.kind == Kind::Dir;
             if !self.selection.keeps(&below, is_dir) {

@@ -1,6 +1,6 @@
 //! [`Queue`]: what the scanner of a source has to do, and which of it comes first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use syncd_proto::limits::{NAME_BYTES_MAX, PATH_BYTES_MAX, PATH_DEPTH_MAX};
@@ -57,6 +57,8 @@ pub(super) struct Queue {
     /// When the root and the mounts below it are looked at next.
     pub(super) identity_due: Option<Instant>,
     pub(super) backend: &'static str,
+    /// What came under the name that the receiver keeps for itself, and was told.
+    pub(super) reserved: BTreeSet<WirePath>,
 }
 
 impl Queue {
