@@ -1,4 +1,4 @@
-//! When the content of a small file stays here.
+//! When the content of a small file stays here, and what waits for a name at which nothing is found.
 
 use std::fs;
 
@@ -100,4 +100,61 @@ fn a_name_in_a_new_directory_is_another_one() {
         Some(place_of("d/f"))
     );
     assert!(target.root.home(&path("none/f")).is_none());
+}
+
+/// Two names that were closed one after the other and are looked at; the first has been put off once, so that the second
+/// waits for it.
+fn one_behind_the_other(target: &Target) -> (Taken, Taken) {
+    let path = |text: &str| WirePath::from_relative(text.as_ref()).unwrap();
+    let dirty = &mut target.lock().dirty;
+    for (name, now) in [("f.tmp", 0), ("page", 1)] {
+        dirty.created(path(name), now);
+        dirty.closed(path(name), now);
+    }
+    let mut taken = dirty.take(1, 9);
+    assert_eq!(taken.len(), 2);
+    taken.iter().for_each(|taken| dirty.begun(taken));
+    dirty.holds_up(&taken[0], 1);
+    assert!(dirty.behind_until(&taken[1], 1).is_some());
+    let page = taken.remove(1);
+    (taken.remove(0), page)
+}
+
+/// Nothing was found at a name.
+fn add_absent(target: &Arc<Target>, taken: Taken) {
+    let mut looks = Looks::default();
+    looks.push(taken, Outcome::Found(Found::Absent));
+    let mut batch = Planner::new();
+    add_looks(target, &link_with(0), &mut batch, &mut looks, u64::MAX);
+    assert!(batch.is_empty(), "nothing is removed at the first look");
+}
+
+#[test]
+fn an_absent_name_holds_nothing_up_while_it_is_looked_for_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = target(dir.path());
+    let (first, page) = one_behind_the_other(&target);
+    add_absent(&target, first.clone());
+    let dirty = &mut target.lock().dirty;
+    assert_eq!(dirty.behind_until(&page, 1), None);
+    let again = dirty.take(u64::MAX, 9);
+    assert_eq!(again.len(), 1);
+    assert_eq!(again[0].path, first.path);
+    assert!(again[0].mark.gone && again[0].mark.went);
+}
+
+#[test]
+fn a_name_that_was_left_unsent_holds_nothing_up_and_is_not_looked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = target(dir.path());
+    let (first, page) = one_behind_the_other(&target);
+    let new = WirePath::from_relative("f".as_ref()).unwrap();
+    let from = WirePath::clone(&first.path);
+    target.lock().dirty.renamed(from, new.clone(), false, 2);
+    add_absent(&target, first);
+    let dirty = &mut target.lock().dirty;
+    assert_eq!(dirty.behind_until(&page, 1), None);
+    let left = dirty.take(u64::MAX, 9);
+    assert_eq!(left.len(), 1);
+    assert_eq!(*left[0].path, new);
 }
