@@ -362,6 +362,14 @@ impl LinkMap {
             .collect()
     }
 
+    /// None of these is a name of the file at `path`, whose names are to be looked for again.
+    pub fn mistaken(&mut self, path: &WirePath, names: &[Arc<WirePath>]) {
+        self.asked.remove(path);
+        for name in names {
+            self.forget(name);
+        }
+    }
+
     /// Whether the target has this name as one of a file that has, or had, several.
     #[must_use]
     pub fn has_name(&self, path: &WirePath) -> bool {
@@ -714,6 +722,25 @@ mod tests {
         map.ready();
         let sought = map.take_sought();
         assert_eq!(sought.keys().collect::<Vec<_>>(), [&other]);
+    }
+
+    #[test]
+    fn names_that_prove_wrong_are_looked_for_again() {
+        let mut map = LinkMap::default();
+        map.ready();
+        assert!(map.seek(I, &path("b"), 2));
+        let sought = map.take_sought();
+        compared(&mut map, &["a", "b"], &["b"]);
+        map.sought(sought);
+        let Known::Names(names) = map.known(I, &path("b"), version(1), |_| true) else {
+            panic!("a is known");
+        };
+        map.mistaken(&path("b"), &names);
+        assert_eq!(
+            map.known(I, &path("b"), version(1), |_| true),
+            Known::Nothing
+        );
+        assert!(map.seek(I, &path("b"), 2));
     }
 
     #[test]

@@ -355,6 +355,15 @@ impl DirtySet {
         }
     }
 
+    /// Whether something was renamed from or to this name, or one above it, after `seq`.
+    #[must_use]
+    pub fn has_moved(&self, path: &WirePath, seq: u64) -> bool {
+        let later = self.moves.iter().rev();
+        let mut later = later.take_while(|moved| moved.seq > seq);
+        let concerns = |moved: &Move| path.starts_with(&moved.from) || path.starts_with(&moved.to);
+        seq < self.moves_forgotten || later.any(concerns)
+    }
+
     /// What something may be called now that was seen as `seq` under this name.
     fn later_names(&self, path: &WirePath, seq: u64) -> BTreeSet<WirePath> {
         // Which of the moves came first for this name is not known: each may have.

@@ -141,32 +141,43 @@ fn look_at_links(
     let inode = linked.inode();
     let version = Version::of_entry(entry);
     let is_file = entry.kind == Kind::File;
-    let seek = target.lock().links.seek(inode, &taken.path, linked.names);
-    if seek {
-        target.wake_all();
-        return Some(Outcome::AfterNames(now + LINK_MS));
-    }
-    let known = {
-        let state = target.lock();
-        let in_work = |path: &WirePath| state.dirty.is_in_work(path);
-        let known = state.links.known(inode, &taken.path, version, in_work);
-        match known {
-            // Somebody writes to it by another name: that one goes first, but not for ever.
-            Known::Older(names) if is_file && now < taken.mark.held_until(target.settle()) => {
-                let coming = names.iter().any(|name| state.dirty.is_pending(name));
-                if coming { Known::Busy } else { Known::Nothing }
+    loop {
+        let seek = target.lock().links.seek(inode, &taken.path, linked.names);
+        if seek {
+            target.wake_all();
+            return Some(Outcome::AfterNames(now + LINK_MS));
+        }
+        let known = {
+            let state = target.lock();
+            let in_work = |path: &WirePath| state.dirty.is_in_work(path);
+            let known = state.links.known(inode, &taken.path, version, in_work);
+            match known {
+                // Somebody writes to it by another name: that one goes first, but not for ever.
+                Known::Older(names) if is_file && now < taken.mark.held_until(target.settle()) => {
+                    let coming = names.iter().any(|name| state.dirty.is_pending(name));
+                    if coming { Known::Busy } else { Known::Nothing }
+                }
+                other => other,
             }
-            other => other,
+        };
+        match known {
+            Known::Busy if !taken.mark.wrote => return Some(Outcome::AfterNames(now + LINK_MS)),
+            Known::Names(names)
+                if !taken.mark.wrote && (is_file || taken.mark.look != Look::Meta) =>
+            {
+                if let Some(to) = names.iter().find(|name| is_name_of(target, name, inode)) {
+                    let to = WirePath::clone(to);
+                    return Some(Outcome::Found(Found::Link { to }));
+                }
+                let mut state = target.lock();
+                if state.dirty.has_renames() {
+                    return None;
+                }
+                // They were read before they went, and noted afterwards: the others are looked for anew.
+                state.links.mistaken(&taken.path, &names);
+            }
+            Known::Nothing | Known::Older(_) | Known::Busy | Known::Names(_) => return None,
         }
-    };
-    match known {
-        Known::Busy if !taken.mark.wrote => Some(Outcome::AfterNames(now + LINK_MS)),
-        Known::Names(names) if !taken.mark.wrote && (is_file || taken.mark.look != Look::Meta) => {
-            let to = names.iter().find(|name| is_name_of(target, name, inode))?;
-            let to = WirePath::clone(to);
-            Some(Outcome::Found(Found::Link { to }))
-        }
-        Known::Nothing | Known::Older(_) | Known::Busy | Known::Names(_) => None,
     }
 }
 

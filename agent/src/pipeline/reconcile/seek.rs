@@ -21,9 +21,10 @@ use crate::pipeline::target::Target;
 pub(super) fn seek(target: &Target, before: u32) -> bool {
     target.update(|state, _| state.seeking = true);
     seek_for_waiting(target);
-    let (sought, link) = {
+    let (sought, link, begun) = {
         let mut state = target.lock();
-        (state.links.take_sought(), state.link.clone())
+        let begun = state.dirty.horizon() - 1;
+        (state.links.take_sought(), state.link.clone(), begun)
     };
     let terms = plain_terms(target);
     let found = build(target, &terms, &WirePath::root(), Compare::ALL, false);
@@ -51,7 +52,11 @@ pub(super) fn seek(target: &Target, before: u32) -> bool {
             state.links.has(inode) || group.entry.kind != Kind::File || there.contains(path)
         };
         let pending = group.paths.iter();
-        let pending = pending.filter(|path| !state.dirty.is_settled(path) || !is_there(path));
+        let has_moved = |path: &&WirePath| state.dirty.has_moved(path, begun);
+        let moved: Vec<_> = group.paths.iter().filter(has_moved).cloned().collect();
+        let pending = pending.filter(|path| {
+            !state.dirty.is_settled(path) || !is_there(path) || moved.contains(path)
+        });
         let pending: HashSet<WirePath> = pending.cloned().collect();
         let mut others = state.links.compared(inode, group, &pending);
         // On its way it may have been read when it was the only name, or it waits for a rename, or only
@@ -61,6 +66,10 @@ pub(super) fn seek(target: &Target, before: u32) -> bool {
             .filter(|path| !state.dirty.is_looked_at_again(path));
         others.extend(unasked.cloned().map(Arc::new));
         state.relink(others, now);
+        // It was found under a name that it does not have any more.
+        for path in moved {
+            state.dirty.look_where_it_went(&path, begun, now);
+        }
     }
     target.update(|state, _| {
         state.links.sought(sought);

@@ -13,7 +13,8 @@ use syncd_proto::digest::Digest;
 use syncd_proto::exchange::agent::{Channel, Reply, connect};
 use syncd_proto::frame::{Frame, FrameLimits};
 use syncd_proto::message::{
-    AgentMessage, Digests, Durability, Hello, ListEntry, Listing, Purpose, ReceiverMessage, Welcome,
+    AgentMessage, Digests, Durability, Hello, ListEntry, Listing, Purpose, ReceiverMessage,
+    Signature, Welcome,
 };
 use syncd_proto::path::Name;
 
@@ -311,4 +312,69 @@ fn one_search_is_for_all_linked_files_that_wait() {
             "{name}"
         );
     }
+}
+
+/// A search reads a name, then asks the receiver; meanwhile the file is renamed, there as well. It is sent under no name
+/// that leads to another look but the new one.
+#[test]
+fn a_name_that_goes_during_a_search_is_looked_at_where_it_went() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| WirePath::from_relative(name.as_ref()).unwrap();
+    let (target, link) = (target(dir.path()), link());
+    fs::write(dir.path().join("old"), "content").unwrap();
+    fs::hard_link(dir.path().join("old"), dir.path().join("second")).unwrap();
+    let linked = target.root.stat_links(&path("second")).unwrap().unwrap().1;
+    let inode = linked.unwrap().inode();
+    {
+        let mut state = target.lock();
+        state.link = Some(link.clone());
+        state.links.ready();
+        state.dirty.closed(path("second"), 0);
+        assert!(state.links.seek(inode, &path("second"), 2));
+    }
+    let rename = || {
+        fs::rename(dir.path().join("old"), dir.path().join("new")).unwrap();
+        let mut state = target.lock();
+        assert!(!state.dirty.renamed(path("old"), path("new"), false, 1));
+        let taken = state.dirty.take_renames(u64::MAX, 9);
+        assert_eq!(taken.len(), 1);
+        assert!(state.dirty.renames_logged());
+        state.dirty.settle_seq(taken[0].seq);
+        assert!(!state.dirty.is_pending(&path("new")));
+    };
+    let (near, far) = tokio::io::duplex(1 << 20);
+    let mut reader = FrameReader::new(far, FrameLimits::SESSION);
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let searching = {
+        let (target, link) = (target.clone(), link.clone());
+        std::thread::spawn(move || {
+            let done = seek(&target, 0);
+            link.close();
+            done
+        })
+    };
+    runtime.unwrap().block_on(async {
+        let answering = async {
+            while let Ok(Some(question)) = reader.next().await {
+                let question = AgentMessage::from_frame(&question).unwrap();
+                let AgentMessage::SignatureQuery(query) = question else {
+                    panic!("{question:?}")
+                };
+                assert_eq!(query.path, path("old"));
+                rename();
+                let answer = ReceiverMessage::Signature(Signature {
+                    id: query.id,
+                    info: None,
+                    last: true,
+                });
+                link.handle(frame(1, &answer)).unwrap();
+            }
+        };
+        let (written, ()) = tokio::join!(link.write_all(FrameWriter::new(near)), answering);
+        written.unwrap();
+    });
+    assert!(searching.join().unwrap());
+    let state = target.lock();
+    assert!(state.dirty.is_looked_at_again(&path("new")));
+    assert!(!state.links.has_name(&path("old")));
 }
