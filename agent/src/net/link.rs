@@ -88,6 +88,17 @@ pub enum Answer {
     Rejected(Reject),
 }
 
+impl Answer {
+    /// Whether nothing follows it.
+    fn is_last(&self) -> bool {
+        match self {
+            Self::Digests(_) | Self::Ids(_) | Self::Rejected(_) => true,
+            Self::Listing(part) => part.last,
+            Self::Signature(part, _) => part.last,
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Inbox {
     answers: HashMap<u64, VecDeque<Answer>>,
@@ -373,6 +384,14 @@ impl Link {
         self.send(question, Vec::new())
     }
 
+    /// Whether all of an answer is there: then nobody waits in [`Link::answer`].
+    #[must_use]
+    pub fn is_answered(&self, id: u64) -> bool {
+        let inbox = lock(&self.inbox);
+        let parts = inbox.answers.get(&id);
+        parts.is_none_or(|parts| parts.back().is_some_and(Answer::is_last))
+    }
+
     /// Waits for the next part of an answer.
     ///
     /// # Errors
@@ -397,12 +416,7 @@ impl Link {
             }
             let next = inbox.answers.get_mut(&id).and_then(VecDeque::pop_front);
             if let Some(answer) = next {
-                let last = match &answer {
-                    Answer::Digests(_) | Answer::Ids(_) | Answer::Rejected(_) => true,
-                    Answer::Listing(part) => part.last,
-                    Answer::Signature(part, _) => part.last,
-                };
-                if last {
+                if answer.is_last() {
                     inbox.answers.remove(&id);
                 }
                 return match answer {

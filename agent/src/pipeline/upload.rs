@@ -14,7 +14,10 @@ use crate::pipeline::bulk::Channel;
 const HELD_BYTES_MAX: u64 = 4 << 20;
 
 /// Copies go on their way when they are of so many bytes, so that the receiver works meanwhile.
-const COPIED_BYTES: u64 = 64 << 20;
+const COPIED_BYTES: u64 = 16 << 20;
+
+/// The same of a file that may well change meanwhile, so that the work was for nothing.
+const UNSURE_COPIED_BYTES: u64 = 64 << 20;
 
 /// See the module.
 pub struct Upload<'a> {
@@ -171,7 +174,11 @@ impl<'a> Upload<'a> {
         if waits {
             return Ok(());
         }
-        if self.pending >= COPIED_BYTES {
+        let enough = match self.released {
+            true => COPIED_BYTES,
+            false => UNSURE_COPIED_BYTES,
+        };
+        if self.pending >= enough {
             self.pending = 0;
             self.held.extend(self.chunker.flush());
         }

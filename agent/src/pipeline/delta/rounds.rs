@@ -16,13 +16,13 @@ use crate::pipeline::upload::Upload;
 const ROUND_BYTES: u64 = IN_PLACE_RUN_BYTES_MAX + (1 << 20);
 
 /// How far a round with something changed in it reaches, in bytes: what follows waits for it.
-const ROUND_SPAN: u64 = 64 << 20;
+const ROUND_SPAN: u64 = 16 << 20;
 
 /// Changed bytes whose sums are awaited.
 const AWAITED_BYTES_MAX: u64 = 2 * ROUND_BYTES;
 
 /// Rounds whose sums are awaited.
-const AWAITED_MAX: usize = 16;
+const AWAITED_MAX: usize = 32;
 
 /// Windows below this say nothing about the file, in bytes.
 const METERED_BYTES_MIN: usize = 1 << 20;
@@ -175,9 +175,10 @@ impl<'a, 'u> Rounds<'a, 'u> {
             ROUND_BYTES.. => true,
             _ => self.round.span >= ROUND_SPAN,
         };
-        if full {
-            return self.close_round(whole);
+        if full && let Outcome::Moved(query) = self.close_round(whole)? {
+            return Ok(Outcome::Moved(query));
         }
+        self.put_out_answered()?;
         Ok(Outcome::Done)
     }
 
@@ -228,6 +229,19 @@ impl<'a, 'u> Rounds<'a, 'u> {
             return BlockQuery::whole(basis_len);
         }
         BlockQuery::for_ranges(ranges, basis_len)
+    }
+
+    /// Puts out the oldest rounds whose sums have come, so that the receiver copies while the rest is read.
+    fn put_out_answered(&mut self) -> Result<(), LinkError> {
+        let is_answered = |(_, asked): &Awaited| match asked {
+            Some((id, _)) => self.link.is_answered(*id),
+            None => true,
+        };
+        let ready = self.awaited.iter().take_while(|round| is_answered(round));
+        match ready.count() {
+            0 => Ok(()),
+            ready => self.put_out_awaited(self.awaited.len() - ready, u64::MAX),
+        }
     }
 
     /// Puts out the oldest rounds until at most so many, of so many bytes, are left.
@@ -336,5 +350,74 @@ impl Round {
                 self.parts.push(Part::Data { start, bytes });
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use syncd_proto::delta::GroupHasher;
+    use syncd_proto::message::{Credit, ReceiverMessage, Signature, SignatureInfo, StageBegin};
+    use syncd_proto::meta::Mtime;
+    use syncd_proto::op::TransferId;
+
+    use super::*;
+    use crate::fs::read::Stability;
+    use crate::net::link::Urgency;
+    use crate::pipeline::bulk::Channel;
+    use crate::pipeline::reconcile::tests::{frame, link_with};
+
+    #[test]
+    fn a_round_is_put_out_when_its_sums_have_come() {
+        let link = link_with(0);
+        let transfer: TransferId = link.issue_id();
+        let channel = Channel {
+            link: &link,
+            transfer,
+            stability: Stability::Required,
+            urgency: Urgency::Patient,
+        };
+        let mut hasher = GroupHasher::for_len(0);
+        hasher.update(&[1; 200_000]);
+        let basis = KnownBasis {
+            version: [7; 16],
+            groups: hasher.finish().0,
+        };
+        let begin = StageBegin {
+            transfer,
+            len_hint: 0,
+            basis: None,
+            key: None,
+            resume_at: 0,
+        };
+        let mut upload = Upload::new(&channel, begin, true);
+        let path = WirePath::from_relative("f".as_ref()).unwrap();
+        let mut rounds = Rounds::new(&link, &path, &basis, &mut upload);
+        let group = basis.groups.group_bytes();
+        rounds.take(0, Slice::Data(&vec![2; group as usize]), Some(false));
+        rounds.take(group, Slice::Hole(ROUND_SPAN), Some(true));
+        let advanced = |rounds: &mut Rounds<'_, '_>| {
+            assert!(matches!(rounds.advance(None), Ok(Outcome::Done)));
+            (rounds.awaited.len(), rounds.upload.has_begun())
+        };
+        assert_eq!(advanced(&mut rounds), (1, false));
+        let credit = ReceiverMessage::Credit(Credit { bytes: 1 << 20 });
+        link.handle(frame(1, &credit)).unwrap();
+        let part = |info, last| {
+            let id = transfer + 1;
+            ReceiverMessage::Signature(Signature { id, info, last })
+        };
+        let info = SignatureInfo {
+            version: basis.version,
+            len: basis.groups.len(),
+            mtime: Mtime::default(),
+            content: None,
+        };
+        link.handle(frame(2, &part(Some(info), false))).unwrap();
+        assert_eq!(advanced(&mut rounds), (1, false));
+        link.handle(frame(3, &part(None, true))).unwrap();
+        assert_eq!(advanced(&mut rounds).0, 0);
+        assert!(matches!(rounds.finish(None), Ok(Outcome::Done)));
+        upload.finish().unwrap();
+        assert!(upload.has_begun());
     }
 }

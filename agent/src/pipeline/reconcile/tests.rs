@@ -37,7 +37,8 @@ fn signer() -> CommitSigner {
     CommitSigner::new(&*key.unwrap()).unwrap()
 }
 
-fn frame(seq: u64, message: &ReceiverMessage) -> Frame {
+/// The frame of a message without a payload.
+pub(in crate::pipeline) fn frame(seq: u64, message: &ReceiverMessage) -> Frame {
     let mut body = Vec::new();
     message.encode_body(&mut body).unwrap();
     Frame {
