@@ -7,6 +7,7 @@
 //! | [`scan`] | directory listings and the walk that digests are built from |
 //! | [`parallel`] | the same work on many things, by a few threads |
 //! | [`read`] | stable reads: the file did not change underneath, or the read says so |
+//! | [`ahead`] | stretches of a large file, read and hashed by a second thread |
 //! | `attributes` | extended attributes, as far as both sides keep them |
 //! | [`accounts`] | names of this machine's users and groups; what the process may see |
 //! | [`watch`] | change detection over inotify |
@@ -17,6 +18,7 @@
 //! failure: the source is in use while it is read.
 
 pub mod accounts;
+pub mod ahead;
 mod attributes;
 pub mod credentials;
 pub mod mounts;

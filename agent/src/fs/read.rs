@@ -16,6 +16,7 @@ use syncd_proto::digest::Digest;
 use syncd_proto::meta::{EntryMeta, Kind, Meta};
 use syncd_proto::path::WirePath;
 
+use super::ahead::Ahead;
 use super::attributes::{self, Place};
 use super::root::{self, Identity, SourceRoot};
 use crate::logic::terms::Terms;
@@ -131,7 +132,8 @@ pub fn read_small_opened(
     }
     let size = usize::try_from(stamp.size).map_err(|_| ReadError::TooLarge)?;
     // One byte more, so that a file that grew shows; that there is none is not asked for again.
-    let mut bytes = read_at_least(fd, 0, size, size.saturating_add(1))?;
+    let mut bytes = Vec::new();
+    read_at_least(fd, 0, size, size.saturating_add(1), &mut bytes)?;
     let meta = meta_of(fd, &entry, terms);
     let after = root::statx_of(fd)?;
     let changed = bytes.len() != size || Stamp::of(&after) != stamp;
@@ -187,6 +189,20 @@ impl Piece {
             Self::Hole(len) => (Self::Hole(max), Some(Self::Hole(len - max))),
         }
     }
+}
+
+/// Where the next stretch of a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Span {
+    /// Bytes.
+    Data {
+        /// Offset in bytes.
+        start: u64,
+        /// Length in bytes.
+        len: usize,
+    },
+    /// So many zero bytes that take no room on the disk.
+    Hole(u64),
 }
 
 /// What a file of any size turned out to be.
@@ -291,37 +307,59 @@ impl LargeFile {
     /// # Errors
     /// [`ReadError::Changed`] if the file has become shorter; else see [`ReadError`].
     pub fn next_piece(&mut self, max: usize) -> Result<Option<Piece>, ReadError> {
-        if self.position >= self.stamp.size {
-            return Ok(None);
-        }
-        if self.position >= self.data_end {
-            let (data, end) = self.find_data()?;
-            self.data_end = end;
-            let hole = data - self.position;
-            if hole > 0 {
+        match self.next_span(max)? {
+            Some(Span::Hole(len)) => {
                 if let Some(hasher) = &mut self.hasher {
-                    hasher.update_zeros(hole);
+                    hasher.update_zeros(len);
                 }
-                self.position = data;
-                return Ok(Some(Piece::Hole(hole)));
+                Ok(Some(Piece::Hole(len)))
             }
+            Some(Span::Data { start, len }) => {
+                let mut bytes = Vec::new();
+                self.read_span(start, len, &mut bytes)?;
+                if let Some(hasher) = &mut self.hasher {
+                    hasher.update(&bytes);
+                }
+                Ok(Some(Piece::Data(bytes)))
+            }
+            None => Ok(None),
         }
-        let want = (self.data_end - self.position).min(max.max(1) as u64) as usize;
-        let bytes = self.read_at(self.position, want)?;
-        if let Some(hasher) = &mut self.hasher {
-            hasher.update(&bytes);
-        }
-        self.position += want as u64;
-        Ok(Some(Piece::Data(bytes)))
     }
 
-    /// Reads `len` bytes at `offset`; does not move [`Self::position`].
-    fn read_at(&self, offset: u64, len: usize) -> Result<Vec<u8>, ReadError> {
-        let bytes = read_range(&self.fd, offset, len)?;
-        if bytes.len() < len {
-            return Err(ReadError::Changed);
+    /// Where the next piece is, which counts as read.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub fn next_span(&mut self, max: usize) -> Result<Option<Span>, ReadError> {
+        let start = self.position;
+        if start >= self.stamp.size {
+            return Ok(None);
         }
-        Ok(bytes)
+        if start >= self.data_end {
+            let (data, end) = self.find_data()?;
+            self.data_end = end;
+            if data > start {
+                self.position = data;
+                return Ok(Some(Span::Hole(data - start)));
+            }
+        }
+        let len = (self.data_end - start).min(max.max(1) as u64) as usize;
+        self.position += len as u64;
+        Ok(Some(Span::Data { start, len }))
+    }
+
+    /// Reads a stretch into `bytes`, in place of what is there; does not move [`Self::position`].
+    ///
+    /// # Errors
+    /// [`ReadError::Changed`] if the file has become shorter; else see [`ReadError`].
+    pub fn read_span(&self, start: u64, len: usize, bytes: &mut Vec<u8>) -> Result<(), ReadError> {
+        read_exact(&self.fd, start, len, bytes)
+    }
+
+    /// A thread that reads stretches of this file and hashes groups of `group_bytes`, if it pays.
+    #[must_use]
+    pub fn ahead(&self, group_bytes: u64) -> Option<Ahead> {
+        Ahead::begin(&self.fd, self.stamp.size, group_bytes)
     }
 
     /// Hashes what has not been read yet, and checks that the file is still the version that was
@@ -437,26 +475,36 @@ fn meta_of(fd: &OwnedFd, entry: &EntryMeta, terms: &Terms) -> Meta {
     meta
 }
 
-/// Up to `len` bytes at `offset`; fewer only at the end of the file.
-fn read_range(fd: &OwnedFd, offset: u64, len: usize) -> Result<Vec<u8>, ReadError> {
-    read_at_least(fd, offset, len, len)
+/// Reads `len` bytes at `offset` into `bytes`, in place of what is there.
+pub(super) fn read_exact(
+    fd: &OwnedFd,
+    offset: u64,
+    len: usize,
+    bytes: &mut Vec<u8>,
+) -> Result<(), ReadError> {
+    read_at_least(fd, offset, len, len, bytes)?;
+    match bytes.len() < len {
+        true => Err(ReadError::Changed),
+        false => Ok(()),
+    }
 }
 
-/// The same, where `enough` bytes are enough.
+/// Reads up to `len` bytes, where `enough` are enough; fewer only at the end of the file.
 fn read_at_least(
     fd: &OwnedFd,
     offset: u64,
     enough: usize,
     len: usize,
-) -> Result<Vec<u8>, ReadError> {
-    let mut bytes = Vec::new();
+    bytes: &mut Vec<u8>,
+) -> Result<(), ReadError> {
+    bytes.clear();
     bytes
         .try_reserve_exact(len)
         .map_err(|_| ReadError::Io(io::ErrorKind::OutOfMemory.into()))?;
     loop {
         let at = offset.saturating_add(bytes.len() as u64);
         let before = bytes.len();
-        match rustix::io::pread(fd, spare_capacity(&mut bytes), at) {
+        match rustix::io::pread(fd, spare_capacity(bytes), at) {
             Ok(_) if bytes.len() == before || bytes.len() >= enough => break,
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
@@ -464,7 +512,7 @@ fn read_at_least(
     }
     // The allocator may have given more room than was asked for.
     bytes.truncate(len);
-    Ok(bytes)
+    Ok(())
 }
 
 /// Piece size for what is only hashed, in bytes.
@@ -577,9 +625,10 @@ mod tests {
         }
         assert!(got == want);
         assert!(holes >= 2 << 20, "{holes} bytes of holes");
-        let edge = large.read_at(70_000 - 4, 8).unwrap();
+        let mut edge = vec![9; 100];
+        large.read_span(70_000 - 4, 8, &mut edge).unwrap();
         assert_eq!(edge, [7, 7, 7, 7, 0, 0, 0, 0]);
-        let beyond = large.read_at((3 << 20) - 1, 2);
+        let beyond = large.read_span((3 << 20) - 1, 2, &mut edge);
         assert!(matches!(beyond, Err(ReadError::Changed)));
         let (_, size, digest) = large.finish().unwrap();
         assert_eq!((size, digest), (3 << 20, Digest::of(&want)));

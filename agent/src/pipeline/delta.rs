@@ -1,10 +1,10 @@
 //! Sends a large file as a delta against the version the receiver has.
 //!
-//! The new version is read and hashed once, in groups. Those that the basis has at the same offset are
-//! copied by the receiver from its own file. What changed is kept, a round at a time, until the sums of
-//! those places have come, and searched; the next round is read meanwhile. A long run of changes looks
-//! like content that moved: from there on the sums of the whole basis are searched. Where that finds
-//! little, the bytes go as they are.
+//! The new version is read and hashed once, in groups, by two threads where that pays. Those that the
+//! basis has at the same offset are copied by the receiver from its own file. What changed is kept, a
+//! round at a time, until the sums of those places have come, and searched; the next round is read
+//! meanwhile. A long run of changes looks like content that moved: from there on the sums of the whole
+//! basis are searched. Where that finds little, the bytes go as they are.
 
 mod rounds;
 
@@ -14,7 +14,8 @@ use syncd_proto::delta::{BlockQuery, BlockSignature, GroupList, KnownVersion, Ma
 use syncd_proto::message::{AgentMessage, SignatureInfo, SignatureQuery, SignatureWant};
 use syncd_proto::path::WirePath;
 
-use crate::fs::read::{LargeFile, Piece, ReadFile};
+use crate::fs::ahead::Ahead;
+use crate::fs::read::{LargeFile, ReadError, ReadFile, Span};
 use crate::logic::coalesce::Taken;
 use crate::net::link::{Answer, Link, LinkError};
 use crate::pipeline::bulk::{CHECK_BYTES, Channel, TransferError};
@@ -92,7 +93,10 @@ pub fn send(
     }
     let mut pass = Pass {
         channel,
+        ahead: file.ahead(basis.groups.group_bytes()),
         file: file.without_hashing(),
+        group_bytes: basis.groups.group_bytes(),
+        buffer: Vec::new(),
         matcher: Matcher::new(&basis.groups),
         at: 0,
         checked_at: 0,
@@ -112,6 +116,11 @@ pub fn send(
 struct Pass<'a, 'u> {
     channel: &'a Channel<'a>,
     file: LargeFile,
+    /// Reads and hashes every other stretch, if there is one.
+    ahead: Option<Ahead>,
+    group_bytes: u64,
+    /// Of what is read here.
+    buffer: Vec<u8>,
     matcher: Matcher<'a>,
     at: u64,
     checked_at: u64,
@@ -129,14 +138,69 @@ impl Pass<'_, '_> {
                 self.checked_at = self.file.position();
                 self.channel.check(&self.file)?;
             }
-            match self.file.next_piece(READ_BYTES)? {
-                Some(Piece::Data(bytes)) => self.data(&bytes),
-                Some(Piece::Hole(len)) => self.hole(len),
-                None => break,
+            let Some(span) = self.next_span()? else {
+                break;
+            };
+            let next = match &self.ahead {
+                Some(_) => self.next_span()?,
+                None => None,
+            };
+            let is_asked = match (&mut self.ahead, next) {
+                (Some(ahead), Some(Span::Data { start, len })) => ahead.ask(start, len),
+                _ => false,
+            };
+            self.span(span)?;
+            match next {
+                Some(_) if is_asked => self.hashed()?,
+                Some(next) => self.span(next)?,
+                None => {}
             }
         }
         self.rounds.end_stretch(self.matcher.is_same());
         Ok(self.rounds.finish(whole)?)
+    }
+
+    /// The next stretch; each ends with a group, unless data or file end before.
+    fn next_span(&mut self) -> Result<Option<Span>, ReadError> {
+        let done = self.file.position() % READ_BYTES as u64;
+        self.file.next_span(READ_BYTES - done as usize)
+    }
+
+    /// Reads and hashes a stretch.
+    fn span(&mut self, span: Span) -> Result<(), ReadError> {
+        match span {
+            Span::Data { start, len } => {
+                let mut bytes = std::mem::take(&mut self.buffer);
+                self.file.read_span(start, len, &mut bytes)?;
+                self.data(&bytes);
+                self.buffer = bytes;
+            }
+            Span::Hole(len) => self.hole(len),
+        }
+        Ok(())
+    }
+
+    /// Takes the stretch that the other thread has read.
+    fn hashed(&mut self) -> Result<(), ReadError> {
+        let Some(ahead) = &self.ahead else {
+            return Ok(());
+        };
+        let hashed = ahead.wait()?;
+        let mut rest = &hashed.bytes[..];
+        for digest in &hashed.groups {
+            let (group, tail) = rest.split_at(self.group_bytes as usize);
+            if self.matcher.add_known(digest) {
+                self.take(Slice::Data(group), true);
+            } else {
+                self.data(group);
+            }
+            rest = tail;
+        }
+        self.data(rest);
+        if let Some(ahead) = &mut self.ahead {
+            ahead.give(hashed);
+        }
+        Ok(())
     }
 
     fn data(&mut self, mut bytes: &[u8]) {

@@ -172,9 +172,7 @@ impl GroupHasher {
         self.stack.push(value);
         self.merged += 1;
         self.in_group = 0;
-        // Not `reset`: it keeps the old offset.
-        self.group = blake3::Hasher::new();
-        self.group.set_input_offset(self.len);
+        self.group = group_at(self.len);
     }
 
     fn digest(&self) -> Digest {
@@ -189,4 +187,25 @@ impl GroupHasher {
         let root = merge_subtrees_root(left, &right, Mode::Hash);
         Digest::from_bytes(*root.as_bytes())
     }
+}
+
+/// Digests of the whole groups that `bytes` begin with, which lie at `offset`: what [`GroupHasher::add_known`] takes. None if
+/// no group begins there.
+#[must_use]
+pub fn group_digests(offset: u64, bytes: &[u8], group_bytes: u64) -> Vec<GroupDigest> {
+    let size = usize::try_from(group_bytes).unwrap_or(usize::MAX);
+    if !offset.is_multiple_of(group_bytes) {
+        return Vec::new();
+    }
+    let groups = bytes.chunks_exact(size).zip((offset..).step_by(size));
+    groups
+        .map(|(group, start)| group_at(start).update(group).finalize_non_root())
+        .collect()
+}
+
+/// A fresh one each time: `reset` keeps the old offset.
+fn group_at(offset: u64) -> blake3::Hasher {
+    let mut group = blake3::Hasher::new();
+    group.set_input_offset(offset);
+    group
 }

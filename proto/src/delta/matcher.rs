@@ -1,7 +1,7 @@
 //! [`Matcher`]: which stretches of a new version the basis has at the same offset, in the one pass that
 //! also gives the new version's own groups and digest.
 
-use crate::delta::{GroupHasher, GroupList};
+use crate::delta::{GroupDigest, GroupHasher, GroupList};
 use crate::digest::Digest;
 
 /// Compares a new version with its basis as it is read. A stretch is a group; where the basis ends
@@ -41,6 +41,14 @@ impl<'a> Matcher<'a> {
     /// Adds zeros, at most to the end of the stretch.
     pub fn update_zeros(&mut self, len: u64) {
         self.hasher.update_zeros(len);
+    }
+
+    /// Adds a whole stretch by its digest, which must be that of its bytes at this offset. `false`, and nothing is added,
+    /// where the stretch is not a whole group or [`GroupHasher::add_known`] takes none.
+    #[must_use]
+    pub fn add_known(&mut self, digest: &GroupDigest) -> bool {
+        let stretch = self.stretch_end() - self.hasher.len();
+        stretch == self.basis.group_bytes() && self.hasher.add_known(digest)
     }
 
     /// Whether the stretch that ends here (at its own end, or with the file) is in the basis at the same

@@ -36,7 +36,7 @@ pub use blocks::{
 };
 pub use cache::{GroupCache, KnownVersion};
 pub use groups::{GROUP_DIGEST_BYTES, GroupDiff, GroupDigest, GroupList, Segment, group_bytes};
-pub use hasher::GroupHasher;
+pub use hasher::{GroupHasher, group_digests};
 pub use matcher::Matcher;
 pub use ops::{CHUNK_LITERAL_BYTES, Chunk, Chunker, LiteralMeter, apply};
 pub use plan::{BlockQuery, IN_PLACE_RUN_BYTES_MAX};

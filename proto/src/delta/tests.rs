@@ -426,6 +426,37 @@ fn same_ranges(basis: &[u8], new: &[u8], piece: usize) -> Vec<(usize, usize)> {
 }
 
 #[test]
+fn a_matcher_takes_groups_that_were_hashed_apart() {
+    let basis = noise(6, 3 * GROUP + 100);
+    let mut new = basis.clone();
+    new.extend(noise(7, 2 * GROUP));
+    new[GROUP + 5] ^= 1;
+    let (list, _) = groups(&basis);
+    let mut matcher = Matcher::new(&list);
+    let mut added = Vec::new();
+    for (index, group) in new.chunks(GROUP).enumerate() {
+        let digests = group_digests((index * GROUP) as u64, group, GROUP as u64);
+        assert_eq!(digests.len(), group.len() / GROUP);
+        if digests
+            .first()
+            .is_some_and(|digest| matcher.add_known(digest))
+        {
+            added.push((index, matcher.is_same()));
+            continue;
+        }
+        let end = (matcher.stretch_end() as usize - index * GROUP).min(group.len());
+        let (head, tail) = group.split_at(end);
+        matcher.update(head);
+        assert_eq!(matcher.is_same(), matches!(index, 0 | 3), "{index}");
+        matcher.update(tail);
+    }
+    // Not the first, nor the one in which the basis ends.
+    assert_eq!(added, [(1, false), (2, true), (4, false)]);
+    assert!(matcher.finish() == groups(&new));
+    assert!(group_digests(1, &new, GROUP as u64).is_empty());
+}
+
+#[test]
 fn a_matcher_sees_what_is_at_its_place_and_where_the_basis_ends() {
     let basis = noise(6, 3 * GROUP + 100);
     let tail = noise(7, 2 * GROUP);
