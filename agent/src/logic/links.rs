@@ -140,25 +140,27 @@ pub struct LinkMap {
     early: HashMap<Inode, u32>,
     /// Those whose names were looked for when there were so many.
     searched: HashMap<Inode, u32>,
-    /// The names that made them be looked for. Another name may be one of a file that got the number since then.
-    asked: HashMap<WirePath, Inode>,
+    /// The names that made them be looked for and are not sent yet, with the numbers of their marks. What is seen later
+    /// may be a name of a file that got the inode since then.
+    asked: HashMap<WirePath, u64>,
 }
 
 impl LinkMap {
     /// Whether the other names of a file have to be looked for at the source first: of its `count` names
-    /// not all are known. It was a file with one name when it was sent, or has names elsewhere.
-    pub fn seek(&mut self, inode: Inode, path: &WirePath, count: u32) -> bool {
+    /// not all are known. It was a file with one name when it was sent, or has names elsewhere. `seq` is that of the
+    /// mark that leads to this question.
+    pub fn seek(&mut self, inode: Inode, path: &WirePath, count: u32, seq: u64) -> bool {
         let names = self.groups.get(&inode).map(|group| &group.names);
         let known = names.map_or(0, BTreeSet::len);
         let itself = usize::from(names.is_none_or(|names| !names.contains(path)));
-        let is_asked = itself == 0 || self.asked.get(path) == Some(&inode);
+        let is_asked = itself == 0 || self.asked.get(path) == Some(&seq);
         let seek = known + itself < count as usize
             && !(is_asked && self.searched.get(&inode) == Some(&count))
             && self.by_path.len() < LINK_NAMES_MAX
             && self.asked.len() + self.early.len() < LINK_NAMES_MAX;
         if seek && self.ready {
             self.sought.insert(inode, count);
-            self.asked.insert(path.clone(), inode);
+            self.asked.insert(path.clone(), seq);
         } else if seek {
             self.early.insert(inode, count);
         }
@@ -429,6 +431,7 @@ impl LinkMap {
         if let Some(group) = self.groups.get_mut(&inode) {
             group.names.insert(path.clone());
             self.by_path.insert(path.clone(), inode);
+            self.asked.remove(path);
         }
     }
 
@@ -684,39 +687,40 @@ mod tests {
     #[test]
     fn unknown_names_are_looked_for_once_for_each_number_of_them() {
         let mut map = LinkMap::default();
-        assert!(!map.seek(I, &path("b"), 2), "the comparison will tell");
+        assert!(!map.seek(I, &path("b"), 2, 1), "the comparison will tell");
         map.ready();
-        assert!(map.seek(I, &path("b"), 2) && map.is_seeking());
+        assert!(map.seek(I, &path("b"), 2, 1) && map.is_seeking());
         let sought = map.take_sought();
         assert!(!map.is_seeking());
         compared(&mut map, &["a", "b"], &["b"]);
         map.sought(sought);
-        assert!(!map.seek(I, &path("b"), 2), "a and b");
-        assert!(!map.seek(I, &path("a"), 2), "was looked for");
-        assert!(map.seek(I, &path("b"), 3), "one more");
+        assert!(!map.seek(I, &path("b"), 2, 1), "a and b");
+        assert!(!map.seek(I, &path("a"), 2, 1), "was looked for");
+        assert!(map.seek(I, &path("b"), 3, 1), "one more");
     }
 
     #[test]
     fn names_of_a_file_that_got_the_number_of_another_are_looked_for() {
         let mut map = LinkMap::default();
         map.ready();
-        assert!(map.seek(I, &path("b"), 2));
+        assert!(map.seek(I, &path("b"), 2, 1));
         let sought = map.take_sought();
         compared(&mut map, &["a", "b"], &[]);
         map.sought(sought);
         map.forget(&path("a"));
         map.forget(&path("b"));
-        assert!(map.seek(I, &path("d"), 2));
+        assert!(map.seek(I, &path("d"), 2, 1));
         let sought = map.take_sought();
         map.sought(sought);
-        assert!(!map.seek(I, &path("d"), 2), "was looked for");
+        assert!(!map.seek(I, &path("d"), 2, 1), "was looked for");
+        assert!(map.seek(I, &path("d"), 2, 2), "it may have come again");
     }
 
     #[test]
     fn names_of_what_was_sent_before_the_first_comparison_ended_are_looked_for_then() {
         let mut map = LinkMap::default();
         let other: Inode = (1, 8);
-        assert!(!map.seek(I, &path("b"), 2) && !map.seek(other, &path("c"), 2));
+        assert!(!map.seek(I, &path("b"), 2, 1) && !map.seek(other, &path("c"), 2, 1));
         compared(&mut map, &["a", "b"], &[]);
         assert!(!map.is_seeking());
         map.ready();
@@ -728,7 +732,7 @@ mod tests {
     fn names_that_prove_wrong_are_looked_for_again() {
         let mut map = LinkMap::default();
         map.ready();
-        assert!(map.seek(I, &path("b"), 2));
+        assert!(map.seek(I, &path("b"), 2, 1));
         let sought = map.take_sought();
         compared(&mut map, &["a", "b"], &["b"]);
         map.sought(sought);
@@ -740,7 +744,7 @@ mod tests {
             map.known(I, &path("b"), version(1), |_| true),
             Known::Nothing
         );
-        assert!(map.seek(I, &path("b"), 2));
+        assert!(map.seek(I, &path("b"), 2, 1));
     }
 
     #[test]

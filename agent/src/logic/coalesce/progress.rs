@@ -157,10 +157,10 @@ impl DirtySet {
         self.marks.contains_key(path) || self.in_flight.contains_key(path)
     }
 
-    /// What waits to be looked at and is not known to be gone.
-    pub fn waiting(&self) -> impl Iterator<Item = &Arc<WirePath>> {
+    /// What waits to be looked at and is not known to be gone, with the numbers of the marks.
+    pub fn waiting(&self) -> impl Iterator<Item = (Arc<WirePath>, u64)> {
         let here = self.marks.iter().filter(|(_, mark)| !mark.gone);
-        here.map(|(path, _)| path)
+        here.map(|(path, mark)| (path.clone(), mark.seq))
     }
 
     /// Whether a name waits to be looked at with its content. If it does not, it may be on its way as it was some time

@@ -141,8 +141,13 @@ fn look_at_links(
     let inode = linked.inode();
     let version = Version::of_entry(entry);
     let is_file = entry.kind == Kind::File;
+    if taken.mark.went {
+        // Another file, perhaps with the same number.
+        target.lock().links.forget(&taken.path);
+    }
     loop {
-        let seek = target.lock().links.seek(inode, &taken.path, linked.names);
+        let (count, seq) = (linked.names, taken.mark.seq);
+        let seek = target.lock().links.seek(inode, &taken.path, count, seq);
         if seek {
             target.wake_all();
             return Some(Outcome::AfterNames(now + LINK_MS));

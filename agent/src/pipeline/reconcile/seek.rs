@@ -81,11 +81,11 @@ pub(super) fn seek(target: &Target, before: u32) -> bool {
 /// One search is for all that waits, not only for what the planner has come to: it stops at each such name, as changes
 /// are sent in order, and each search is a walk through the source.
 fn seek_for_waiting(target: &Target) {
-    let waiting: Vec<_> = target.lock().dirty.waiting().cloned().collect();
-    for path in waiting {
+    let waiting: Vec<_> = target.lock().dirty.waiting().collect();
+    for (path, seq) in waiting {
         if let Ok(Some((_, Some(linked)))) = target.root.stat_links(&path) {
             let mut state = target.lock();
-            state.links.seek(linked.inode(), &path, linked.names);
+            state.links.seek(linked.inode(), &path, linked.names, seq);
         }
     }
 }

@@ -303,15 +303,13 @@ fn one_search_is_for_all_linked_files_that_wait() {
         state.dirty.closed(path(name), 0);
     }
     // The planner comes to the first name, and stops there.
-    assert!(state.links.seek(linked("a").inode(), &path("a"), 2));
+    assert!(state.links.seek(linked("a").inode(), &path("a"), 2, 1));
     drop(state);
     assert!(seek(&target, 0));
     let mut state = target.lock();
-    for name in ["a", "b", "c", "d"] {
-        assert!(
-            !state.links.seek(linked(name).inode(), &path(name), 2),
-            "{name}"
-        );
+    for (name, seq) in ["a", "b", "c", "d"].into_iter().zip(1..) {
+        let inode = linked(name).inode();
+        assert!(!state.links.seek(inode, &path(name), 2, seq), "{name}");
     }
 }
 
@@ -331,7 +329,7 @@ fn a_name_that_goes_during_a_search_is_looked_at_where_it_went() {
         state.link = Some(link.clone());
         state.links.ready();
         state.dirty.closed(path("second"), 0);
-        assert!(state.links.seek(inode, &path("second"), 2));
+        assert!(state.links.seek(inode, &path("second"), 2, 1));
     }
     let rename = || {
         fs::rename(dir.path().join("old"), dir.path().join("new")).unwrap();
