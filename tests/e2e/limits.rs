@@ -14,7 +14,9 @@ use syncd_tests::require::Need;
 use syncd_tests::workload::many_small;
 use syncd_tests::{Agent, Binaries, Receiver, Sandbox, require, wait_until};
 
-use crate::common::{Disk, LONG, Mirror, may_mount, patient, scaled, tool, wait_content};
+use crate::common::{
+    Disk, LONG, Mirror, code, may_mount, patient, run, scaled, tool, wait_content,
+};
 use crate::disk::limited;
 
 impl Mirror {
@@ -207,6 +209,28 @@ fn more_directories_than_watches() {
         fs::write(scene.src("d00019/new/late"), "heard").expect("write");
         scene.settle();
     }
+}
+
+#[test]
+fn check_knows_the_limits_of_a_user_namespace() {
+    if !may_confine() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    many_small(&sandbox.src(), 20, 1, 50).expect("files");
+    let limits = [("max_inotify_watches", 10), ("max_inotify_instances", 0)];
+    let set: String = limits.map(|(name, value)| set(name, value) + "; ").concat();
+    let receiver = sandbox.receiver().start();
+    let check = sandbox.agent(&receiver).once_command("check");
+    let mut command = Command::new("unshare");
+    command
+        .args(["--user", "--map-root-user", "sh", "-ec"])
+        .arg(format!("{set}exec \"$0\" \"$@\""))
+        .arg(check.get_program())
+        .args(check.get_args());
+    let watches = "user.max_inotify_watches: 10 for 21 to watch: the rest would be unwatched";
+    let instances = "user.max_inotify_instances: 0 is less than 1";
+    run(&sandbox, &mut command).expect(code::DEGRADED, &[watches, instances]);
 }
 
 #[test]

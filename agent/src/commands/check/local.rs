@@ -18,11 +18,13 @@ use crate::control::{self, client};
 use crate::error::Fatal;
 use crate::fs::root::SourceRoot;
 use crate::fs::scan;
+use crate::fs::watch::{Limit, in_force, value};
 use crate::logic::config::{Access, Config, Source};
 use crate::logic::password::Password;
 use crate::net::tls::{TlsSettings, date};
 use crate::pipeline::selection::Selection;
 
+const QUEUED_EVENTS: &str = "fs.inotify.max_queued_events";
 /// The kernel's own value; less is soon too little.
 const QUEUED_EVENTS_MIN: u64 = 16_384;
 /// Of the directories that may be watched, this share is comfortable.
@@ -33,17 +35,14 @@ const FILES_MIN: u64 = 1_024;
 const DAYS_LEFT_MIN: u64 = 30;
 const DAY: Duration = Duration::from_secs(86_400);
 
-const LIMITS: &str = "/proc/sys/fs/inotify";
-
 /// The limits that do not depend on how much there is to watch.
 pub(super) fn limits(config: &Config, report: &mut Report) {
     let sources = config.sources.len() as u64;
-    for (name, wanted) in [
-        ("max_user_instances", sources),
-        ("max_queued_events", QUEUED_EVENTS_MIN),
+    for ((subject, found), wanted) in [
+        (in_force(Limit::Instances), sources),
+        ((QUEUED_EVENTS, value(QUEUED_EVENTS)), QUEUED_EVENTS_MIN),
     ] {
-        let subject = format!("fs.inotify.{name}");
-        match limit(name) {
+        match found {
             Some(found) if found >= wanted => {
                 report.add(Finding::well(subject, found.to_string()));
             }
@@ -69,13 +68,8 @@ pub(super) fn limits(config: &Config, report: &mut Report) {
     }
 }
 
-fn unknown(subject: String) -> Finding {
+fn unknown(subject: &str) -> Finding {
     Finding::warned(subject, "cannot be read", "mount /proc")
-}
-
-fn limit(name: &str) -> Option<u64> {
-    let text = fs::read_to_string(Path::new(LIMITS).join(name)).ok()?;
-    text.trim().parse().ok()
 }
 
 /// Each source, and whether all its directories can be watched.
@@ -113,9 +107,9 @@ pub(super) fn sources(config: &Config, report: &mut Report) {
 }
 
 fn watches(directories: u64) -> Finding {
-    let subject = "fs.inotify.max_user_watches";
-    let Some(found) = limit("max_user_watches") else {
-        return unknown(subject.to_owned());
+    let (subject, found) = in_force(Limit::Watches);
+    let Some(found) = found else {
+        return unknown(subject);
     };
     let text = format!("{found} for {directories} to watch");
     let fix = format!(

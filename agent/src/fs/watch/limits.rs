@@ -7,7 +7,7 @@ use super::WatchError;
 
 /// A limit of the system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Limit {
+pub enum Limit {
     /// Watches of a user.
     Watches,
     /// inotify instances of a user.
@@ -37,30 +37,15 @@ pub(super) fn is_short_of_files() -> bool {
     }
 }
 
-/// The error that names a limit. That of a user namespace counts as well, and is the one that ran out if it is lower.
+/// The error that names a limit.
 pub(super) fn limit(what: Limit) -> WatchError {
-    let (usual, namespaced, text) = match what {
-        Limit::Watches => (
-            "fs.inotify.max_user_watches",
-            "user.max_inotify_watches",
-            "directories to watch",
-        ),
-        Limit::Instances => (
-            "fs.inotify.max_user_instances",
-            "user.max_inotify_instances",
-            "programs that watch",
-        ),
-        Limit::FilesOfAll => ("fs.file-max", "fs.file-max", "open files of all programs"),
+    let text = match what {
+        Limit::Watches => "directories to watch",
+        Limit::Instances => "programs that watch",
+        Limit::FilesOfAll => "open files of all programs",
         Limit::Files => return open_files(),
     };
-    let value = |name: &str| -> Option<u64> {
-        let path = format!("/proc/sys/{}", name.replace('.', "/"));
-        std::fs::read_to_string(path).ok()?.trim().parse().ok()
-    };
-    let (name, now) = match (value(usual), value(namespaced)) {
-        (Some(all), Some(own)) if own < all => (namespaced, Some(own)),
-        (all, _) => (usual, all),
-    };
+    let (name, now) = in_force(what);
     let text = match now {
         Some(now) => {
             let better = now.saturating_mul(4).next_power_of_two().max(1_024);
@@ -69,6 +54,32 @@ pub(super) fn limit(what: Limit) -> WatchError {
         None => format!("no more {text}: the limit {name} is reached"),
     };
     WatchError::LimitReached { text }
+}
+
+/// The name of a limit, and its value if it can be read. That of a user namespace counts as well, and is the one that runs
+/// out if it is lower.
+#[must_use]
+pub fn in_force(what: Limit) -> (&'static str, Option<u64>) {
+    let (usual, namespaced) = match what {
+        Limit::Watches => ("fs.inotify.max_user_watches", "user.max_inotify_watches"),
+        Limit::Instances => (
+            "fs.inotify.max_user_instances",
+            "user.max_inotify_instances",
+        ),
+        Limit::FilesOfAll => ("fs.file-max", "fs.file-max"),
+        Limit::Files => return ("ulimit -n", getrlimit(Resource::Nofile).current),
+    };
+    match (value(usual), value(namespaced)) {
+        (Some(all), Some(own)) if own < all => (namespaced, Some(own)),
+        (all, _) => (usual, all),
+    }
+}
+
+/// The value of a sysctl that is a number.
+#[must_use]
+pub fn value(name: &str) -> Option<u64> {
+    let path = format!("/proc/sys/{}", name.replace('.', "/"));
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
 fn open_files() -> WatchError {

@@ -27,7 +27,8 @@ use std::time::Duration;
 
 use syncd_proto::path::WirePath;
 
-use limits::{Limit, limit};
+use limits::limit;
+pub use limits::{Limit, in_force, value};
 
 /// What happened to an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
