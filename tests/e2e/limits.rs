@@ -206,6 +206,14 @@ fn more_directories_than_watches() {
         wait_until(LONG, "nothing is wrong any more", || {
             source_of(&scene.agent)["problems"] == Value::Array(Vec::new())
         });
+        // Its beginning and its end are in the log, once.
+        for said in [
+            "not watched, compared every",
+            "every directory is watched now",
+        ] {
+            let log = scene.agent.log();
+            assert_eq!(log.matches(said).count(), 1, "{said}: {log}");
+        }
         fs::write(scene.src("d00019/new/late"), "heard").expect("write");
         scene.settle();
     }

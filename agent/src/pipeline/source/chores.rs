@@ -161,7 +161,9 @@ impl Source {
     fn watch_below(&self, watcher: &mut dyn Watcher, path: &WirePath, chore: Chore) -> bool {
         let included = self.selection.includes(path, true);
         let recent = included && self.walk(watcher, path, chore);
-        self.lock().walked(path);
+        if self.lock().walked(path) {
+            tracing::info!(source = %self.root.path().display(), "every directory is watched now");
+        }
         recent
     }
 

@@ -82,7 +82,6 @@ impl Source {
         queue.barrier_issued = queue.barrier_wanted;
         let asked = queue.barrier_wanted;
         self.barrier_sent.send_replace((asked, 0));
-        tracing::info!(source = %self.root.path().display(), "watched now");
     }
 
     /// Whoever wants to know that everything was seen has to wait for what nobody is told of.
@@ -130,14 +129,16 @@ impl Queue {
         pause
     }
 
-    /// A walk of `path` is over: what it did not find unwatched is watched, or gone.
-    pub(super) fn walked(&mut self, path: &WirePath) {
-        let walk = self.walk;
+    /// A walk of `path` is over: what it did not find unwatched is watched, or gone. Returns whether nothing is unwatched
+    /// any more.
+    pub(super) fn walked(&mut self, path: &WirePath) -> bool {
+        let (walk, before) = (self.walk, self.unwatched.len());
         self.unwatched
             .retain(|dir, (_, seen)| *seen == walk || !dir.starts_with(path));
         self.walk += 1;
         if self.unwatched.is_empty() {
             (self.unwatched_due, self.unwatched_pause) = (None, None);
         }
+        before > 0 && self.unwatched.is_empty()
     }
 }
