@@ -1,5 +1,7 @@
 //! One look at a path: what is there now, and whether it can be sent.
 
+use std::sync::Arc;
+
 use syncd_proto::limits::INLINE_FILE_BYTES_MAX;
 use syncd_proto::meta::{EntryMeta, Kind, Meta};
 use syncd_proto::path::WirePath;
@@ -155,34 +157,42 @@ fn look_at_links(
         let known = {
             let state = target.lock();
             let in_work = |path: &WirePath| state.dirty.is_in_work(path);
-            let known = state.links.known(inode, &taken.path, version, in_work);
-            match known {
-                // Somebody writes to it by another name: that one goes first, but not for ever.
-                Known::Older(names) if is_file && now < taken.mark.held_until(target.settle()) => {
-                    let coming = names.iter().any(|name| state.dirty.is_pending(name));
-                    if coming { Known::Busy } else { Known::Nothing }
-                }
-                other => other,
-            }
+            state.links.known(inode, &taken.path, version, in_work)
         };
-        match known {
-            Known::Busy if !taken.mark.wrote => return Some(Outcome::AfterNames(now + LINK_MS)),
-            Known::Names(names)
-                if !taken.mark.wrote && (is_file || taken.mark.look != Look::Meta) =>
-            {
-                if let Some(to) = names.iter().find(|name| is_name_of(target, name, inode)) {
-                    let to = WirePath::clone(to);
-                    return Some(Outcome::Found(Found::Link { to }));
-                }
-                let mut state = target.lock();
-                if state.dirty.has_renames() {
-                    return None;
-                }
-                // They were read before they went, and noted afterwards: the others are looked for anew.
-                state.links.mistaken(&taken.path, &names);
-            }
-            Known::Nothing | Known::Older(_) | Known::Busy | Known::Names(_) => return None,
+        let (right, wrong) = match &known {
+            Known::Names(names) | Known::Older(names) => names
+                .iter()
+                .partition(|name| is_name_of(target, name, inode)),
+            Known::Nothing | Known::Busy => (Vec::new(), Vec::new()),
+        };
+        let mut state = target.lock();
+        if !wrong.is_empty() && !state.dirty.has_renames() {
+            // Names of a file that had the number before, or that went after they were read and before they were noted:
+            // those that it has now are looked for anew.
+            let wrong: Vec<_> = wrong.into_iter().cloned().collect();
+            state.links.mistaken(&taken.path, &wrong);
+            continue;
         }
+        // Somebody writes to it by another name: that one goes first, but not for ever.
+        let is_coming = |names: &[Arc<WirePath>]| {
+            let coming = names.iter().any(|name| state.dirty.is_pending(name));
+            coming && is_file && now < taken.mark.held_until(target.settle())
+        };
+        let is_busy = match &known {
+            Known::Busy => true,
+            Known::Older(names) => is_coming(names),
+            Known::Nothing | Known::Names(_) => false,
+        };
+        let is_same = is_file || taken.mark.look != Look::Meta;
+        return match &known {
+            _ if taken.mark.wrote => None,
+            _ if is_busy => Some(Outcome::AfterNames(now + LINK_MS)),
+            Known::Names(_) if is_same => {
+                let to = right.first().map(|name| WirePath::clone(name));
+                to.map(|to| Outcome::Found(Found::Link { to }))
+            }
+            _ => None,
+        };
     }
 }
 
