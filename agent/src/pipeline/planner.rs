@@ -1,6 +1,6 @@
 //! The planner thread of a target: takes what is due, asks the disk, sends batches.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use syncd_proto::limits::INLINE_FILE_BYTES_MAX;
@@ -518,13 +518,35 @@ fn send(target: &Target, link: &Arc<Link>, batch: Planner, horizon: u64) {
         return;
     }
     let mut dirs = Vec::new();
+    let mut lost = BTreeSet::new();
     for dir in batch.touched() {
         match dir_meta(target, link, &dir) {
             Some(meta) => dirs.push((dir, meta)),
-            None => target.update(|state, now| state.dirty.lost_parent(dir, horizon - 1, now)),
+            None => {
+                lost.insert(highest_lost(target, &dir, &lost));
+                target.update(|state, now| state.dirty.look_where_it_went(&dir, horizon - 1, now));
+            }
         }
     }
+    for dir in lost {
+        target.update(|state, now| state.dirty.lost_parent(dir, horizon - 1, now));
+    }
     target.send(link, batch.finish(dirs));
+}
+
+/// The highest directory above a name that is no directory any more, or that name: what goes with it need not go one by
+/// one, each level after the one below it. `lost` are some that were found so.
+fn highest_lost(target: &Target, dir: &WirePath, lost: &BTreeSet<WirePath>) -> WirePath {
+    if let Some(above) = lost.iter().find(|lost| dir.starts_with(lost)) {
+        return above.clone();
+    }
+    let is_lost = |path: &WirePath| match target.root.stat(path) {
+        Ok(there) => there.is_none_or(|entry| entry.kind != Kind::Dir),
+        Err(_) => false,
+    };
+    let above = std::iter::successors(dir.parent(), WirePath::parent);
+    let above = above.take_while(|path| !path.is_root() && is_lost(path));
+    above.last().unwrap_or_else(|| dir.clone())
 }
 
 /// Its attributes are left alone: they do not change with its entries.

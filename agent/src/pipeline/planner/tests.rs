@@ -1,4 +1,5 @@
-//! When the content of a small file stays here, and what waits for a name at which nothing is found.
+//! When the content of a small file stays here, what waits for a name at which nothing is found, and what is looked for
+//! where directories went.
 
 use std::fs;
 
@@ -157,4 +158,22 @@ fn a_name_that_was_left_unsent_holds_nothing_up_and_is_not_looked_for() {
     let left = dirty.take(u64::MAX, 9);
     assert_eq!(left.len(), 1);
     assert_eq!(*left[0].path, new);
+}
+
+#[test]
+fn of_directories_that_are_gone_the_highest_stands_for_all() {
+    let source = tempfile::tempdir().unwrap();
+    fs::create_dir_all(source.path().join("a/b")).unwrap();
+    fs::write(source.path().join("a/file"), "").unwrap();
+    let target = target(source.path());
+    let path = |name: &str| WirePath::from_relative(name.as_ref()).unwrap();
+    let highest = |dir: &str, lost: &[&str]| {
+        let lost = lost.iter().map(|name| path(name)).collect();
+        highest_lost(&target, &path(dir), &lost).to_string()
+    };
+    assert_eq!(highest("a/x/y/z", &[]), "a/x");
+    assert_eq!(highest("x/y", &[]), "x");
+    assert_eq!(highest("a/b/x", &[]), "a/b/x");
+    assert_eq!(highest("a/file/x/y", &[]), "a/file");
+    assert_eq!(highest("a/x/y/z", &["a/x/y", "b"]), "a/x/y");
 }
