@@ -218,7 +218,9 @@ pub struct ReadFile {
     pub groups: GroupList,
     /// Whether it stood still while it was read.
     pub stable: bool,
-    /// Which file it is, if it has several names.
+    /// Which file it is.
+    pub file: Identity,
+    /// The same, if it has several names.
     pub linked: Option<Identity>,
 }
 
@@ -286,14 +288,6 @@ impl LargeFile {
     #[must_use]
     pub fn entry(&self) -> &EntryMeta {
         &self.entry
-    }
-
-    /// Which file it is, if it has several names now.
-    ///
-    /// # Errors
-    /// See [`ReadError`].
-    fn linked(&self) -> Result<Option<Identity>, ReadError> {
-        Ok(root::linked(&root::statx_of(&self.fd)?).map(|linked| linked.file))
     }
 
     /// How far [`Self::next_piece`] has come, in bytes.
@@ -394,9 +388,12 @@ impl LargeFile {
     /// See [`ReadError`].
     pub fn finish_hashed(self, groups: GroupList, digest: Digest) -> Result<ReadFile, ReadError> {
         let meta = meta_of(&self.fd, &self.entry, &self.terms);
+        let stable = self.check_unchanged().is_ok();
+        let stat = root::statx_of(&self.fd)?;
         Ok(ReadFile {
-            stable: self.check_unchanged().is_ok(),
-            linked: self.linked()?,
+            stable,
+            file: root::identity_of(&stat),
+            linked: root::linked(&stat).map(|linked| linked.file),
             meta,
             len: self.stamp.size,
             digest,

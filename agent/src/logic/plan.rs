@@ -86,7 +86,9 @@ pub enum Found {
         len: u64,
         /// Its digest.
         digest: Digest,
-        /// Which file it is, if it has several names.
+        /// Which file it is.
+        file: Inode,
+        /// The same, if it has several names.
         linked: Option<Inode>,
     },
     /// Another name of a file that the target has, or gets earlier in the log.

@@ -271,6 +271,7 @@ fn transfer(target: &Target, link: &Link, taken: &Taken) -> Result<Found, Transf
         transfer: channel.transfer,
         len: read.len,
         digest: read.digest,
+        file: (read.file.dev, read.file.ino),
         linked: read.linked.map(|file| (file.dev, file.ino)),
     };
     remember(target, taken, read.groups, read.digest);

@@ -58,10 +58,11 @@ pub fn run(target: &Arc<Target>) {
         let mut batch = Planner::new();
         let (link, horizon) = (work.link, work.horizon);
         add_renames(target, &link, &mut batch, work.renames);
-        for (taken, found) in work.ready {
+        for (taken, mut found) in work.ready {
             if is_overtaken(target, &taken) {
                 withdraw(target, &link, taken, &found);
             } else {
+                see_names(target, &taken, &mut found);
                 add(target, &link, &mut batch, taken, found);
             }
         }
@@ -303,6 +304,16 @@ fn is_overtaken(target: &Target, taken: &Taken) -> bool {
     let there = target.root.stat(&taken.path);
     let is_other = matches!(there, Ok(Some(entry)) if entry.kind != Kind::File);
     is_other || target.lock().dirty.is_replaced(&taken.path)
+}
+
+/// A file may have got its second name since it was read: what was said of that one depends on this.
+fn see_names(target: &Target, taken: &Taken, found: &mut Found) {
+    if let Found::Staged { file, linked, .. } = found
+        && linked.is_none()
+        && is_name_of(target, &taken.path, *file)
+    {
+        *linked = Some(*file);
+    }
 }
 
 /// Gives up what was transferred; its name is looked at again.

@@ -177,3 +177,39 @@ fn of_directories_that_are_gone_the_highest_stands_for_all() {
     assert_eq!(highest("a/file/x/y", &[]), "a/file");
     assert_eq!(highest("a/x/y/z", &["a/x/y", "b"]), "a/x/y");
 }
+
+#[test]
+fn a_name_that_a_file_got_since_it_was_read_is_seen() {
+    let source = tempfile::tempdir().unwrap();
+    for name in ["alone", "a"] {
+        fs::write(source.path().join(name), name).unwrap();
+    }
+    fs::hard_link(source.path().join("a"), source.path().join("b")).unwrap();
+    let target = target(source.path());
+    let path = |name: &str| WirePath::from_relative(name.as_ref()).unwrap();
+    let linked = target.root.stat_links(&path("b")).unwrap().unwrap().1;
+    let file = linked.unwrap().inode();
+    let seen = |name: &str, file| {
+        let taken = {
+            let mut state = target.lock();
+            state.dirty.written(path(name), 0);
+            state.dirty.take(0, 1).remove(0)
+        };
+        let Found::Small { meta, digest, .. } = small(&target, &taken.path, b"a") else {
+            unreachable!()
+        };
+        let mut found = Found::Staged {
+            meta,
+            transfer: 1,
+            len: 1,
+            digest,
+            file,
+            linked: None,
+        };
+        see_names(&target, &taken, &mut found);
+        found.linked()
+    };
+    assert_eq!(seen("a", file), Some(file));
+    assert_eq!(seen("a", (file.0, file.1 + 1)), None, "another file by now");
+    assert_eq!(seen("alone", file), None);
+}
