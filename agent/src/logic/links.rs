@@ -141,8 +141,8 @@ pub struct LinkMap {
     /// Those whose names were looked for when there were so many.
     searched: HashMap<Inode, u32>,
     /// The names that made them be looked for and are not sent yet, with the numbers of their marks. What is seen later
-    /// may be a name of a file that got the inode since then.
-    asked: HashMap<WirePath, u64>,
+    /// may be a name of a file that got the inode since then, or of another file.
+    asked: HashMap<WirePath, (u64, Inode)>,
 }
 
 impl LinkMap {
@@ -153,14 +153,14 @@ impl LinkMap {
         let names = self.groups.get(&inode).map(|group| &group.names);
         let known = names.map_or(0, BTreeSet::len);
         let itself = usize::from(names.is_none_or(|names| !names.contains(path)));
-        let is_asked = itself == 0 || self.asked.get(path) == Some(&seq);
+        let is_asked = itself == 0 || self.asked.get(path) == Some(&(seq, inode));
         let seek = known + itself < count as usize
             && !(is_asked && self.searched.get(&inode) == Some(&count))
             && self.by_path.len() < LINK_NAMES_MAX
             && self.asked.len() + self.early.len() < LINK_NAMES_MAX;
         if seek && self.ready {
             self.sought.insert(inode, count);
-            self.asked.insert(path.clone(), seq);
+            self.asked.insert(path.clone(), (seq, inode));
         } else if seek {
             self.early.insert(inode, count);
         }
@@ -714,6 +714,23 @@ mod tests {
         map.sought(sought);
         assert!(!map.seek(I, &path("d"), 2, 1), "was looked for");
         assert!(map.seek(I, &path("d"), 2, 2), "it may have come again");
+    }
+
+    #[test]
+    fn a_name_that_is_one_of_another_file_by_now_is_no_answer_for_that() {
+        let mut map = LinkMap::default();
+        let other: Inode = (1, 8);
+        map.ready();
+        for inode in [I, other] {
+            assert!(map.seek(inode, &path("b"), 2, 1));
+            let sought = map.take_sought();
+            map.sought(sought);
+            assert!(!map.seek(inode, &path("b"), 2, 1));
+        }
+        assert!(
+            map.seek(I, &path("b"), 2, 1),
+            "it was asked for the other one"
+        );
     }
 
     #[test]
