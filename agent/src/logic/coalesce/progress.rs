@@ -5,7 +5,7 @@ use std::sync::Arc;
 use syncd_proto::path::WirePath;
 
 use super::mark::{Failed, Leave, Mark};
-use super::{Comparison, DirtySet, Look, Millis, above, range_below};
+use super::{DirtySet, Look, Millis, above, range_below};
 
 impl DirtySet {
     /// Number that the next thing seen will get; everything below it has been seen.
@@ -79,33 +79,26 @@ impl DirtySet {
 
     /// Directories that could not be compared, and paths that failed, also while they are tried again.
     pub fn failed(&self) -> impl Iterator<Item = Failed<'_>> {
-        let of_comparison = |(path, comparison), due: Option<Millis>| {
-            let comparison: &Comparison = comparison;
-            Some(Failed {
-                path,
-                failure: comparison.failure.as_ref()?,
-                attempts: comparison.attempts,
-                due,
-            })
-        };
-        let of_mark = |(path, mark), due: Option<Millis>| {
-            let mark: &Mark = mark;
-            Some(Failed {
-                path,
-                failure: mark.failure.as_ref()?,
-                attempts: mark.attempts,
-                due,
-            })
-        };
-        let waiting = self.comparisons.iter();
-        let waiting = waiting.filter_map(move |(path, it)| of_comparison((path, it), Some(it.due)));
-        let retried = self.retried.iter();
-        let retried = retried.filter_map(move |(path, it)| of_comparison((path, it), None));
+        let comparisons = self.comparisons.iter();
+        let comparisons = comparisons.map(|(path, it)| (path, it, Some(it.due)));
+        let retried = self.retried.iter().map(|(path, it)| (path, it, None));
+        let comparisons = comparisons.chain(retried);
+        let comparisons = comparisons.map(|(path, it, due)| (path, &it.failure, it.attempts, due));
         let marks = self.marks.iter();
-        let marks = marks.filter_map(move |(path, mark)| of_mark((path, mark), Some(mark.due)));
-        let tried = self.tried.values();
-        let tried = tried.filter_map(move |(path, mark)| of_mark((path, mark), None));
-        waiting.chain(retried).chain(marks).chain(tried)
+        let marks = marks.map(|(path, mark)| (path, mark, Some(mark.due)));
+        let tried = self.tried.values().map(|(path, mark)| (path, mark, None));
+        let marks = marks.chain(tried);
+        let marks = marks.map(|(path, mark, due)| (path, &mark.failure, mark.attempts, due));
+        comparisons
+            .chain(marks)
+            .filter_map(|(path, failure, attempts, due)| {
+                Some(Failed {
+                    path,
+                    failure: failure.as_ref()?,
+                    attempts,
+                    due,
+                })
+            })
     }
 
     /// How many of those that failed are being tried again.
