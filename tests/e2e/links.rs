@@ -1,16 +1,20 @@
 //! Hard links: names of one symlink, fifo, socket or device stay names of one, and what was written through one name
 //! of a file is in all of them.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, lchown, symlink};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps};
 use rustix::process::Signal;
 use syncd_tests::require::Need;
+use syncd_tests::workload::Rng;
 use syncd_tests::{Sandbox, require};
 
-use crate::common::{Mirror, code, noise, once, patient, scaled};
+use crate::common::{LONG, Mirror, code, noise, once, patient, scaled};
 
 /// What is given several names.
 const KINDS: [&str; 4] = ["symlink", "fifo", "socket", "device"];
@@ -318,6 +322,111 @@ fn one_of_two_names_becomes_a_file_of_its_own() {
             fs::copy(mirror.src(name), &beside).expect("copy");
             fs::rename(&beside, mirror.src(name)).expect("rename");
             mirror.settle();
+        }
+    }
+}
+
+/// What happens to files with several names, at random. What was written through a name keeps that name until it is
+/// looked at: one that goes again within a moment tells nobody.
+struct Names<'a> {
+    rng: Rng,
+    src: &'a Path,
+    written: BTreeSet<PathBuf>,
+    story: Vec<String>,
+}
+
+impl Names<'_> {
+    const DIRS: u64 = 4;
+    const NAMES: u64 = 60;
+
+    fn any(&mut self) -> PathBuf {
+        let (dir, name) = (self.rng.below(Self::DIRS), self.rng.below(Self::NAMES));
+        self.src.join(format!("d{dir}/n{name}"))
+    }
+
+    /// One that exists.
+    fn one(&mut self) -> Option<PathBuf> {
+        let mut found = Vec::new();
+        for dir in 0..Self::DIRS {
+            let entries = fs::read_dir(self.src.join(format!("d{dir}"))).expect("list");
+            found.extend(entries.map(|entry| entry.expect("an entry").path()));
+        }
+        found.sort();
+        self.rng.pick(&found).cloned()
+    }
+
+    fn content(&mut self) -> Vec<u8> {
+        let size = *self
+            .rng
+            .pick(&[0, 10, 3_000, 150_000, 300_000])
+            .expect("one");
+        noise(size, self.rng.next())
+    }
+
+    fn change(&mut self) {
+        let (to, content) = (self.any(), self.content());
+        let choice = self.rng.below(100);
+        let Some(from) = self.one().filter(|_| choice >= 25) else {
+            if !to.exists() {
+                self.story.push(format!("new {}", to.display()));
+                fs::write(to, content).expect("write");
+            }
+            return;
+        };
+        let may_go = !self.written.contains(&from);
+        let story = format!("{choice} {} {}", from.display(), to.display());
+        match choice {
+            25..55 if !to.exists() => fs::hard_link(&from, &to).expect("ln"),
+            55..70 if may_go => fs::remove_file(&from).expect("rm"),
+            70..80 if may_go && !self.written.contains(&to) => {
+                fs::rename(&from, &to).expect("mv");
+            }
+            80..87 if may_go => {
+                let temporary = from.with_extension("t");
+                fs::write(&temporary, content).expect("write");
+                fs::rename(&temporary, &from).expect("mv");
+            }
+            87.. => {
+                let mut options = fs::OpenOptions::new();
+                options.write(true).append(choice.is_multiple_of(2));
+                let mut file = options.open(&from).expect("open");
+                let some = content.len().min(5_000);
+                file.write_all(&content[..some]).expect("write");
+                self.written.insert(from);
+            }
+            _ => return,
+        }
+        self.story.push(story);
+    }
+}
+
+/// Without a comparison: what events tell is enough. Inode numbers come again where the file system gives them again.
+#[test]
+fn random_changes_to_several_names_without_a_comparison() {
+    for seed in 0..scaled(2, 100) as u64 {
+        let mirror = Mirror::start();
+        let src = mirror.src("");
+        for dir in 0..Names::DIRS {
+            fs::create_dir(src.join(format!("d{dir}"))).expect("mkdir");
+        }
+        let mut names = Names {
+            rng: Rng::new(7_000 + seed),
+            src: &src,
+            written: BTreeSet::new(),
+            story: Vec::new(),
+        };
+        for round in 0..10 {
+            for _ in 0..*names.rng.pick(&[3, 10, 40, 120]).expect("one") {
+                names.change();
+            }
+            mirror.agent.wait_synced(LONG);
+            let settled = catch_unwind(AssertUnwindSafe(|| mirror.sandbox.assert_equal()));
+            if let Err(reason) = settled {
+                eprintln!("seed {seed}, round {round}:\n{}", names.story.join("\n"));
+                resume_unwind(reason);
+            }
+            names.written.clear();
+            names.story.clear();
         }
     }
 }
