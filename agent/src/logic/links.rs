@@ -178,9 +178,15 @@ impl LinkMap {
         std::mem::take(&mut self.sought)
     }
 
-    /// They were looked for, and [`Self::compared`] was told of what was found.
-    pub fn sought(&mut self, files: HashMap<Inode, u32>) {
+    /// They were looked for, and [`Self::compared`] was told of what was found. What asked for it and is not pending any
+    /// more went before it was sent: nothing is remembered of that.
+    pub fn sought(&mut self, files: HashMap<Inode, u32>, is_pending: impl Fn(&WirePath) -> bool) {
         self.searched.extend(files);
+        self.asked.retain(|path, _| is_pending(path));
+        let asked: HashSet<Inode> = self.asked.values().map(|(_, inode)| *inode).collect();
+        let groups = &self.groups;
+        self.searched
+            .retain(|inode, _| groups.contains_key(inode) || asked.contains(inode));
     }
 
     /// A comparison of everything has ended.
@@ -693,7 +699,7 @@ mod tests {
         let sought = map.take_sought();
         assert!(!map.is_seeking());
         compared(&mut map, &["a", "b"], &["b"]);
-        map.sought(sought);
+        map.sought(sought, |_| true);
         assert!(!map.seek(I, &path("b"), 2, 1), "a and b");
         assert!(!map.seek(I, &path("a"), 2, 1), "was looked for");
         assert!(map.seek(I, &path("b"), 3, 1), "one more");
@@ -706,14 +712,27 @@ mod tests {
         assert!(map.seek(I, &path("b"), 2, 1));
         let sought = map.take_sought();
         compared(&mut map, &["a", "b"], &[]);
-        map.sought(sought);
+        map.sought(sought, |_| true);
         map.forget(&path("a"));
         map.forget(&path("b"));
         assert!(map.seek(I, &path("d"), 2, 1));
         let sought = map.take_sought();
-        map.sought(sought);
+        map.sought(sought, |_| true);
         assert!(!map.seek(I, &path("d"), 2, 1), "was looked for");
         assert!(map.seek(I, &path("d"), 2, 2), "it may have come again");
+    }
+
+    #[test]
+    fn nothing_is_remembered_of_names_that_went_before_they_were_sent() {
+        let mut map = LinkMap::default();
+        map.ready();
+        for number in 0..9 {
+            assert!(map.seek((1, number), &path(&format!("n{number}")), 2, number));
+            let sought = map.take_sought();
+            map.sought(sought, |path| path.to_string() == "n8");
+        }
+        assert_eq!((map.asked.len(), map.searched.len()), (1, 1));
+        assert!(!map.seek((1, 8), &path("n8"), 2, 8), "was looked for");
     }
 
     #[test]
@@ -724,7 +743,7 @@ mod tests {
         for inode in [I, other] {
             assert!(map.seek(inode, &path("b"), 2, 1));
             let sought = map.take_sought();
-            map.sought(sought);
+            map.sought(sought, |_| true);
             assert!(!map.seek(inode, &path("b"), 2, 1));
         }
         assert!(
@@ -752,7 +771,7 @@ mod tests {
         assert!(map.seek(I, &path("b"), 2, 1));
         let sought = map.take_sought();
         compared(&mut map, &["a", "b"], &["b"]);
-        map.sought(sought);
+        map.sought(sought, |_| true);
         let Known::Names(names) = map.known(I, &path("b"), version(1), |_| true) else {
             panic!("a is known");
         };

@@ -534,8 +534,12 @@ fn send(target: &Target, link: &Arc<Link>, batch: Planner, horizon: u64) {
         match dir_meta(target, link, &dir) {
             Some(meta) => dirs.push((dir, meta)),
             None => {
-                lost.insert(highest_lost(target, &dir, &lost));
-                target.update(|state, now| state.dirty.look_where_it_went(&dir, horizon - 1, now));
+                let highest = highest_lost(target, &dir, &lost);
+                if highest != dir {
+                    let seq = horizon - 1;
+                    target.update(|state, now| state.dirty.look_where_it_went(&dir, seq, now));
+                }
+                lost.insert(highest);
             }
         }
     }

@@ -13,7 +13,7 @@ use crate::logic::links::Inode;
 use crate::logic::unread::ATTEMPTS_MAX;
 use crate::net::link::{Link, LinkError};
 use crate::pipeline::delta;
-use crate::pipeline::target::Target;
+use crate::pipeline::target::{State, Target};
 
 /// Looks through the source for the other names of files with several: what is not pending there, the
 /// target has, if it says so. What could not be read may hold some: then whoever waits for them asks again, but not for ever.
@@ -72,7 +72,8 @@ pub(super) fn seek(target: &Target, before: u32) -> bool {
         }
     }
     target.update(|state, _| {
-        state.links.sought(sought);
+        let State { links, dirty, .. } = state;
+        links.sought(sought, |path| dirty.is_pending(path));
         state.seeking = false;
     });
     true
