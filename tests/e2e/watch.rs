@@ -157,6 +157,23 @@ fn swaps_and_chains_on_each_others_heels() {
 }
 
 #[test]
+fn a_directory_is_swapped_with_anything() {
+    with_both(|mirror| {
+        many_small(&mirror.src("dir"), 2, 4, 60).expect("files");
+        mirror.write("file", "no directory");
+        symlink("dir", mirror.src("link")).expect("link");
+        mirror.settle();
+        for other in ["file", "link"] {
+            // What has the first name is told of first: the directory, and then the other one.
+            for _ in 0..2 {
+                mirror.swap("dir", other);
+                mirror.settle();
+            }
+        }
+    });
+}
+
+#[test]
 fn case_only_renames() {
     with_both(|mirror| {
         many_small(&mirror.src("readme"), 2, 5, 100).expect("files");

@@ -21,9 +21,9 @@ pub struct Rename {
     pub from: WirePath,
     /// New name.
     pub to: WirePath,
-    /// Whether it is a directory.
+    /// Whether it is a directory, or a swap with one.
     pub dir: bool,
-    /// Two directories whose names were swapped, or one that went there and back.
+    /// A directory whose name was swapped with that of anything, or that went there and back.
     pub swap: bool,
     /// Nothing is put at the new name until it has arrived, or will not.
     pub awaited: bool,
@@ -436,9 +436,10 @@ impl DirtySet {
             self.times_of_parent(&to, now);
         }
         match self.renames.back_mut().filter(|last| is_back(last)) {
-            Some(last) if dir => {
+            // Also a directory that was swapped with something else.
+            Some(last) if dir || last.dir => {
                 self.respawned += 1;
-                last.swap = true;
+                (last.swap, last.dir) = (true, true);
                 self.compare(from, now);
                 self.compare(to, now);
             }

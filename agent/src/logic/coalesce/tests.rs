@@ -314,6 +314,15 @@ fn swapped_files_are_looked_at_and_swapped_directories_compared() {
     assert!(set.take_comparison(0).is_some() && set.take_comparison(0).is_some());
     // It may have gone there and come back: the times of both have changed.
     assert_eq!(taken(&mut set, 0), ["there", "here"]);
+
+    for dir_first in [true, false] {
+        let mut set = DirtySet::new(SETTLE);
+        set.renamed(path("a"), path("b"), dir_first, 0);
+        set.renamed(path("b"), path("a"), !dir_first, 0);
+        let swap = set.take_renames(Millis::MAX, 9);
+        assert!(swap.len() == 1 && swap[0].swap && swap[0].dir);
+        assert!(set.take_comparison(0).is_some() && set.take_comparison(0).is_some());
+    }
 }
 
 #[test]
