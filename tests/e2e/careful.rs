@@ -2,6 +2,7 @@
 //! why and what to do, and a person decides.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
@@ -136,6 +137,39 @@ fn an_unmounted_source_empties_nothing() {
     let said = scene.command("approve", &[id]);
     assert_ne!(said.exit, code::DONE, "{}", said.text);
     scene.expect_untouched(&before);
+}
+
+/// Also where the kernel says of the mount only that a directory above it was renamed.
+#[test]
+fn a_mount_that_moved_with_a_directory_above_it_does_not_just_go() {
+    if !mounts() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let (old, new) = (sandbox.src().join("old"), sandbox.src().join("new"));
+    many_small(&sandbox.src().join("stays"), 2, 10, 100).expect("files");
+    fs::create_dir_all(old.join("disk")).expect("mkdir");
+    let _moves = Disk::on(&old.join("disk"), 4);
+    many_small(&old.join("disk/files"), 2, 4, 50).expect("files");
+    let scene = Scene::start(sandbox);
+    fs::rename(&old, &new).expect("mv");
+    scene.agent().wait_synced(LONG);
+    let place = new.join("disk");
+    tool(
+        "umount",
+        &["-l", place.to_str().expect("text")],
+        Path::new("/"),
+    );
+    let held = scene.wait_held();
+    let reason = held["reason"].as_str().expect("a reason");
+    assert!(reason.contains("new/disk is not mounted"), "{reason}");
+    let last = scene.sandbox.dst().join("new/disk/files/d00001/f00003");
+    assert!(last.exists());
+    // It ends when something is mounted there again.
+    let _disk = Disk::on(&place, 4);
+    many_small(&place.join("files"), 2, 4, 50).expect("files");
+    scene.agent().wait_synced(LONG);
+    assert!(scene.source()["held"].is_null() && last.exists());
 }
 
 #[test]

@@ -74,6 +74,20 @@ impl Mounts {
             .cloned()
     }
 
+    /// A directory was renamed, with what is mounted in it: the kernel tells of that as of no change.
+    pub fn renamed(&self, from: &WirePath, to: &WirePath) {
+        let Some(mut table) = self.table() else {
+            return;
+        };
+        if table.there.keys().any(|path| path.starts_with(from)) {
+            match table.read() {
+                Ok(there) => table.update(there),
+                Err(error) => cannot_read(&error),
+            }
+        }
+        table.moved(from, to);
+    }
+
     /// Whether everything that was mounted is, as far as is known.
     pub fn is_whole(&self) -> bool {
         self.table().is_none_or(|table| table.missing.is_empty())
@@ -91,7 +105,7 @@ impl Mounts {
                     table.news.extend(missing);
                     table.update(there);
                 }
-                Err(error) => tracing::warn!("cannot read which file systems are mounted: {error}"),
+                Err(error) => cannot_read(&error),
             }
         }
         Some(table)
@@ -113,6 +127,22 @@ impl Table {
         self.there = there;
     }
 
+    /// What is missing below the old name of a directory has been at the new one since, or is there.
+    fn moved(&mut self, from: &WirePath, to: &WirePath) {
+        let missing: Vec<_> = self.missing.iter().cloned().collect();
+        for old in missing {
+            let tail = old.strip_prefix(from);
+            let Some(new) = tail.and_then(|tail| to.join_path(&tail)) else {
+                continue;
+            };
+            self.missing.remove(&old);
+            if !self.there.contains_key(&new) {
+                self.missing.insert(new.clone());
+            }
+            self.news.insert(new);
+        }
+    }
+
     /// Whether anything was mounted or unmounted anywhere since this was last asked.
     fn is_changed(&self) -> bool {
         let mut poll = [PollFd::new(&self.file, PollFlags::PRI)];
@@ -126,6 +156,10 @@ impl Table {
         (&self.file).take(TABLE_MAX).read_to_end(&mut text)?;
         Ok(parse(&text, &self.root))
     }
+}
+
+fn cannot_read(error: &io::Error) {
+    tracing::warn!("cannot read which file systems are mounted: {error}");
 }
 
 /// The mounts below `root` of a `mountinfo`; the last one at a path is the one that is seen.
@@ -187,6 +221,23 @@ mod tests {
         let found = parse(TABLE, Path::new("/data/src"));
         let expected = BTreeMap::from([(path("a b"), 32), (path("c/d"), 34)]);
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn what_is_missing_moves_with_its_directory_unless_it_is_there() {
+        let mounts = Mounts::below(Path::new("/"));
+        let there = |ids: &[&WirePath]| {
+            let there = ids.iter().map(|path| ((*path).clone(), 7)).collect();
+            mounts.table().unwrap().update(there);
+        };
+        let [old, new, other] = [path("no/a/disk"), path("no/b/disk"), path("no/a/other")];
+        there(&[&old, &other]);
+        there(&[&new]);
+        mounts.table().unwrap().moved(&path("no/a"), &path("no/b"));
+        assert_eq!(mounts.missing_above(&old), None);
+        assert_eq!(mounts.missing_above(&new), None);
+        let moved = path("no/b/other");
+        assert_eq!(mounts.missing_above(&moved), Some(moved));
     }
 
     #[test]

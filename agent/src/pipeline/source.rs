@@ -245,6 +245,9 @@ impl Source {
             RawEvent::Renamed { from, to, dir } => {
                 self.rules_touched(&from, Touch::MovedOut, dir);
                 self.rules_touched(&to, Touch::MovedIn, dir);
+                if dir {
+                    self.root.mounts().renamed(&from, &to);
+                }
                 self.renamed_selected(from, to, dir);
             }
             RawEvent::Unnamed { dir } => self.has_unnamed(&dir),
