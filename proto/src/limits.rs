@@ -76,6 +76,9 @@ pub const LISTING_ENTRIES_MAX: usize = 4_096;
 /// it does not see which names belong together.
 pub const LINK_NAMES_MAX: usize = 1 << 20;
 
+/// Most other names of one file told in a `Same`: each is looked at twice.
+pub const SAME_NAMES_MAX: usize = 256;
+
 /// Most directories asked for in one `DigestQuery`.
 pub const DIGEST_PATHS_MAX: usize = 1_024;
 

@@ -158,12 +158,14 @@ pub enum Op {
     Same {
         /// What.
         path: WirePath,
-        /// Length in bytes of the regular file that must be there, under no other name.
+        /// Length in bytes of the regular file that must be there.
         len: u32,
         /// Digest of its content.
         digest: Digest,
         /// What to set.
         meta: Meta,
+        /// Its other names, all of them.
+        names: Vec<WirePath>,
     },
 }
 
@@ -193,7 +195,11 @@ impl Op {
             Self::Exchange { b, .. } => Some(b),
             _ => None,
         };
-        std::iter::once(self.path()).chain(second)
+        let others = match self {
+            Self::Same { names, .. } => names.as_slice(),
+            _ => &[],
+        };
+        std::iter::once(self.path()).chain(second).chain(others)
     }
 
     /// The metadata it sets, if it sets some.

@@ -447,6 +447,16 @@ fn limits_of_a_commit() {
             len: size as u32,
             digest: Digest::empty(),
             meta: meta(),
+            names: Vec::new(),
+        }]))
+    });
+    at_limit("other names", limits::SAME_NAMES_MAX, |size| {
+        agent(commit(vec![Op::Same {
+            path: WirePath::root(),
+            len: 0,
+            digest: Digest::empty(),
+            meta: meta(),
+            names: vec![WirePath::root(); size],
         }]))
     });
     at_limit("inline content", limits::COMMIT_INLINE_BYTES_MAX, |size| {

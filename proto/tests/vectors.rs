@@ -193,9 +193,17 @@ fn commit_same() -> Commit {
         len: 300,
         digest: Digest::of(b"same"),
         meta: meta(),
+        names: Vec::new(),
+    };
+    let linked = Op::Same {
+        path: path("d/g"),
+        len: 4,
+        digest: Digest::of(b"same"),
+        meta: meta(),
+        names: vec![path("d/h"), path("i")],
     };
     Commit {
-        ops: vec![same],
+        ops: vec![same, linked],
         ..commit()
     }
 }
@@ -785,6 +793,7 @@ fn the_document_has_the_limits_of_the_code() {
         ("SIGNATURE_RANGES_MAX", limits::SIGNATURE_RANGES_MAX as u64),
         ("LISTING_ENTRIES_MAX", limits::LISTING_ENTRIES_MAX as u64),
         ("LINK_NAMES_MAX", limits::LINK_NAMES_MAX as u64),
+        ("SAME_NAMES_MAX", limits::SAME_NAMES_MAX as u64),
         ("DIGEST_PATHS_MAX", limits::DIGEST_PATHS_MAX as u64),
         ("ID_NAMES_MAX", limits::ID_NAMES_MAX as u64),
         ("TEXT_BYTES_MAX", limits::TEXT_BYTES_MAX as u64),

@@ -31,7 +31,7 @@ pub struct Held {
 
 impl Held {
     /// What stands for a name in a directory. That one is named by what it is and not by where, so that nothing is
-    /// believed of a new directory under an old name.
+    /// believed of a new directory under an old name. A file with several names has a place of its own, without a name.
     pub fn place(&self, dir: impl Hash, name: &[u8]) -> Place {
         Place(self.hasher.hash_one((dir, name)) as u32)
     }
@@ -47,6 +47,13 @@ impl Held {
             self.insert(entry);
         }
         known
+    }
+
+    /// Whether it is this content, if that is known.
+    #[must_use]
+    pub fn is(&self, place: Place, content: &Digest) -> Option<bool> {
+        let at = self.find(place)?;
+        Some(self.entries[at] == entry(place, content))
     }
 
     /// Something else is there, or nothing.

@@ -8,7 +8,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use syncd_proto::digest::Digest;
-use syncd_proto::limits::LINK_NAMES_MAX;
+use syncd_proto::limits::{LINK_NAMES_MAX, SAME_NAMES_MAX};
 use syncd_proto::links::LinkGroup;
 use syncd_proto::meta::{EntryMeta, Kind, Meta, Mtime};
 use syncd_proto::path::WirePath;
@@ -125,6 +125,16 @@ struct Group {
     busy: Option<Arc<WirePath>>,
     /// The target cannot link them: each name gets the content.
     apart: bool,
+    /// The number of what the target was asked about last and has not agreed to: until then it may have another version.
+    unsure: Option<u64>,
+}
+
+/// A name that moves with its directory, from there on.
+struct Moved {
+    tail: WirePath,
+    inode: Inode,
+    version: Version,
+    unsure: Option<u64>,
 }
 
 /// Names of files with several names, as one target has them.
@@ -143,6 +153,9 @@ pub struct LinkMap {
     /// The names that made them be looked for and are not sent yet, with the numbers of their marks. What is seen later
     /// may be a name of a file that got the inode since then, or of another file.
     asked: HashMap<WirePath, (u64, Inode)>,
+    /// Names of files of which the target was asked whether it has their content under all these, by the number of the mark
+    /// that led to it.
+    told: HashMap<u64, Vec<Arc<WirePath>>>,
 }
 
 impl LinkMap {
@@ -221,7 +234,7 @@ impl LinkMap {
         let others: Vec<_> = others.take(TOLD_MAX).cloned().collect();
         if group.apart || others.is_empty() {
             Known::Nothing
-        } else if group.version == version {
+        } else if group.version == version && group.unsure.is_none() {
             Known::Names(others)
         } else {
             Known::Older(others)
@@ -238,6 +251,46 @@ impl LinkMap {
     #[must_use]
     pub fn is_apart(&self, inode: Inode) -> bool {
         self.groups.get(&inode).is_some_and(|group| group.apart)
+    }
+
+    /// The other names of a file with `count` names, if the target has all of them as one file, or gets them so earlier in
+    /// the log, and they are few.
+    #[must_use]
+    pub fn others(&self, inode: Inode, path: &WirePath, count: u32) -> Option<Vec<Arc<WirePath>>> {
+        let group = self.groups.get(&inode)?;
+        let is_whole = group.names.len() == count as usize && group.names.contains(path);
+        let is_plain = !group.apart && group.busy.is_none();
+        let others = group.names.iter().filter(|name| ***name != *path);
+        (is_whole && is_plain && group.names.len() <= 1 + SAME_NAMES_MAX)
+            .then(|| others.cloned().collect())
+    }
+
+    /// The question whether the target has the content of a file under all its names is in the log, for a mark of this
+    /// number: if so, it has this version.
+    fn ask(&mut self, path: &WirePath, inode: Inode, version: Version, seq: u64) {
+        let group = self.groups.get_mut(&inode);
+        if let Some(group) = group.filter(|group| group.names.contains(path)) {
+            (group.version, group.unsure) = (version, Some(seq));
+            let names = group.names.iter().filter(|name| ***name != *path);
+            self.told.insert(seq, names.cloned().collect());
+        }
+    }
+
+    /// What is in the log for a name, for a mark of this number, is at the target.
+    pub fn agreed(&mut self, path: &WirePath, seq: u64) {
+        if self.told.remove(&seq).is_none() {
+            return;
+        }
+        let inode = self.by_path.get(path);
+        if let Some(group) = inode.and_then(|inode| self.groups.get_mut(inode)) {
+            group.unsure.take_if(|unsure| *unsure == seq);
+        }
+    }
+
+    /// The target said no to what is in the log for a mark of this number. If it was asked about all names of a file: the
+    /// others, which are to be looked at again.
+    pub fn disagreed(&mut self, seq: u64) -> Option<Vec<Arc<WirePath>>> {
+        self.told.remove(&seq)
     }
 
     /// A file with several names is going to be transferred under this one.
@@ -257,7 +310,7 @@ impl LinkMap {
         self.forget(path);
         let group = self.group(inode, version);
         group.busy = None;
-        group.version = version;
+        (group.version, group.unsure) = (version, None);
         let others = if group.apart {
             let others = group.names.iter().filter(|_| wrote);
             others.cloned().collect()
@@ -427,6 +480,7 @@ impl LinkMap {
             names: BTreeSet::new(),
             busy: None,
             apart: false,
+            unsure: None,
         })
     }
 
@@ -442,7 +496,7 @@ impl LinkMap {
     }
 
     /// Takes out the names at and below a path, as tails from there. Their files stay.
-    fn extract(&mut self, path: &WirePath) -> Vec<(WirePath, Inode, Version)> {
+    fn extract(&mut self, path: &WirePath) -> Vec<Moved> {
         let range = (Bound::Included(path), Bound::Unbounded);
         let below: Vec<_> = self
             .by_path
@@ -451,18 +505,26 @@ impl LinkMap {
             .map(|(other, inode)| (other.clone(), *inode))
             .collect();
         let moved = below.into_iter().filter_map(|(other, inode)| {
-            let version = self.groups.get(&inode)?.version;
+            let Group {
+                version, unsure, ..
+            } = *self.groups.get(&inode)?;
             self.forget(&other);
-            Some((other.strip_prefix(path)?, inode, version))
+            let tail = other.strip_prefix(path)?;
+            Some(Moved {
+                tail,
+                inode,
+                version,
+                unsure,
+            })
         });
         moved.collect()
     }
 
-    fn add_below(&mut self, path: &WirePath, moved: Vec<(WirePath, Inode, Version)>) {
-        for (tail, inode, version) in moved {
-            if let Some(path) = path.join_path(&tail) {
-                self.group(inode, version);
-                self.insert(&Arc::new(path), inode);
+    fn add_below(&mut self, path: &WirePath, moved: Vec<Moved>) {
+        for name in moved {
+            if let Some(path) = path.join_path(&name.tail) {
+                self.group(name.inode, name.version).unsure = name.unsure;
+                self.insert(&Arc::new(path), name.inode);
             }
         }
     }
@@ -471,6 +533,8 @@ impl LinkMap {
 /// Notes what `found`, about to be in the log, does to the names of linked files; returns those that
 /// have to be linked anew.
 pub fn note(links: &mut LinkMap, taken: &Taken, found: &Found) -> Vec<Arc<WirePath>> {
+    // What was asked for this mark before never got there.
+    links.disagreed(taken.mark.seq);
     let is_new = !matches!(found, Found::Dir(_) | Found::Metadata { .. });
     let mut others = match taken.mark.wrote && is_new {
         // Perhaps not to what is there now.
@@ -520,6 +584,16 @@ fn note_names(links: &mut LinkMap, taken: &Taken, found: &Found) -> Vec<Arc<Wire
             kind,
             rdev,
         } => (linked, Version::of_special(meta, *kind, *rdev)),
+        Found::Same {
+            linked: Some(inode),
+            meta,
+            len,
+            ..
+        } => {
+            let version = Version::of(meta, u64::from(*len));
+            links.ask(&taken.path, *inode, version, taken.mark.seq);
+            return Vec::new();
+        }
         Found::Absent | Found::Same { .. } => (&None, Version::NONE),
     };
     match linked {
@@ -658,6 +732,74 @@ mod tests {
         map.forget_below(&path("m"));
         map.forget(&path("x"));
         assert!(map.groups.is_empty() && map.by_path.is_empty());
+    }
+
+    #[test]
+    fn all_other_names_are_told_of_a_file_that_the_target_has_as_one() {
+        let mut map = LinkMap::default();
+        compared(&mut map, &["a", "b", "c"], &["c"]);
+        assert_eq!(map.others(I, &path("b"), 2), Some(vec![path("a")]));
+        assert_eq!(map.others(I, &path("b"), 3), None, "c is not there");
+        assert_eq!(map.others(I, &path("c"), 2), None, "it is not there");
+        assert_eq!(map.others((1, 8), &path("a"), 2), None);
+        map.linked(&path("c"), &path("a"));
+        let told = Some(vec![path("a"), path("b")]);
+        assert_eq!(map.others(I, &path("c"), 3), told);
+        map.busy(&path("a"), I, version(1));
+        assert_eq!(map.others(I, &path("c"), 3), None, "it is transferred");
+        map.put(&path("a"), I, version(2), true);
+        assert_eq!(
+            map.others(I, &path("a"), 3),
+            None,
+            "they are not linked yet"
+        );
+        map.linked(&path("b"), &path("a"));
+        assert_eq!(map.others(I, &path("a"), 2), Some(vec![path("b")]));
+        map.link_refused(&path("b"), false);
+        map.put(&path("b"), I, version(2), false);
+        assert_eq!(map.others(I, &path("a"), 2), None, "each is a file");
+        let many: Vec<_> = (0..=SAME_NAMES_MAX).map(|at| format!("n{at}")).collect();
+        let many: Vec<_> = many.iter().map(String::as_str).collect();
+        let mut map = LinkMap::default();
+        compared(&mut map, &many, &[]);
+        let count = many.len() as u32;
+        let told = map.others(I, &path("n0"), count);
+        assert_eq!(told.map(|told| told.len()), Some(SAME_NAMES_MAX));
+        map.linked(&path("m"), &path("n0"));
+        assert_eq!(map.others(I, &path("n0"), count + 1), None, "too many");
+    }
+
+    /// Until the target has said yes it may have what it had.
+    #[test]
+    fn a_file_has_the_version_it_was_asked_about_once_the_target_agreed() {
+        let older = |names: &[&str]| Known::Older(names.iter().map(|name| path(name)).collect());
+        let names = |names: &[&str]| Known::Names(names.iter().map(|name| path(name)).collect());
+        let known = |map: &LinkMap, version| map.known(I, &path("n"), version, |_| true);
+        let mut map = LinkMap::default();
+        compared(&mut map, &["a", "b"], &[]);
+        map.ask(&path("a"), I, version(2), 7);
+        assert_eq!(known(&map, version(1)), older(&["a", "b"]));
+        assert_eq!(known(&map, version(2)), older(&["a", "b"]));
+        map.ask(&path("b"), I, version(3), 8);
+        map.agreed(&path("a"), 7);
+        assert_eq!(known(&map, version(3)), older(&["a", "b"]), "not to all");
+        map.agreed(&path("b"), 8);
+        assert_eq!(known(&map, version(3)), names(&["a", "b"]));
+        assert!(map.told.is_empty());
+        // Its names move while it is on its way.
+        map.ask(&path("a"), I, version(4), 9);
+        map.renamed(&path("a"), &path("c"));
+        map.renamed(&path("b"), &path("d"));
+        assert_eq!(known(&map, version(4)), older(&["c", "d"]));
+        assert_eq!(map.disagreed(9), Some(vec![path("b")]), "as it was told");
+        assert_eq!(map.disagreed(9), None);
+        map.agreed(&path("c"), 9);
+        map.set_meta(&path("c"), version(5));
+        assert_eq!(known(&map, version(5)), older(&["c", "d"]));
+        map.put(&path("c"), I, version(5), true);
+        assert_eq!(known(&map, version(5)), names(&["c"]));
+        map.ask(&path("none"), I, version(6), 10);
+        assert_eq!(known(&map, version(5)), names(&["c"]));
     }
 
     #[test]

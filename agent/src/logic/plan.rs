@@ -75,6 +75,10 @@ pub enum Found {
         len: u32,
         /// Digest of its content.
         digest: Digest,
+        /// Which file it is, if it has several names.
+        linked: Option<Inode>,
+        /// The other ones.
+        names: Vec<WirePath>,
     },
     /// A file whose content has been staged.
     Staged {
@@ -123,13 +127,14 @@ impl Found {
         }
     }
 
-    /// Which file it is, if its content goes and it has several names.
+    /// Which file it is, if its content goes, or may go, and it has several names.
     #[must_use]
     pub const fn linked(&self) -> Option<Inode> {
         match self {
             Self::Symlink { linked, .. }
             | Self::Special { linked, .. }
             | Self::Small { linked, .. }
+            | Self::Same { linked, .. }
             | Self::Staged { linked, .. } => *linked,
             _ => None,
         }
@@ -272,11 +277,18 @@ impl Planner {
                     digest,
                 },
             },
-            Found::Same { meta, len, digest } => Op::Same {
+            Found::Same {
+                meta,
+                len,
+                digest,
+                names,
+                ..
+            } => Op::Same {
                 path,
                 len,
                 digest,
                 meta,
+                names,
             },
             Found::Link { to } => Op::Link { path, to },
             Found::Metadata { kind, size, meta } => Op::SetMeta {

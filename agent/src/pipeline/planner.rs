@@ -16,7 +16,7 @@ use crate::pipeline::target::{State, Target};
 use crate::pipeline::{bulk, reconcile};
 use look::{Outcome, is_name_of, look};
 use removal::{may_replace, remove};
-use same::{note_rename, or_same, place};
+use same::{note_rename, or_same};
 
 mod look;
 mod removal;
@@ -79,8 +79,8 @@ pub fn run(target: &Arc<Target>) {
             let there = near.stat_links(&taken.path);
             let is_small = matches!(&there, Ok(Some((entry, _))) if is_small(entry));
             if !is_small && let Some(home) = near.home(&taken.path) {
-                let place = place(target, home);
-                target.held().forget(place);
+                let linked = there.as_ref().ok().and_then(|there| there.as_ref()?.1);
+                same::forget(target, home, linked.map(|linked| linked.inode()));
             }
             // What becomes of another name of a file depends on what became of the first.
             let alone = matches!(there, Ok(Some((_, Some(_)))));

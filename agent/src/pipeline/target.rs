@@ -405,12 +405,16 @@ impl Target {
         let State {
             outbox,
             dirty,
+            links,
             staged,
             ..
         } = &mut *state;
         outbox.applied(ack.applied, |cause, note| {
             match cause {
-                Cause::Path(taken) => dirty.arrived(&taken.path),
+                Cause::Path(taken) => {
+                    dirty.arrived(&taken.path);
+                    links.agreed(&taken.path, taken.mark.seq);
+                }
                 Cause::Rename(rename) => dirty.rename_arrived(rename),
                 Cause::Follows(_) => {}
             }

@@ -138,11 +138,14 @@ fn check_op(op: &Op) -> Result<(), DecodeError> {
         });
     }
     match op {
-        Op::Same { len, .. } => at_most(
-            "file to be compared",
-            *len as usize,
-            limits::INLINE_FILE_BYTES_MAX as usize,
-        )?,
+        Op::Same { len, names, .. } => {
+            at_most(
+                "file to be compared",
+                *len as usize,
+                limits::INLINE_FILE_BYTES_MAX as usize,
+            )?;
+            at_most("other names", names.len(), limits::SAME_NAMES_MAX)?;
+        }
         Op::Symlink { target, .. } => {
             at_most("link target", target.len(), limits::LINK_TARGET_BYTES_MAX)?;
             if target.is_empty() || target.contains(&0) {

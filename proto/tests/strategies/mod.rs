@@ -193,15 +193,21 @@ fn op() -> impl Strategy<Value = Op> + Clone {
             size,
             meta
         }),
-        (path(), 0..=INLINE_FILE_BYTES_MAX as u32, digest(), meta()).prop_map(
-            |(path, len, digest, meta)| Op::Same {
-                path,
-                len,
-                digest,
-                meta
-            }
-        ),
+        same(),
     ]
+}
+
+fn same() -> impl Strategy<Value = Op> + Clone {
+    let len = 0..=INLINE_FILE_BYTES_MAX as u32;
+    (path(), len, digest(), meta(), vec(path(), 0..4)).prop_map(
+        |(path, len, digest, meta, names)| Op::Same {
+            path,
+            len,
+            digest,
+            meta,
+            names,
+        },
+    )
 }
 
 fn id_name() -> impl Strategy<Value = IdName> + Clone {

@@ -398,11 +398,16 @@ fn what_cannot_be_made_is_said_and_compared_as_if_it_were() {
 }
 
 fn same(at: &str, content: &[u8]) -> (Op, Vec<u8>) {
+    same_of(at, content, &[])
+}
+
+fn same_of(at: &str, content: &[u8], names: &[&str]) -> (Op, Vec<u8>) {
     bare(Op::Same {
         path: path(at),
         len: content.len() as u32,
         digest: Digest::of(content),
         meta: meta(0o604),
+        names: names.iter().map(|name| path(name)).collect(),
     })
 }
 
@@ -460,6 +465,81 @@ fn metadata_is_set_where_the_content_is_what_is_said() {
         let theirs = fs::metadata(outside.path().join("f")).unwrap();
         assert_ne!(theirs.mtime(), 1_000_000);
         assert_eq!(fs::metadata(bench.at("again")).unwrap().nlink(), 2);
+        bench.stays_clean();
+    }
+}
+
+/// All names get it at once if they are those that are told and no other, whoever linked them.
+#[test]
+fn metadata_is_set_where_all_names_of_a_file_are_told() {
+    for fakes in [false, true] {
+        let bench = Bench::start(|setup| setup.rules.fake_super = fakes);
+        let outside = tempfile::tempdir().unwrap();
+        let mut agent = bench.open();
+        let puts = ["ours", "theirs", "alone", "out"].map(|name| put(name, name.as_bytes()));
+        let commit = [vec![mkdir("d"), mkdir("e")], puts.into()].concat();
+        assert_eq!(agent.commit(commit), []);
+        let link = |at: &str, to: &str| {
+            bare(Op::Link {
+                path: path(at),
+                to: path(to),
+            })
+        };
+        assert_eq!(
+            agent.commit(vec![link("d/ours", "ours"), link("e/ours", "ours")]),
+            []
+        );
+        fs::hard_link(bench.at("theirs"), bench.at("d/theirs")).unwrap();
+        fs::hard_link(bench.at("out"), outside.path().join("kept")).unwrap();
+        fs::hard_link(bench.at("out"), bench.at("d/out")).unwrap();
+        symlink("ours", bench.at("to-ours")).unwrap();
+        symlink("d", bench.at("to-d")).unwrap();
+        let times = |name: &str| {
+            let is = fs::metadata(bench.at(name)).unwrap();
+            (is.ino(), is.nlink(), is.ctime(), is.ctime_nsec())
+        };
+        let before = ["ours", "out", "alone"].map(times);
+        let rejects = agent.commit(vec![
+            // One is missing, one is too many.
+            same_of("ours", b"ours", &[]),
+            same_of("ours", b"ours", &["d/ours"]),
+            same_of("ours", b"ours", &["d/ours", "e/ours", "alone"]),
+            same_of("ours", b"ours", &["d/ours", "e/ours", "none"]),
+            // One that is told twice, or by another way, hides one that is not.
+            same_of("ours", b"ours", &["d/ours", "d/ours"]),
+            same_of("ours", b"ours", &["d/ours", "ours"]),
+            same_of("ours", b"ours", &["d/ours", "to-d/ours"]),
+            same_of("ours", b"ours", &["d/ours", "to-ours"]),
+            same_of("ours", b"ours", &["d/ours", "d"]),
+            same_of("ours", b"ours", &["d/ours", "none/ours"]),
+            same_of("alone", b"alone", &["d/ours"]),
+            // Content.
+            same_of("ours", b"OURS", &["d/ours", "e/ours"]),
+            same_of("ours", b"our", &["d/ours", "e/ours"]),
+            // Outside of the module.
+            same_of("out", b"out", &["d/out"]),
+            same_of("ours", b"ours", &["d/ours", ".syncd/ours"]),
+        ]);
+        let mut expected = vec![RejectCode::Mismatch; 15];
+        expected[14] = RejectCode::ReservedName;
+        assert_eq!(codes(&rejects), expected, "{rejects:?}");
+        assert_eq!(["ours", "out", "alone"].map(times), before);
+        let was = ["ours", "theirs"].map(|name| times(name).0);
+        assert_eq!(
+            agent.commit(vec![
+                same_of("ours", b"ours", &["d/ours", "e/ours"]),
+                same_of("d/theirs", b"theirs", &["theirs"]),
+            ]),
+            []
+        );
+        assert_eq!(["ours", "theirs"].map(|name| times(name).0), was);
+        assert_ne!(times("ours"), before[0]);
+        for name in ["ours", "d/ours", "e/ours", "theirs", "d/theirs"] {
+            let is = fs::metadata(bench.at(name)).unwrap();
+            assert!(fakes || is.mode() & 0o7777 == 0o604, "{name}");
+            let content = name.trim_start_matches(['d', 'e', '/']);
+            assert_eq!(fs::read(bench.at(name)).unwrap(), content.as_bytes());
+        }
         bench.stays_clean();
     }
 }

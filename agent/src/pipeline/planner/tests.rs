@@ -2,13 +2,18 @@
 //! where directories went.
 
 use std::fs;
+use std::path::Path;
 
 use syncd_proto::digest::Digest;
-use syncd_proto::message::FEATURE_SAME;
+use syncd_proto::message::{FEATURE_SAME, Reject, Rejected};
 use syncd_proto::meta::Mtime;
+use syncd_proto::reject::RejectCode;
 
+use super::same::place;
 use super::*;
 use crate::logic::coalesce::Remote;
+use crate::logic::links::Inode;
+use crate::logic::outbox::{Note, Sent};
 use crate::pipeline::reconcile::tests::{link_with, target};
 
 /// What was found at a name, and is to be sent.
@@ -70,6 +75,118 @@ fn content_stays_where_the_target_is_believed_to_have_it() {
     let doubtful = taken(Look::Doubt, Remote::Present);
     assert!(stays(&link, &doubtful, b"two"), "that is likely");
     assert!(!stays(&link, &doubtful, b"three"), "it has another one");
+}
+
+/// Two names of a file at the source, which the target has as one, and a mark on each.
+fn linked_names(target: &Target, source: &Path) -> (Inode, [Taken; 2]) {
+    fs::write(source.join("a"), "one").unwrap();
+    fs::hard_link(source.join("a"), source.join("b")).unwrap();
+    let path = |name: &str| WirePath::from_relative(name.as_ref()).unwrap();
+    let linked = target.root.stat_links(&path("a")).unwrap().unwrap().1;
+    let inode = linked.unwrap().inode();
+    let mut state = target.lock();
+    state.dirty.closed(path("a"), 0);
+    state.dirty.modified(path("a"), 0);
+    state.dirty.closed(path("b"), 0);
+    state.dirty.modified(path("b"), 0);
+    let mut taken = state.dirty.take(u64::MAX, 9);
+    let second = taken.remove(1);
+    (inode, [taken.remove(0), second])
+}
+
+/// A file that is found under one of its names, and what is known of it afterwards: its content was sent and its other
+/// name linked to it, or the target was asked about both.
+fn go(target: &Target, link: &Link, taken: &Taken, inode: Inode, bytes: &[u8]) -> Found {
+    let mut found = small(target, &taken.path, bytes);
+    if let Found::Small { linked, .. } = &mut found {
+        *linked = Some(inode);
+    }
+    let found = or_same(target, link, taken, found);
+    let mut state = target.lock();
+    for name in links::note(&mut state.links, taken, &found) {
+        state.links.linked(&name, &taken.path);
+    }
+    found
+}
+
+#[test]
+fn content_of_a_file_with_several_names_stays_where_all_are_known_and_right() {
+    let source = tempfile::tempdir().unwrap();
+    let target = target(source.path());
+    let (inode, [a, b]) = linked_names(&target, source.path());
+    let link = link_with(FEATURE_SAME);
+    let stays = |taken: &Taken, bytes: &[u8]| match go(&target, &link, taken, inode, bytes) {
+        Found::Same { names, linked, .. } => {
+            let other = if taken.path == a.path { &b } else { &a };
+            assert_eq!(names, [WirePath::clone(&other.path)]);
+            assert_eq!(linked, Some(inode));
+            true
+        }
+        Found::Small { .. } => false,
+        other => panic!("{other:?}"),
+    };
+    assert!(!stays(&a, b"one"), "nothing is known");
+    assert!(!stays(&b, b"one"), "it is not known that b is there");
+    assert!(stays(&a, b"one") && stays(&b, b"one"), "by both names");
+    assert!(!stays(&a, b"two") && stays(&b, b"two"), "another one");
+    let mut refused = a.clone();
+    refused.mark.attempts = 1;
+    assert!(!stays(&refused, b"two"), "it said no");
+    // A name that is not known, one that is another file, one that went.
+    fs::hard_link(source.path().join("a"), source.path().join("c")).unwrap();
+    assert!(!stays(&a, b"two"), "there is one more");
+    fs::remove_file(source.path().join("c")).unwrap();
+    assert!(stays(&a, b"two"));
+    fs::remove_file(source.path().join("b")).unwrap();
+    fs::hard_link(source.path().join("a"), source.path().join("c")).unwrap();
+    assert!(!stays(&a, b"two"), "b is not there");
+    fs::write(source.path().join("b"), "two").unwrap();
+    assert!(!stays(&a, b"two"), "b is another file");
+}
+
+#[test]
+fn names_of_a_file_that_the_target_says_no_to_are_looked_at_where_they_are() {
+    let source = tempfile::tempdir().unwrap();
+    let target = target(source.path());
+    let (inode, [a, b]) = linked_names(&target, source.path());
+    let link = link_with(FEATURE_SAME);
+    for taken in [&a, &b] {
+        go(&target, &link, taken, inode, b"one");
+    }
+    let found = go(&target, &link, &a, inode, b"one");
+    assert!(matches!(found, Found::Same { .. }), "{found:?}");
+    let mut batch = Planner::new();
+    batch.found(a.clone(), found);
+    let batch = batch.finish(Vec::new());
+    let mut state = target.lock();
+    let note = Note {
+        verb: "metadata",
+        bytes: 0,
+        staged: false,
+        but_attributes: None,
+    };
+    state.outbox.push(Sent {
+        seq: 1,
+        bytes: 1,
+        at: 0,
+        causes: batch.causes.into_iter().map(Some).collect(),
+        notes: vec![note],
+    });
+    // Meanwhile both went, one elsewhere.
+    let path = |name: &str| WirePath::from_relative(name.as_ref()).unwrap();
+    state.dirty.renamed(path("b"), path("c"), false, 1);
+    state.links.renamed(&b.path, &path("c"));
+    state.links.forget(&a.path);
+    drop(state);
+    target.rejected(&Reject {
+        what: Rejected::Op { seq: 1, index: 0 },
+        code: RejectCode::Mismatch,
+        text: String::new(),
+    });
+    let state = target.lock();
+    for name in ["a", "b", "c"] {
+        assert!(state.dirty.is_pending(&path(name)), "{name}");
+    }
 }
 
 #[test]

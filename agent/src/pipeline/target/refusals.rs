@@ -1,5 +1,7 @@
 //! What the receiver refused, and what could not be read: it waits, longer each time.
 
+use std::sync::Arc;
+
 use syncd_proto::message::{Reject, Rejected};
 use syncd_proto::path::WirePath;
 use syncd_proto::reject::RejectCode;
@@ -65,13 +67,19 @@ impl Target {
                 let State { dirty, .. } = &mut *state;
                 dirty.look_where_it_went(&taken.path, taken.mark.seq, now);
                 if reject.code == RejectCode::Attributes {
+                    state.links.agreed(&taken.path, taken.mark.seq);
                     state.outbox.lacks_attributes(seq, index, taken.mark.seq);
                     state.attributes_failed(taken, &reject.text, now);
                 } else if note.is_some_and(|note| note.verb == LINK) {
                     state.link_failed(taken, reject.code, &reject.text, now);
                 } else {
-                    let others = state.links.put_refused(&taken.path);
-                    state.relink(others, now);
+                    match state.links.disagreed(taken.mark.seq) {
+                        Some(others) => state.look_at_names(others, taken.mark.seq, now),
+                        None => {
+                            let others = state.links.put_refused(&taken.path);
+                            state.relink(others, now);
+                        }
+                    }
                     state.path_failed(taken, reject.code, &reject.text, now);
                 }
             }
@@ -127,6 +135,15 @@ impl State {
         let passing = code.is_stale() || code.pauses_transfers();
         let others = self.links.link_refused(path, passing);
         self.relink(others, now);
+    }
+
+    /// The target does not have a file under these names as it was believed: none of them got what was seen as `seq` under
+    /// one more, and that one may be gone by now.
+    fn look_at_names(&mut self, names: Vec<Arc<WirePath>>, seq: u64, now: Millis) {
+        for name in &names {
+            self.dirty.look_where_it_went(name, seq, now);
+        }
+        self.relink(names, now);
     }
 
     fn link_failed(&mut self, mut taken: Taken, code: RejectCode, text: &str, now: Millis) {

@@ -138,10 +138,15 @@ impl Maker<'_> {
     /// Nothing is written to names that the module hides.
     fn check_visible(&self, op: &Op) -> Done {
         let (path, is_dir) = match op {
-            Op::Put { path, .. }
-            | Op::Symlink { path, .. }
-            | Op::Special { path, .. }
-            | Op::Same { path, .. } => (path, false),
+            Op::Put { path, .. } | Op::Symlink { path, .. } | Op::Special { path, .. } => {
+                (path, false)
+            }
+            Op::Same { path, names, .. } => {
+                if names.iter().any(|name| self.root.hides(name, false)) {
+                    return Err(mismatch(op, path, "the module hides names of it"));
+                }
+                (path, false)
+            }
             Op::Link { to, .. } if self.root.hides(to, false) => {
                 return Err(mismatch(op, to, "there is no file to link to"));
             }

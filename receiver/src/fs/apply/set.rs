@@ -1,5 +1,6 @@
 //! Setting metadata of what is there, by descriptor wherever it can be opened.
 
+use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{AtFlags, Mode, OFlags, Statx};
@@ -17,7 +18,7 @@ use super::{Applier, Done, complete, metadata_refusal, mismatch};
 use crate::fs::area::Temp;
 use crate::fs::attributes::Place;
 use crate::fs::fake;
-use crate::fs::meta::{kind_of, link_target, mtime_of, statx_at, statx_fd, times};
+use crate::fs::meta::{identity_of, kind_of, link_target, mtime_of, statx_at, statx_fd, times};
 use crate::fs::refusal::Refusal;
 use crate::fs::root::READABLE;
 
@@ -204,9 +205,10 @@ impl Applier<'_> {
     }
 
     /// A file that has names we know nothing of is left as it is: one of them may be outside of the module. The agent
-    /// sends the file anew then.
+    /// sends the file anew then. Where it has told all of them they are looked at.
     fn expect_own(&self, op: &Op, path: &WirePath, stat: &Statx) -> Done {
-        if kind_of(stat) == Some(Kind::Dir) || self.keeper.guard.own().may_change(stat) {
+        let is_told = matches!(op, Op::Same { .. });
+        if is_told || kind_of(stat) == Some(Kind::Dir) || self.keeper.guard.own().may_change(stat) {
             return Ok(());
         }
         Err(mismatch(
@@ -216,14 +218,23 @@ impl Applier<'_> {
         ))
     }
 
-    /// Where the content must be known, it is this one, and no other name has it: that one may be another file at the
-    /// agent. Asked again when all is set: what is written to the file after that gives it a later time.
+    /// Where the content must be known, it is this one, and the file has the names that are told and no other: that one
+    /// may be another file at the agent, or not be in the module. Asked again when all is set: what is written to the file
+    /// after that gives it a later time.
     fn expect_same(&self, op: &Op, path: &WirePath, file: &OwnedFd) -> Done {
-        let Op::Same { len, digest, .. } = op else {
+        let Op::Same {
+            len, digest, names, ..
+        } = op
+        else {
             return Ok(());
         };
         let fail = |errno| self.refusal(op, path, errno);
-        if statx_fd(file).map_err(fail)?.stx_nlink > 1 {
+        let stat = statx_fd(file).map_err(fail)?;
+        let told = match names.as_slice() {
+            [] => Some(1),
+            _ => self.count_names(op, &stat),
+        };
+        if told.is_none_or(|told| stat.stx_nlink > told) {
             return Err(mismatch(op, path, "it has other names"));
         }
         let mut buffer = [0; READ_BYTES];
@@ -241,6 +252,21 @@ impl Applier<'_> {
             true => Ok(()),
             false => Err(mismatch(op, path, "another version is there")),
         }
+    }
+
+    /// How many of the names that are told are names of this file; `None` if one is not. What is one entry of one directory
+    /// counts once, whatever leads there.
+    fn count_names(&self, op: &Op, file: &Statx) -> Option<u32> {
+        let mut found = HashSet::new();
+        for path in op.paths() {
+            let (dir, name) = self.place(op, path).ok()?;
+            let there = statx_at(&dir, name).ok().flatten()?;
+            if identity_of(&there) != identity_of(file) {
+                return None;
+            }
+            found.insert((identity_of(&statx_fd(&*dir).ok()?), name));
+        }
+        u32::try_from(found.len()).ok()
     }
 
     fn expect_kind(
