@@ -81,7 +81,9 @@ pub struct Brake {
     root_lost: bool,
     /// The hold is because of a mount.
     mount_lost: bool,
-    /// Reasons of such holds that somebody approved: comparisons go on finding what they were about.
+    /// Mounts that the hold names, by their reasons.
+    mounts_held: Vec<String>,
+    /// Those of holds that somebody approved: comparisons go on finding what they were about.
     mounts_let_go: Vec<String>,
     next_id: u64,
     id_step: u64,
@@ -99,6 +101,7 @@ impl Brake {
             hold: None,
             root_lost: false,
             mount_lost: false,
+            mounts_held: Vec::new(),
             mounts_let_go: Vec::new(),
             next_id: 1,
             id_step: 1,
@@ -199,14 +202,22 @@ impl Brake {
     }
 
     /// What was mounted at or above a removed name is not any more. Held until it is back, or a person says
-    /// that it may go.
+    /// that it may go. A hold that there is becomes one about this too, under another number: who knows nothing of this
+    /// mount cannot approve that it goes.
     pub fn mount_lost(&mut self, reason: String, now: Millis) -> Verdict {
         if self.mounts_let_go.contains(&reason) {
             return Verdict::Go;
         }
-        if self.hold.is_none() {
-            self.mount_lost = true;
-            self.begin(reason, now);
+        if self.root_lost || self.mounts_held.contains(&reason) {
+            return Verdict::Held;
+        }
+        self.mounts_held.push(reason.clone());
+        match self.hold.take() {
+            None => {
+                self.mount_lost = true;
+                self.begin(reason, now);
+            }
+            Some(hold) => self.begin(format!("{}; {reason}", hold.reason), hold.since),
         }
         Verdict::Held
     }
@@ -214,6 +225,7 @@ impl Brake {
     /// Everything that was mounted is again.
     pub fn mounts_back(&mut self) {
         self.mounts_let_go.clear();
+        self.mounts_held.clear();
         if std::mem::take(&mut self.mount_lost) {
             self.hold = None;
         }
@@ -223,6 +235,7 @@ impl Brake {
     pub fn root_lost(&mut self, reason: String, now: Millis) {
         if !self.root_lost {
             (self.root_lost, self.mount_lost) = (true, false);
+            self.mounts_held.clear();
             self.begin(reason, now);
         }
     }
@@ -251,6 +264,7 @@ impl Brake {
     pub fn nothing_held(&mut self) {
         if !self.root_lost && !self.mount_lost {
             self.hold = None;
+            self.mounts_held.clear();
         }
     }
 
@@ -261,10 +275,8 @@ impl Brake {
         if !known || self.root_lost {
             return false;
         }
-        let hold = self.hold.take();
-        if std::mem::take(&mut self.mount_lost) {
-            self.mounts_let_go.extend(hold.map(|hold| hold.reason));
-        }
+        (self.hold, self.mount_lost) = (None, false);
+        self.mounts_let_go.append(&mut self.mounts_held);
         self.recent.clear();
         self.in_window = 0;
         true
@@ -443,10 +455,21 @@ mod tests {
         assert_eq!(lost(&mut brake, "other"), Verdict::Held);
         brake.mounts_back();
         assert_eq!(lost(&mut brake, "disk"), Verdict::Held);
+        // Who was asked about one place has not said that another may go.
+        assert_eq!(lost(&mut brake, "other"), Verdict::Held);
+        let hold = brake.hold().cloned().unwrap();
+        assert_eq!(hold.reason, "disk; other");
+        assert!(!brake.approve(hold.id - 1) && brake.approve(hold.id));
+        assert_eq!(lost(&mut brake, "disk"), Verdict::Go);
+        assert_eq!(lost(&mut brake, "other"), Verdict::Go);
         // A hold of another kind is not over because of a mount.
         let mut brake = super::tests::brake(None, None);
         assert_eq!(brake.doubt("empty".to_owned(), 1), Verdict::Held);
         assert_eq!(lost(&mut brake, "disk"), Verdict::Held);
+        assert_eq!(
+            brake.hold().map(|hold| &hold.reason[..]),
+            Some("empty; disk")
+        );
         brake.mounts_back();
         assert!(brake.hold().is_some());
     }
