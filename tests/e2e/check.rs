@@ -2,7 +2,7 @@
 //! of it is found, shown and mended. And `bwlimit`.
 
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -94,6 +94,48 @@ fn a_check_of_contents_finds_and_mends_what_nobody_told_of() {
         checked["done"] == true && checked["found"] == 0 && checked["entries"].as_u64() > Some(30)
     });
     assert!(mirror.target()["next_full_check"].is_string());
+}
+
+/// What a check of contents has read on both sides need not be sent to be known.
+#[test]
+fn what_a_check_found_the_same_stays_when_it_is_written_again() {
+    let sandbox = Sandbox::new();
+    let sizes = [1, 4_000, 64 << 10, 128 << 10];
+    fs::create_dir(sandbox.src().join("d")).expect("mkdir");
+    for size in sizes {
+        let file = sandbox.src().join(format!("d/f{size}"));
+        fs::write(&file, noise(size, 1)).expect("write");
+        fs::hard_link(file, sandbox.src().join(format!("second{size}"))).expect("ln");
+        fs::write(sandbox.src().join(format!("g{size}")), noise(size, 2)).expect("write");
+    }
+    let keys = format!("full_check = {{ at = \"{OFTEN}\", content = true }}");
+    let Mirror {
+        agent,
+        receiver,
+        sandbox,
+    } = mirror(sandbox, keys.clone());
+    agent.kill9();
+    let agent = with_source(keys)(sandbox.agent(&receiver)).start();
+    let mirror = Mirror {
+        agent,
+        receiver,
+        sandbox,
+    };
+    mirror.settle();
+    let first = wait_checked(&mirror, 0);
+    wait_until(LONG, "a check that began after that", || {
+        let checked = &mirror.target()["full_check"];
+        checked["done"] == true && checked["at"] != first["at"]
+    });
+    for size in sizes {
+        for name in ["g", "second", "d/f"].map(|name| format!("{name}{size}")) {
+            let (file, there) = (mirror.src(&name), mirror.dst(&name));
+            let was = fs::metadata(&there).expect("there").ino();
+            fs::write(&file, fs::read(&file).expect("read")).expect("write");
+            mirror.settle();
+            assert_eq!(fs::metadata(&there).expect("there").ino(), was, "{name}");
+        }
+    }
 }
 
 #[test]

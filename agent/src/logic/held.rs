@@ -56,6 +56,13 @@ impl Held {
         Some(self.entries[at] == entry(place, content))
     }
 
+    /// This content was found at the target; what went there later is known already.
+    pub fn found(&mut self, place: Place, content: &Digest) {
+        if self.find(place).is_none() {
+            self.insert(entry(place, content));
+        }
+    }
+
     /// Something else is there, or nothing.
     pub fn forget(&mut self, place: Place) {
         self.take(place);
@@ -160,6 +167,10 @@ mod tests {
         assert_eq!(held.replace(b, &content(2)), None, "it was replaced");
         held.clear();
         assert_eq!(held.replace(b, &content(2)), None);
+        held.found(a, &content(1));
+        held.found(b, &content(1));
+        assert_eq!(held.is(a, &content(1)), Some(true));
+        assert_eq!(held.is(b, &content(1)), Some(false), "it was sent");
     }
 
     #[test]

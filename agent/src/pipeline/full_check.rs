@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Zoned;
+use syncd_proto::limits::INLINE_FILE_BYTES_MAX;
 use syncd_proto::merkle;
 use syncd_proto::meta::{EntryMeta, Kind};
 use syncd_proto::path::{Name, WirePath};
@@ -405,6 +406,7 @@ fn directory(
     };
     let open = both.here.iter().filter_map(below).collect();
     checked.unread += leave_entries(target, path, &both);
+    believe(target, path, &both);
     let first = differing(target, link, path, &both);
     if first.is_empty() {
         return Ok(open);
@@ -423,6 +425,30 @@ fn directory(
         mend(target, link, at, (here, there), checked)?;
     }
     Ok(open)
+}
+
+/// Small files that both sides have with the same content need not be sent when they are written again as they were.
+fn believe(target: &Target, path: &WirePath, both: &Both) {
+    let mut dir = None;
+    for (name, here) in &both.here {
+        let there = both.there.get(name).and_then(|there| there.content);
+        let content = here.content.filter(|content| there == Some(*content));
+        let is_small = here.kind == Kind::File && here.size <= INLINE_FILE_BYTES_MAX;
+        let (Some(content), true) = (content, is_small) else {
+            continue;
+        };
+        let Some(at) = path.join(name) else { continue };
+        let home = || target.root.home(&at).map(|(dir, _)| dir);
+        let Some(home) = dir.or_else(home) else {
+            return;
+        };
+        dir = Some(home);
+        if target.lock().dirty.is_settled(&at) {
+            let mut held = target.held();
+            let place = held.place(home, name.as_bytes());
+            held.found(place, &content);
+        }
+    }
 }
 
 /// Has what could not be read of single entries looked at by itself; returns how many they are.
