@@ -365,7 +365,8 @@ impl DirtySet {
     }
 
     /// What something may be called now that was seen as `seq` under this name.
-    fn later_names(&self, path: &WirePath, seq: u64) -> BTreeSet<WirePath> {
+    #[must_use]
+    pub fn later_names(&self, path: &WirePath, seq: u64) -> BTreeSet<WirePath> {
         // Which of the moves came first for this name is not known: each may have.
         let later = self.moves.iter().skip_while(|moved| moved.seq <= seq);
         let later: Vec<_> = later.collect();

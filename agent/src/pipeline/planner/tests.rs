@@ -14,6 +14,7 @@ use super::*;
 use crate::logic::coalesce::Remote;
 use crate::logic::links::Inode;
 use crate::logic::outbox::{Note, Sent};
+use crate::logic::plan::Cause;
 use crate::pipeline::reconcile::tests::{link_with, target};
 
 /// What was found at a name, and is to be sent.
@@ -109,6 +110,60 @@ fn go(target: &Target, link: &Link, taken: &Taken, inode: Inode, bytes: &[u8]) -
     found
 }
 
+/// The first commit is for this path.
+fn sent(target: &Target, taken: &Taken) {
+    let note = Note {
+        verb: "",
+        bytes: 0,
+        staged: false,
+        but_attributes: None,
+    };
+    target.lock().outbox.push(Sent {
+        seq: 1,
+        bytes: 1,
+        at: 0,
+        causes: vec![Some(Cause::Path(taken.clone()))],
+        notes: vec![note],
+    });
+}
+
+fn refuse(target: &Target, code: RejectCode) {
+    target.rejected(&Reject {
+        what: Rejected::Op { seq: 1, index: 0 },
+        code,
+        text: String::new(),
+    });
+}
+
+/// No name is linked to what was refused, whatever it is called by then.
+#[test]
+fn a_file_that_was_refused_is_not_known_by_the_name_that_it_got_meanwhile() {
+    let source = tempfile::tempdir().unwrap();
+    let target = target(source.path());
+    let (inode, [a, _]) = linked_names(&target, source.path());
+    let path = |name: &str| WirePath::from_relative(name.as_ref()).unwrap();
+    {
+        let mut state = target.lock();
+        let there = target.root.stat(&a.path).unwrap().unwrap();
+        let version = links::Version::of_entry(&there);
+        state.links.put(&a.path, inode, version, true);
+        state.links.linked(&Arc::new(path("b")), &a.path);
+    }
+    sent(&target, &a);
+    {
+        let mut state = target.lock();
+        state.dirty.renamed(path("a"), path("c"), false, 1);
+        state.links.renamed(&a.path, &path("c"));
+        assert!(state.links.has(inode));
+    }
+    refuse(&target, RejectCode::NoSpace);
+    let state = target.lock();
+    assert!(!state.links.has(inode), "nothing is linked to it");
+    for name in ["b", "c"] {
+        assert!(state.dirty.is_pending(&path(name)), "{name}");
+    }
+}
+
 #[test]
 fn content_of_a_file_with_several_names_stays_where_all_are_known_and_right() {
     let source = tempfile::tempdir().unwrap();
@@ -155,34 +210,16 @@ fn names_of_a_file_that_the_target_says_no_to_are_looked_at_where_they_are() {
     }
     let found = go(&target, &link, &a, inode, b"one");
     assert!(matches!(found, Found::Same { .. }), "{found:?}");
-    let mut batch = Planner::new();
-    batch.found(a.clone(), found);
-    let batch = batch.finish(Vec::new());
-    let mut state = target.lock();
-    let note = Note {
-        verb: "metadata",
-        bytes: 0,
-        staged: false,
-        but_attributes: None,
-    };
-    state.outbox.push(Sent {
-        seq: 1,
-        bytes: 1,
-        at: 0,
-        causes: batch.causes.into_iter().map(Some).collect(),
-        notes: vec![note],
-    });
+    sent(&target, &a);
     // Meanwhile both went, one elsewhere.
     let path = |name: &str| WirePath::from_relative(name.as_ref()).unwrap();
-    state.dirty.renamed(path("b"), path("c"), false, 1);
-    state.links.renamed(&b.path, &path("c"));
-    state.links.forget(&a.path);
-    drop(state);
-    target.rejected(&Reject {
-        what: Rejected::Op { seq: 1, index: 0 },
-        code: RejectCode::Mismatch,
-        text: String::new(),
-    });
+    {
+        let mut state = target.lock();
+        state.dirty.renamed(path("b"), path("c"), false, 1);
+        state.links.renamed(&b.path, &path("c"));
+        state.links.forget(&a.path);
+    }
+    refuse(&target, RejectCode::Mismatch);
     let state = target.lock();
     for name in ["a", "b", "c"] {
         assert!(state.dirty.is_pending(&path(name)), "{name}");

@@ -66,6 +66,7 @@ impl Target {
                 }
                 let State { dirty, .. } = &mut *state;
                 dirty.look_where_it_went(&taken.path, taken.mark.seq, now);
+                let later = dirty.later_names(&taken.path, taken.mark.seq);
                 if reject.code == RejectCode::Attributes {
                     state.links.agreed(&taken.path, taken.mark.seq);
                     state.outbox.lacks_attributes(seq, index, taken.mark.seq);
@@ -76,7 +77,10 @@ impl Target {
                     match state.links.disagreed(taken.mark.seq) {
                         Some(others) => state.look_at_names(others, taken.mark.seq, now),
                         None => {
-                            let others = state.links.put_refused(&taken.path);
+                            // Its name may have moved since, and was known as one of what it did not get.
+                            let names = [WirePath::clone(&taken.path)].into_iter().chain(later);
+                            let others = names.flat_map(|name| state.links.put_refused(&name));
+                            let others = others.collect();
                             state.relink(others, now);
                         }
                     }
