@@ -98,11 +98,8 @@ pub fn run(target: &Arc<Target>) {
         }
         add_looks(target, &link, &mut batch, &mut looks, horizon);
         send(target, &link, batch, horizon);
-        let now = target.now();
-        for taken in rest {
-            // Something happened meanwhile, and goes first.
-            target.defer(taken, now);
-        }
+        // Something happened meanwhile, and goes first.
+        target.defer_each(rest.into_iter());
         link.wait_until_written();
     }
 }

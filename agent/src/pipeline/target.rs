@@ -500,6 +500,20 @@ impl Target {
         self.put_back(taken, due, DirtySet::comes_soon);
     }
 
+    /// Paths are put back that nobody has looked at.
+    pub fn defer_each(&self, taken: impl ExactSizeIterator<Item = Taken>) {
+        if taken.len() == 0 {
+            return;
+        }
+        self.update(|state, now| {
+            for taken in taken {
+                state.dirty.logged(&taken.path);
+                state.dirty.arrived(&taken.path);
+                state.dirty.give_back(taken, now);
+            }
+        });
+    }
+
     fn put_back(
         &self,
         taken: Taken,

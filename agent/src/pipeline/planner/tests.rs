@@ -367,3 +367,25 @@ fn a_name_that_a_file_got_since_it_was_read_is_seen() {
     assert_eq!(seen("a", (file.0, file.1 + 1)), None, "another file by now");
     assert_eq!(seen("alone", file), None);
 }
+
+#[test]
+fn what_a_comparison_found_and_is_staged_is_no_news() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = target(dir.path());
+    let path = |text: &str| WirePath::from_relative(text.as_ref()).unwrap();
+    let stage = |state: &mut State, name: &str| {
+        let taken = state.dirty.take(99, 9).remove(0);
+        assert_eq!(*taken.path, path(name));
+        state.ready.push((taken, Found::Absent));
+    };
+    let mut state = target.lock();
+    state
+        .dirty
+        .found(path("old"), Look::Content, Remote::Absent, 0);
+    stage(&mut state, "old");
+    assert!(!state.has_news(99));
+    state.dirty.modified(path("new"), 0);
+    state.dirty.closed(path("new"), 0);
+    stage(&mut state, "new");
+    assert!(state.has_news(99));
+}

@@ -215,7 +215,9 @@ impl State {
     /// Whether something can be sent that was heard of.
     #[must_use]
     pub fn has_news(&self, now: Millis) -> bool {
-        self.dirty.has_heard(now) || self.ready_due(now).is_some_and(|due| due <= now)
+        let mut heard = self.ready.iter().filter(|(taken, _)| !taken.mark.late);
+        self.dirty.has_heard(now)
+            || heard.any(|(taken, _)| self.dirty.behind_until(taken, now).is_none())
     }
 
     /// When the turn of one of them comes at the latest.
