@@ -28,9 +28,9 @@ impl Packing {
         }
     }
 
-    /// Whether compressing pays.
+    /// Whether it is slow: compressing pays, and so do small batches.
     #[must_use]
-    pub const fn pays(&self) -> bool {
+    pub const fn is_slow(&self) -> bool {
         self.slow
     }
 }
@@ -42,20 +42,20 @@ mod tests {
     #[test]
     fn a_link_is_judged_by_what_it_takes() {
         let mut packing = Packing::default();
-        assert!(!packing.pays(), "nothing is known yet");
+        assert!(!packing.is_slow(), "nothing is known yet");
         packing.wrote(256 << 10, 100);
         packing.wrote(1_000, 19_000);
-        assert!(!packing.pays(), "too little to tell");
+        assert!(!packing.is_slow(), "too little to tell");
         packing.wrote(256 << 10, 21_000);
-        assert!(packing.pays(), "12 MB/s");
+        assert!(packing.is_slow(), "12 MB/s");
         // Small writes go into the socket's buffer at once and tell nothing.
         for _ in 0..1_000 {
             packing.wrote(100, 10);
         }
-        assert!(packing.pays());
+        assert!(packing.is_slow());
         for _ in 0..4 {
             packing.wrote(256 << 10, 250);
         }
-        assert!(!packing.pays(), "1 GB/s");
+        assert!(!packing.is_slow(), "1 GB/s");
     }
 }

@@ -22,6 +22,9 @@ const BATCH_OPS: usize = 1_024;
 /// Inline bytes after which a batch is sent.
 const BATCH_INLINE_BYTES: usize = 1 << 20;
 
+/// The same on a slow link: the receiver works at what has come while the rest comes.
+const SLOW_BATCH_INLINE_BYTES: usize = 128 << 10;
+
 /// Encoded size after which a batch is sent, estimated; well below the limit of a frame body.
 const BATCH_BODY_BYTES: usize = limits::BODY_BYTES_MAX / 2;
 
@@ -316,11 +319,15 @@ impl Planner {
         self.makes.push((op, Cause::Follows(path.clone())));
     }
 
-    /// Whether the batch should be sent before more is added.
+    /// Whether the batch should be sent before more is added; `slow`: over a slow link.
     #[must_use]
-    pub fn is_full(&self) -> bool {
+    pub fn is_full(&self, slow: bool) -> bool {
+        let inline_bytes = match slow {
+            true => SLOW_BATCH_INLINE_BYTES,
+            false => BATCH_INLINE_BYTES,
+        };
         self.len() >= BATCH_OPS
-            || self.inline.len() >= BATCH_INLINE_BYTES
+            || self.inline.len() >= inline_bytes
             || self.body_bytes >= BATCH_BODY_BYTES
     }
 
@@ -539,25 +546,28 @@ mod tests {
             };
             planner.found(taken, Found::Dir(meta));
         }
-        assert!(planner.is_full());
+        assert!(planner.is_full(false));
     }
 
     #[test]
     fn a_batch_is_full_by_count_and_by_bytes() {
         let mut planner = Planner::new();
-        for taken in dirty(&["f"]) {
-            planner.found(
-                taken,
-                Found::Small {
-                    meta: meta(),
-                    bytes: vec![0; BATCH_INLINE_BYTES],
-                    digest: Digest::empty(),
-                    linked: None,
-                    place: None,
-                },
-            );
-        }
-        assert!(planner.is_full());
+        let mut add = |name, len| {
+            let taken = dirty(&[name]).remove(0);
+            let small = Found::Small {
+                meta: meta(),
+                bytes: vec![0; len],
+                digest: Digest::empty(),
+                linked: None,
+                place: None,
+            };
+            planner.found(taken, small);
+            (planner.is_full(false), planner.is_full(true))
+        };
+        assert_eq!(add("e", SLOW_BATCH_INLINE_BYTES - 1), (false, false));
+        assert_eq!(add("f", 1), (false, true));
+        let rest = BATCH_INLINE_BYTES - SLOW_BATCH_INLINE_BYTES;
+        assert_eq!(add("g", rest), (true, true));
         assert!(planner.has_room(1));
         assert!(!planner.has_room(limits::COMMIT_INLINE_BYTES_MAX as u64));
     }

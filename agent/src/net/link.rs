@@ -143,6 +143,8 @@ pub struct Link {
     last_heard_ms: AtomicU64,
     /// Most bytes per second; 0 is no limit.
     limit: AtomicU64,
+    /// Whether the link takes long for what it is given.
+    slow: AtomicBool,
     started: Instant,
 }
 
@@ -193,6 +195,7 @@ impl Link {
             bytes_received: AtomicU64::new(0),
             last_heard_ms: AtomicU64::new(0),
             limit: AtomicU64::new(0),
+            slow: AtomicBool::new(false),
             started: Instant::now(),
         }
     }
@@ -509,12 +512,12 @@ impl Link {
         mut writer: FrameWriter<W>,
     ) -> std::io::Result<()> {
         let mut bucket: Option<Bucket> = None;
-        let mut packing = self.packs.then(Packing::default);
+        let mut packing = Packing::default();
         loop {
             let next = lock(&self.outgoing).frames.pop_front();
             if let Some((mut frame, lane)) = next {
                 let bytes = frame.wire_len();
-                if packing.as_ref().is_some_and(Packing::pays) {
+                if self.packs && packing.is_slow() {
                     frame = packed(frame).await?;
                 }
                 let begun = Instant::now();
@@ -527,9 +530,8 @@ impl Link {
                     .fetch_add(frame.wire_len() as u64, Ordering::Relaxed);
                 writer.feed(&frame).await?;
                 self.written(lane, bytes);
-                if let Some(packing) = &mut packing {
-                    packing.wrote(frame.wire_len(), begun.elapsed().as_micros() as u64);
-                }
+                packing.wrote(frame.wire_len(), begun.elapsed().as_micros() as u64);
+                self.slow.store(packing.is_slow(), Ordering::Relaxed);
                 continue;
             }
             writer.flush().await?;
@@ -553,6 +555,13 @@ impl Link {
         let bucket = bucket.get_or_insert_with(|| Bucket::new(rate.get(), now));
         bucket.set_rate(rate.get(), now);
         bucket.take(bytes, now)
+    }
+
+    /// Whether it takes long for what it is given: then the last batch is still on its way when all others are at the
+    /// target.
+    #[must_use]
+    pub fn is_slow(&self) -> bool {
+        self.slow.load(Ordering::Relaxed)
     }
 
     /// Bytes sent and received so far, frames without TLS.

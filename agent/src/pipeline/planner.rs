@@ -407,7 +407,7 @@ fn add_looks(
             continue;
         }
         add_outcome(target, link, batch, taken, outcome, horizon);
-        if batch.is_full() {
+        if batch.is_full(link.is_slow()) {
             send(target, link, std::mem::take(batch), horizon);
             wait_for_room(target, link);
         }
