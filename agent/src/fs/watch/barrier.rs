@@ -69,6 +69,9 @@ impl BarrierDir {
     }
 }
 
+/// How the names of such directories begin; the number of the process follows.
+const PREFIX: &str = "syncd-";
+
 fn make(root: &Path) -> io::Result<TempDir> {
     // In memory if possible: a barrier makes and removes a file.
     let in_memory = ["/dev/shm", "/run"].map(PathBuf::from);
@@ -80,10 +83,50 @@ fn make(root: &Path) -> io::Result<TempDir> {
     let mut failed = io::Error::from(io::ErrorKind::NotFound);
     // Inside the source only if there is no other place, as when it is `/`.
     for place in outside.into_iter().chain(inside) {
-        match tempfile::Builder::new().prefix("syncd-").tempdir_in(place) {
-            Ok(dir) => return Ok(dir),
+        let prefix = format!("{PREFIX}{}-", std::process::id());
+        match tempfile::Builder::new().prefix(&prefix).tempdir_in(&place) {
+            Ok(dir) => {
+                clean(&place);
+                return Ok(dir);
+            }
             Err(error) => failed = error,
         }
     }
     Err(failed)
+}
+
+/// Takes away what agents left that were killed. Whoever uses one of these all the same makes another.
+fn clean(place: &Path) {
+    let (true, Ok(entries)) = (Path::new("/proc/self").exists(), fs::read_dir(place)) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let rest = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
+        let pid = rest.and_then(|rest| rest.split_once('-')?.0.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+            // It is empty, or not one of ours.
+            let _ = fs::remove_dir(entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_agent_left_is_taken_away() {
+        let place = tempfile::tempdir().unwrap();
+        let nobody = "syncd-4294967295-abc".to_owned();
+        let lives = format!("syncd-{}-abc", std::process::id());
+        let others = ["syncd-4294967295", "syncd-tests-abc", "else-4294967295-abc"];
+        for name in others.into_iter().chain([&nobody[..], &lives[..]]) {
+            fs::create_dir(place.path().join(name)).unwrap();
+        }
+        fs::create_dir_all(place.path().join("syncd-4294967294-abc/in use")).unwrap();
+        clean(place.path());
+        assert!(!place.path().join(nobody).exists());
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 5);
+    }
 }
