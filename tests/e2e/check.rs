@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
-use syncd_tests::programs::AgentBuilder;
+use syncd_tests::programs::{AgentBuilder, Receiver};
 use syncd_tests::require::Need;
 use syncd_tests::workload::many_small;
 use syncd_tests::{Sandbox, require, wait_until};
@@ -28,6 +28,10 @@ fn with_source(keys: String) -> impl FnOnce(AgentBuilder) -> AgentBuilder {
 
 fn mirror(sandbox: Sandbox, keys: String) -> Mirror {
     let receiver = sandbox.receiver().start();
+    mirror_to(sandbox, receiver, keys)
+}
+
+fn mirror_to(sandbox: Sandbox, receiver: Receiver, keys: String) -> Mirror {
     let agent = with_source(keys)(sandbox.agent(&receiver)).start();
     let mirror = Mirror {
         agent,
@@ -115,13 +119,7 @@ fn what_a_check_found_the_same_stays_when_it_is_written_again() {
         sandbox,
     } = mirror(sandbox, keys.clone());
     agent.kill9();
-    let agent = with_source(keys)(sandbox.agent(&receiver)).start();
-    let mirror = Mirror {
-        agent,
-        receiver,
-        sandbox,
-    };
-    mirror.settle();
+    let mirror = mirror_to(sandbox, receiver, keys);
     let first = wait_checked(&mirror, 0);
     wait_until(LONG, "a check that began after that", || {
         let checked = &mirror.target()["full_check"];
