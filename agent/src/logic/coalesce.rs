@@ -375,6 +375,12 @@ impl DirtySet {
         }
     }
 
+    /// Notes that nothing of what was taken goes on its way.
+    pub fn given_up(&mut self, path: &Arc<WirePath>) {
+        self.logged(path);
+        self.arrived(path);
+    }
+
     /// The directories above a path that are to be taken with it, the nearest first.
     ///
     /// # Errors

@@ -183,15 +183,13 @@ fn settle(
             if current {
                 state.ready.push((taken, found));
             } else {
-                state.dirty.logged(&taken.path);
-                state.dirty.arrived(&taken.path);
+                state.dirty.given_up(&taken.path);
                 state.dirty.give_back(taken, now);
             }
         }),
         Err(TransferError::Link(LinkError::Rejected(reject))) => target.update(|state, now| {
             tracing::warn!(target = %target.name, code = %reject.code, "transfer refused: {}", reject.text);
-            state.dirty.logged(&taken.path);
-            state.dirty.arrived(&taken.path);
+            state.dirty.given_up(&taken.path);
             state.path_failed(taken, reject.code, &reject.text, now);
         }),
         Err(TransferError::Link(LinkError::TooLarge(error))) => {

@@ -339,8 +339,7 @@ impl Target {
                 }
             }
             for (taken, _) in std::mem::take(&mut state.ready) {
-                state.dirty.logged(&taken.path);
-                state.dirty.arrived(&taken.path);
+                state.dirty.given_up(&taken.path);
                 state.dirty.give_back(taken, now);
             }
         });
@@ -475,8 +474,7 @@ impl Target {
     /// Nothing is to be done for a path.
     pub fn leave(&self, taken: &Taken) {
         self.update(|state, _| {
-            state.dirty.logged(&taken.path);
-            state.dirty.arrived(&taken.path);
+            state.dirty.given_up(&taken.path);
             state.dirty.settle_seq(taken.mark.seq);
             state.look_at_first_sync();
             if state.dirty.outstanding() == 0 {
@@ -507,8 +505,7 @@ impl Target {
         }
         self.update(|state, now| {
             for taken in taken {
-                state.dirty.logged(&taken.path);
-                state.dirty.arrived(&taken.path);
+                state.dirty.given_up(&taken.path);
                 state.dirty.give_back(taken, now);
             }
         });
@@ -521,8 +518,7 @@ impl Target {
         note: impl FnOnce(&mut DirtySet, &Taken, Millis),
     ) {
         self.update(|state, now| {
-            state.dirty.logged(&taken.path);
-            state.dirty.arrived(&taken.path);
+            state.dirty.given_up(&taken.path);
             note(&mut state.dirty, &taken, now);
             state.dirty.give_back(taken, due);
         });
@@ -531,8 +527,7 @@ impl Target {
     /// A path is put back until what was seen before it has gone.
     pub fn wait_behind(&self, taken: Taken, until: Millis) {
         self.update(|state, _| {
-            state.dirty.logged(&taken.path);
-            state.dirty.arrived(&taken.path);
+            state.dirty.given_up(&taken.path);
             state.dirty.wait_behind(taken, until);
         });
     }

@@ -66,7 +66,6 @@ impl Target {
                 }
                 let State { dirty, .. } = &mut *state;
                 dirty.look_where_it_went(&taken.path, taken.mark.seq, now);
-                let later = dirty.later_names(&taken.path, taken.mark.seq);
                 if reject.code == RejectCode::Attributes {
                     state.links.agreed(&taken.path, taken.mark.seq);
                     state.outbox.lacks_attributes(seq, index, taken.mark.seq);
@@ -78,6 +77,7 @@ impl Target {
                         Some(others) => state.look_at_names(others, taken.mark.seq, now),
                         None => {
                             // Its name may have moved since, and was known as one of what it did not get.
+                            let later = state.dirty.later_names(&taken.path, taken.mark.seq);
                             let names = [WirePath::clone(&taken.path)].into_iter().chain(later);
                             let others = names.flat_map(|name| state.links.put_refused(&name));
                             let others = others.collect();
@@ -125,8 +125,7 @@ impl Target {
     /// A path could not be read or transferred: it waits, longer each time.
     pub fn failed(&self, taken: Taken, code: &str, text: String) {
         self.update(|state, now| {
-            state.dirty.logged(&taken.path);
-            state.dirty.arrived(&taken.path);
+            state.dirty.given_up(&taken.path);
             state.wait_longer(taken, code.to_owned(), text, now);
         });
     }
