@@ -69,8 +69,21 @@ impl BarrierDir {
     }
 }
 
-/// How the names of such directories begin; the number of the process follows.
-const PREFIX: &str = "syncd-";
+/// How the names of such directories begin; the namespace of the process and its number there follow.
+const PREFIX: &str = "syncd-barrier-";
+
+/// The namespace of this process's number: who is in another one, and shares no more than `/dev/shm`, has numbers of its
+/// own. Nothing if `/proc` does not tell of it, or of another one.
+fn namespace() -> Option<u64> {
+    let own = fs::read_link("/proc/self").ok()?;
+    if own.to_str()? != std::process::id().to_string() {
+        return None;
+    }
+    // `pid:[4026531836]`
+    let name = fs::read_link("/proc/self/ns/pid").ok()?;
+    let number = name.to_str()?.strip_prefix("pid:[")?.strip_suffix(']')?;
+    number.parse().ok()
+}
 
 fn make(root: &Path) -> io::Result<TempDir> {
     // In memory if possible: a barrier makes and removes a file.
@@ -80,13 +93,17 @@ fn make(root: &Path) -> io::Result<TempDir> {
     let (outside, inside): (Vec<_>, Vec<_>) = places
         .filter_map(|place| place.canonicalize().ok())
         .partition(|place| !place.starts_with(root));
+    let namespace = namespace();
+    let (number, pid) = (namespace.unwrap_or_default(), std::process::id());
+    let prefix = format!("{PREFIX}{number}-{pid}-");
     let mut failed = io::Error::from(io::ErrorKind::NotFound);
     // Inside the source only if there is no other place, as when it is `/`.
     for place in outside.into_iter().chain(inside) {
-        let prefix = format!("{PREFIX}{}-", std::process::id());
         match tempfile::Builder::new().prefix(&prefix).tempdir_in(&place) {
             Ok(dir) => {
-                clean(&place);
+                if let Some(number) = namespace {
+                    clean(&place, number);
+                }
                 return Ok(dir);
             }
             Err(error) => failed = error,
@@ -95,14 +112,12 @@ fn make(root: &Path) -> io::Result<TempDir> {
     Err(failed)
 }
 
-/// Takes away what agents left that were killed. Whoever uses one of these all the same makes another.
-fn clean(place: &Path) {
-    let (true, Ok(entries)) = (Path::new("/proc/self").exists(), fs::read_dir(place)) else {
-        return;
-    };
-    for entry in entries.flatten() {
+/// Takes away what agents of this namespace left that were killed. Nobody else's: whether those live is not known here.
+fn clean(place: &Path, namespace: u64) {
+    let prefix = format!("{PREFIX}{namespace}-");
+    for entry in fs::read_dir(place).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let rest = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
+        let rest = name.to_str().and_then(|name| name.strip_prefix(&prefix));
         let pid = rest.and_then(|rest| rest.split_once('-')?.0.parse::<u32>().ok());
         if pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
             // It is empty, or not one of ours.
@@ -118,15 +133,24 @@ mod tests {
     #[test]
     fn what_a_killed_agent_left_is_taken_away() {
         let place = tempfile::tempdir().unwrap();
-        let nobody = "syncd-4294967295-abc".to_owned();
-        let lives = format!("syncd-{}-abc", std::process::id());
-        let others = ["syncd-4294967295", "syncd-tests-abc", "else-4294967295-abc"];
-        for name in others.into_iter().chain([&nobody[..], &lives[..]]) {
+        let own = namespace().unwrap();
+        let nobody = format!("syncd-barrier-{own}-4294967295-abc");
+        let others = [
+            format!("syncd-barrier-{own}-{}-abc", std::process::id()),
+            format!("syncd-barrier-{own}-4294967295"),
+            format!("syncd-else-{own}-4294967295-abc"),
+            format!("syncd-barrier-{}-4294967295-abc", own + 1),
+            "syncd-barrier-4294967295-abc".to_owned(),
+            "syncd-tests-abc".to_owned(),
+        ];
+        for name in others.iter().chain([&nobody]) {
             fs::create_dir(place.path().join(name)).unwrap();
         }
-        fs::create_dir_all(place.path().join("syncd-4294967294-abc/in use")).unwrap();
-        clean(place.path());
+        let used = format!("syncd-barrier-{own}-4294967294-abc/in use");
+        fs::create_dir_all(place.path().join(used)).unwrap();
+        clean(place.path(), own);
         assert!(!place.path().join(nobody).exists());
-        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 5);
+        let left = fs::read_dir(place.path()).unwrap().count();
+        assert_eq!(left, others.len() + 1);
     }
 }
