@@ -41,12 +41,20 @@ struct Driver {
     shaken: bool,
 }
 
-/// The length of the kernel's queue counts when a watcher starts and is the same for all: who changes it is
-/// alone, and nobody starts meanwhile.
+/// The length of the kernel's queue, the same for all watchers of a machine.
+const QUEUE: &str = "/proc/sys/fs/inotify/max_queued_events";
+
+/// It counts when a watcher starts: who changes it is alone, and nobody starts meanwhile, in this program or in
+/// another one that runs tests.
 fn queue_limit(operation: FlockOperation) -> File {
-    let lock = File::create(std::env::temp_dir().join("inotify-limit.lock")).unwrap();
+    let lock = File::open(QUEUE).unwrap();
     rustix::fs::flock(&lock, operation).unwrap();
     lock
+}
+
+fn start_usual(root: &Path, backend: Backend, sink: Box<dyn Sink>) -> Box<dyn Watcher> {
+    let _usual = queue_limit(FlockOperation::LockShared);
+    start(root, backend, sink).unwrap()
 }
 
 /// Until it has become another program, a child has every file open that its parent has: one that is closed
@@ -73,10 +81,7 @@ impl Driver {
     fn on(dir: TempDir, backend: Backend) -> Self {
         let (sender, events) = mpsc::sync_channel(1 << 17);
         let sink = move |event| drop(sender.send(event));
-        let watcher = {
-            let _usual = queue_limit(FlockOperation::LockShared);
-            start(dir.path(), backend, Box::new(sink)).unwrap()
-        };
+        let watcher = start_usual(dir.path(), backend, Box::new(sink));
         let mut driver = Self {
             root: SourceRoot::open(dir.path()).unwrap(),
             dir,
@@ -471,7 +476,7 @@ fn a_root_that_goes_is_told_as_such() {
             fs::create_dir(&at).unwrap();
             let (sender, events) = mpsc::sync_channel(1 << 17);
             let sink = move |event| drop(sender.send(event));
-            let mut watcher = start(&at, backend, Box::new(sink)).unwrap();
+            let mut watcher = start_usual(&at, backend, Box::new(sink));
             assert!(shell(dir.path(), command).wait().unwrap().success());
             watcher.barrier().unwrap();
             let first = events.recv_timeout(Duration::from_secs(60)).unwrap();
@@ -535,12 +540,11 @@ fn the_limit_is_named_with_a_better_value() {
 /// Makes more events than the queue holds while nobody reads: the sink is kept busy.
 #[test]
 fn an_overflow_is_told_and_what_was_lost_is_found_again() {
-    const LIMIT: &str = "/proc/sys/fs/inotify/max_queued_events";
     for backend in BACKENDS {
         let lock = queue_limit(FlockOperation::LockExclusive);
-        let usual = fs::read_to_string(LIMIT).unwrap();
+        let usual = fs::read_to_string(QUEUE).unwrap();
         // The limit counts at the start of an instance; without the right to lower it, make more.
-        let lowered = fs::write(LIMIT, "200").is_ok();
+        let lowered = fs::write(QUEUE, "200").is_ok();
         let gate = std::sync::Arc::new(std::sync::Mutex::new(()));
         let (sender, events) = mpsc::sync_channel(1 << 17);
         let sink_gate = std::sync::Arc::clone(&gate);
@@ -550,7 +554,7 @@ fn an_overflow_is_told_and_what_was_lost_is_found_again() {
         };
         let dir = tempfile::tempdir().unwrap();
         let started = start(dir.path(), backend, Box::new(sink));
-        fs::write(LIMIT, &usual).unwrap_or_default();
+        fs::write(QUEUE, &usual).unwrap_or_default();
         drop(lock);
         let many = if lowered { 2_000 } else { 100_000 };
         let mut driver = Driver {
@@ -613,7 +617,7 @@ fn measure_watching_and_check_its_memory() {
     };
     let (sender, events) = mpsc::sync_channel(1 << 17);
     let sink = move |event| drop(sender.send(event));
-    let mut watcher = start(dir.path(), Backend::Inotify, Box::new(sink)).unwrap();
+    let mut watcher = start_usual(dir.path(), Backend::Inotify, Box::new(sink));
     let root = SourceRoot::open(dir.path()).unwrap();
     let (before, started) = (resident(), Instant::now());
     let mut left = vec![WirePath::root()];
