@@ -58,6 +58,9 @@ struct State {
     watched: BTreeMap<WirePath, Identity>,
     /// The same of watches that were dropped by the last refresh, and not set again.
     before: BTreeMap<WirePath, Identity>,
+    /// Paths whose notes events took since the last refresh: notify may hold them still, for the directories that had these
+    /// names, since it drops what is below a name only where it holds that name.
+    lost: HashSet<WirePath>,
     /// Which of notify's instances is listened to.
     generation: u64,
     /// Events were lost: notify's own notes are worth nothing.
@@ -89,6 +92,7 @@ impl NotifyWatcher {
                 place: place.clone(),
                 watched: BTreeMap::from([(WirePath::root(), root.identity())]),
                 before: BTreeMap::new(),
+                lost: HashSet::new(),
                 generation: 0,
                 overflowed: false,
                 departed: None,
@@ -128,11 +132,17 @@ impl NotifyWatcher {
     fn set(&mut self, path: &WirePath) -> Result<Watched, WatchError> {
         for _ in 0..SWAPS_MAX {
             let identity = self.identity(path)?;
-            // Noted before it is set: an event that ends the watch must find the note.
-            let noted = self.shared.state().watched.insert(path.clone(), identity);
-            if noted.is_some_and(|noted| noted != identity) {
-                self.unwatch(path);
+            let (noted, lost) = {
+                let mut state = self.shared.state();
+                (state.watched.get(path).copied(), state.lost.remove(path))
+            };
+            match noted {
+                Some(noted) if noted != identity => self.replaced(path),
+                None if lost => self.unwatch(path),
+                _ => {}
             }
+            // Noted before it is set: an event that ends the watch must find the note.
+            self.shared.state().watched.insert(path.clone(), identity);
             let at = self.place.join(path.to_path_buf());
             let set = self.inner.watch_with(&at, one_dir()).map_err(failed);
             // Another directory, a file or a link may have taken the name meanwhile.
@@ -149,11 +159,19 @@ impl NotifyWatcher {
                     _ => Watched::New,
                 });
             }
-            self.shared.state().watched.remove(path);
-            self.unwatch(path);
+            self.replaced(path);
             now?;
         }
         Err(WatchError::Gone)
+    }
+
+    /// Another directory is at `path`: drops what was watched there, and below.
+    fn replaced(&mut self, path: &WirePath) {
+        let gone = self.shared.state().take_below(path);
+        for (path, _) in &gone {
+            self.unwatch(path);
+        }
+        self.shared.state().before.extend(gone);
     }
 
     /// Takes a new instance of notify, without any watch of the old one.
@@ -200,7 +218,7 @@ impl Watcher for NotifyWatcher {
             return;
         }
         let left = self.shared.state().take_below(path);
-        for path in left {
+        for (path, _) in left {
             self.unwatch(&path);
         }
     }
@@ -210,13 +228,17 @@ impl Watcher for NotifyWatcher {
             let state = self.shared.state();
             (state.overflowed, state.stale.len())
         };
-        self.shared.state().before.clear();
+        {
+            let mut state = self.shared.state();
+            state.before.clear();
+            state.lost.clear();
+        }
         if overflowed {
             self.start_over()?;
         }
         // notify answers once it has dropped what departed in the events that it had told by then.
         let held = self.inner.watched_paths().map_err(failed)?;
-        let held: HashSet<PathBuf> = held.into_iter().map(|(path, _)| path).collect();
+        let mut held: HashSet<PathBuf> = held.into_iter().map(|(path, _)| path).collect();
         let noted = {
             let mut state = self.shared.state();
             let stale = stale.min(state.stale.len());
@@ -224,7 +246,7 @@ impl Watcher for NotifyWatcher {
             state.watched.clone()
         };
         for (path, identity) in noted.into_iter().filter(|(path, _)| !path.is_root()) {
-            let is_held = held.contains(&self.place.join(path.to_path_buf()));
+            let is_held = held.remove(&self.place.join(path.to_path_buf()));
             let is_there = matches!(self.identity(&path), Ok(now) if now == identity);
             if is_held && is_there {
                 continue;
@@ -237,6 +259,11 @@ impl Watcher for NotifyWatcher {
             if is_held {
                 self.unwatch(&path);
             }
+        }
+        // What is held without a note, which some event took, would pass for a watch of the next directory there.
+        held.remove(&self.place);
+        for path in held.iter().filter(|path| path.starts_with(&self.place)) {
+            let _ = self.inner.unwatch(path);
         }
         Ok(())
     }
@@ -359,18 +386,23 @@ impl Shared {
 
 impl State {
     /// Takes out of the notes what is at `path` or below.
-    fn take_below(&mut self, path: &WirePath) -> Vec<WirePath> {
+    fn take_below(&mut self, path: &WirePath) -> Vec<(WirePath, Identity)> {
         let from = (Bound::Included(path), Bound::Unbounded);
         let below = self.watched.range::<WirePath, _>(from);
         let below: Vec<_> = below
-            .map(|(at, _)| at)
-            .take_while(|at| at.starts_with(path))
-            .cloned()
+            .take_while(|(at, _)| at.starts_with(path))
+            .map(|(at, identity)| (at.clone(), *identity))
             .collect();
-        for path in &below {
+        for (path, _) in &below {
             self.watched.remove(path);
         }
         below
+    }
+
+    /// The same where an event says that they are gone.
+    fn lose_below(&mut self, path: &WirePath) {
+        let lost = self.take_below(path);
+        self.lost.extend(lost.into_iter().map(|(path, _)| path));
     }
 }
 

@@ -84,7 +84,7 @@ impl State {
         if path.is_root() {
             self.root_gone();
         } else if info == Some("unmount") || kind == RemoveKind::Other {
-            self.take_below(&path);
+            self.lose_below(&path);
             self.departs(&path);
             self.tell(RawEvent::DirGone { path });
         } else {
@@ -132,7 +132,7 @@ impl State {
             dir,
         });
         if dir {
-            self.take_below(&from);
+            self.lose_below(&from);
             self.departs(&from);
             // What stood there before.
             self.departs(&path);
@@ -175,7 +175,7 @@ impl State {
             dir,
         });
         if left {
-            self.take_below(&path);
+            self.lose_below(&path);
         }
         if left || came {
             self.departs(&path);

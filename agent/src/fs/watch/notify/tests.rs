@@ -138,6 +138,60 @@ fn a_refresh_forgets_what_is_not_where_it_was() {
     assert_eq!(watcher.watch(&path("stays")).unwrap(), Watched::Already);
 }
 
+/// What notify holds below the root.
+fn held(watcher: &NotifyWatcher) -> Vec<WirePath> {
+    let held = watcher.inner.watched_paths().unwrap().into_iter();
+    let below =
+        held.filter_map(|(at, _)| WirePath::from_relative(at.strip_prefix(&watcher.place).ok()?));
+    let mut below: Vec<_> = below.filter(|path| !path.is_root()).collect();
+    below.sort();
+    below
+}
+
+#[test]
+fn what_is_below_a_directory_that_was_replaced_is_not_taken_for_watched() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(dir.path().join("d/in/deep")).unwrap();
+    let mut watcher = NotifyWatcher::start(dir.path(), Box::new(|_| {})).unwrap();
+    for name in ["d", "d/in", "d/in/deep"] {
+        watcher.watch(&path(name)).unwrap();
+    }
+    // Another directory was at `d` when it was watched, and nothing has told of that yet.
+    let other = watcher.shared.state().watched[&WirePath::root()];
+    watcher.shared.state().watched.insert(path("d"), other);
+    assert_eq!(watcher.watch(&path("d")).unwrap(), Watched::Other);
+    assert_eq!(held(&watcher), [path("d")]);
+    assert_eq!(watcher.watch(&path("d/in")).unwrap(), Watched::New);
+}
+
+/// notify goes on to hold what is below a name that it does not hold.
+#[test]
+fn what_an_event_took_the_note_of_is_not_taken_for_watched() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(dir.path().join("d/in")).unwrap();
+    let (sender, events) = mpsc::sync_channel(1 << 10);
+    let sink = move |event| drop(sender.send(event));
+    let mut watcher = NotifyWatcher::start(dir.path(), Box::new(sink)).unwrap();
+    watcher.watch(&path("d/in")).unwrap();
+    let lose = |watcher: &NotifyWatcher| watcher.shared.state().lose_below(&path("d"));
+    lose(&watcher);
+    watcher.refresh().unwrap();
+    assert_eq!(held(&watcher), []);
+    watcher.watch(&path("d/in")).unwrap();
+    lose(&watcher);
+    assert_eq!(held(&watcher), [path("d/in")]);
+    // Nothing is held of `d`, so that what this tells of it drops nothing.
+    std::fs::rename(dir.path().join("d"), dir.path().join("old")).unwrap();
+    std::fs::create_dir_all(dir.path().join("d/in")).unwrap();
+    watcher.watch(&path("d/in")).unwrap();
+    let barrier = RawEvent::Barrier(watcher.barrier().unwrap());
+    let patience = Duration::from_secs(60);
+    while events.recv_timeout(patience).unwrap() != barrier {}
+    std::fs::create_dir(dir.path().join("d/in/new")).unwrap();
+    let event = events.recv_timeout(patience).unwrap();
+    assert_eq!(event, touched("d/in/new", Touch::Created, true));
+}
+
 #[test]
 fn after_an_overflow_nothing_is_taken_for_watched() {
     let dir = tempfile::tempdir().unwrap();
