@@ -151,7 +151,8 @@ fn damage_is_mended_by_what_is_written_as_it_was() {
     assert!(!mirror.refusals().is_empty());
 }
 
-/// An agent that knows nothing asks where a comparison found another time, or where nobody was heard to write.
+/// An agent that knows nothing asks where a comparison found another time, and where what is written is as long as what was
+/// there.
 #[test]
 fn an_agent_that_remembers_nothing_asks_first() {
     let mirror = Mirror::start();
@@ -169,12 +170,28 @@ fn an_agent_that_remembers_nothing_asks_first() {
     for (name, was) in names().zip(was) {
         assert_eq!(inode(&mirror.dst(&name)), was, "{name}");
     }
-    let mirror = mirror.restart(|_| {});
-    let (what, touch) = WAYS[3];
-    for name in names() {
-        mirror.expect_cheap(what, &name, || touch(&mirror, &mirror.src(&name)));
+    let mut mirror = mirror;
+    for (what, way) in WAYS {
+        mirror = mirror.restart(|_| {});
+        for name in names() {
+            mirror.expect_cheap(what, &name, || way(&mirror, &mirror.src(&name)));
+        }
+        assert_eq!(mirror.refusals(), [""; 0]);
     }
-    assert_eq!(mirror.refusals(), [""; 0]);
+    let mirror = mirror.restart(|_| {});
+    for (name, size) in names().zip(SIZES) {
+        fs::write(mirror.src(name), noise(size + 1, 3)).expect("write");
+    }
+    mirror.settle();
+    assert_eq!(mirror.refusals(), [""; 0], "of another length");
+    let mirror = mirror.restart(|src| fs::write(src.join("file-1"), noise(9, 3)).expect("write"));
+    assert_eq!(mirror.refusals(), [""; 0], "found to be of another length");
+    fs::write(mirror.src("file-1"), noise(9, 4)).expect("write");
+    mirror.settle();
+    assert_eq!(mirror.refusals(), [""; 0], "it was sent");
+    fs::write(mirror.src("file-4096"), noise(4097, 4)).expect("write");
+    mirror.settle();
+    assert_eq!(mirror.refusals().len(), 1, "as long as it was");
     // What has other content, and the length that it had.
     let mirror = mirror.restart(|src| {
         for (name, size) in names().zip(SIZES) {

@@ -438,7 +438,7 @@ pub(super) fn identity_of(stat: &Statx) -> Identity {
 }
 
 /// Which directory this is.
-fn directory(dir: BorrowedFd<'_>) -> rustix::io::Result<Directory> {
+pub(super) fn directory(dir: BorrowedFd<'_>) -> rustix::io::Result<Directory> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_SYNC_AS_STAT;
     let wanted = StatxFlags::INO | StatxFlags::BTIME;
     let stat = rustix::fs::statx(dir, c"", flags, wanted)?;

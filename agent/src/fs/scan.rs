@@ -22,7 +22,7 @@ use syncd_proto::tree::TreeReader;
 use super::attributes::{self, Here, Place};
 use super::parallel;
 use super::read::{LargeFile, Piece, ReadError, Stamp};
-use super::root::{self, Identity, SourceRoot, is_gone};
+use super::root::{self, Directory, Identity, SourceRoot, is_gone};
 use crate::logic::terms::Terms;
 
 /// What a directory holds.
@@ -266,6 +266,9 @@ impl std::error::Error for Cancelled {}
 /// Whether the entry of this name in this directory (`true`: a directory itself) takes part.
 pub type Keep<'a> = &'a dyn Fn(&WirePath, &Name, bool) -> bool;
 
+/// Told of a directory that was read, and of what takes part of its entries.
+pub type Note<'a> = &'a dyn Fn(Directory, &[(Name, EntryMeta)]);
+
 /// Reads the source for [`syncd_proto::tree::DigestTree::build`].
 pub struct SourceReader<'a> {
     root: &'a SourceRoot,
@@ -275,6 +278,7 @@ pub struct SourceReader<'a> {
     hash_contents: bool,
     pace: Option<&'a (dyn Fn(u64) + Sync)>,
     hashes: Option<&'a Hashes>,
+    note: Option<Note<'a>>,
     terms: Arc<Terms>,
     /// Where attributes are read, if they are.
     here: Option<Here>,
@@ -307,6 +311,7 @@ impl<'a> SourceReader<'a> {
             hash_contents: false,
             pace: None,
             hashes: None,
+            note: None,
             terms: Arc::default(),
             here: None,
             links: LinkGroups::default(),
@@ -331,6 +336,13 @@ impl<'a> SourceReader<'a> {
     #[must_use]
     pub fn remembering(mut self, hashes: &'a Hashes) -> Self {
         self.hashes = Some(hashes);
+        self
+    }
+
+    /// Who is told of every directory that was read.
+    #[must_use]
+    pub fn noting(mut self, note: Note<'a>) -> Self {
+        self.note = Some(note);
         self
     }
 
@@ -408,11 +420,15 @@ impl<'a> SourceReader<'a> {
             entries = self.hash_all(dir.as_fd(), path, entries);
             cancelled = self.cancel.load(Ordering::Relaxed);
         }
-        Ok(if cancelled {
-            Err(Cancelled)
-        } else {
-            Ok(entries)
-        })
+        if cancelled {
+            return Ok(Err(Cancelled));
+        }
+        if let Some(note) = self.note
+            && let Ok(dir) = root::directory(dir.as_fd())
+        {
+            note(dir, &entries);
+        }
+        Ok(Ok(entries))
     }
 
     /// What takes part of the entry `name` of an open directory, which may be the working directory.

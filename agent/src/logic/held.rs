@@ -1,7 +1,8 @@
 //! [`Held`]: which content one target is believed to have under which name, for small files.
 //!
 //! A hint and nothing more: the receiver looks before it believes, and says so where it is not true. A few bits of a hash
-//! stand for a name and a few for its content, and what finds no place in the table is forgotten. Pure.
+//! stand for a name and a few for its content, or its length where no more is known; what finds no place in the table is
+//! forgotten. Pure.
 
 use std::hash::{BuildHasher, Hash, RandomState};
 
@@ -16,6 +17,20 @@ const ENTRIES_MIN: usize = 1 << 8;
 /// Largest one: 8 MiB.
 const ENTRIES_MAX: usize = 1 << 20;
 
+/// Set where what stands for a content is its length.
+const LENGTH: u32 = 1 << 31;
+
+/// What is believed of a content at the target, the surest last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Belief {
+    /// It is as long as this one.
+    AsLong,
+    /// It is another one.
+    Other,
+    /// It is this one.
+    Same,
+}
+
 /// What stands for a name: bits of its hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place(u32);
@@ -24,7 +39,7 @@ pub struct Place(u32);
 #[derive(Debug, Default)]
 pub struct Held {
     hasher: RandomState,
-    /// Each a place and bits of a digest; 0 for none. None, or a power of two.
+    /// Each a place and bits of a digest, or a length; 0 for none. None, or a power of two.
     entries: Vec<u64>,
     used: usize,
 }
@@ -36,30 +51,43 @@ impl Held {
         Place(self.hasher.hash_one((dir, name)) as u32)
     }
 
-    /// This content is on its way to the target; whether it was this one before, if that is known.
-    pub fn replace(&mut self, place: Place, content: &Digest) -> Option<bool> {
-        let entry = entry(place, content);
-        let known = self.find(place).map(|at| {
-            let old = std::mem::replace(&mut self.entries[at], entry);
-            old == entry
-        });
-        if known.is_none() {
-            self.insert(entry);
+    /// This content of `len` bytes is on its way to the target; what was there before, if anything is known.
+    pub fn replace(&mut self, place: Place, content: &Digest, len: u32) -> Option<Belief> {
+        let known = self.is(place, content, len);
+        match self.find(place) {
+            Some(at) => self.entries[at] = entry(place, content),
+            None => self.insert(entry(place, content)),
         }
         known
     }
 
-    /// Whether it is this content, if that is known.
+    /// How what is there compares with this content of `len` bytes, if anything is known.
     #[must_use]
-    pub fn is(&self, place: Place, content: &Digest) -> Option<bool> {
-        let at = self.find(place)?;
-        Some(self.entries[at] == entry(place, content))
+    pub fn is(&self, place: Place, content: &Digest, len: u32) -> Option<Belief> {
+        let old = self.entries[self.find(place)?];
+        Some(if old == entry(place, content) {
+            Belief::Same
+        } else if old == entry_of(place, LENGTH | len) {
+            Belief::AsLong
+        } else {
+            Belief::Other
+        })
     }
 
     /// This content was found at the target; what went there later is known already.
     pub fn found(&mut self, place: Place, content: &Digest) {
+        match self.find(place) {
+            Some(at) if is_length(self.entries[at]) => self.entries[at] = entry(place, content),
+            Some(_) => {}
+            None => self.insert(entry(place, content)),
+        }
+    }
+
+    /// The target has, or is to get, a file of `len` bytes, below 2 GiB; nothing that is known goes for that.
+    pub fn found_len(&mut self, place: Place, len: u32) {
         if self.find(place).is_none() {
-            self.insert(entry(place, content));
+            self.make_room();
+            self.put(entry_of(place, LENGTH | len));
         }
     }
 
@@ -104,25 +132,29 @@ impl Held {
 
     /// Puts in what is not there; another one may have to go.
     fn insert(&mut self, entry: u64) {
-        if self.used * 16 >= self.entries.len() * 13 && self.entries.len() < ENTRIES_MAX {
-            self.grow();
-        }
-        let place = place_of(entry);
-        match self.reach(place).find(|at| self.entries[*at] == 0) {
-            Some(free) => {
-                self.entries[free] = entry;
-                self.used += 1;
-            }
-            None => {
-                let victim = self.reach(place).nth(entry as usize % REACH);
-                if let Some(at) = victim {
-                    self.entries[at] = entry;
-                }
-            }
+        self.make_room();
+        if !self.put(entry)
+            && let Some(victim) = self.reach(place_of(entry)).nth(entry as usize % REACH)
+        {
+            self.entries[victim] = entry;
         }
     }
 
-    fn grow(&mut self) {
+    /// Puts in what is not there, if there is room.
+    fn put(&mut self, entry: u64) -> bool {
+        let mut reach = self.reach(place_of(entry));
+        let free = reach.find(|at| self.entries[*at] == 0);
+        if let Some(free) = free {
+            self.entries[free] = entry;
+            self.used += 1;
+        }
+        free.is_some()
+    }
+
+    fn make_room(&mut self) {
+        if self.used * 16 < self.entries.len() * 13 || self.entries.len() >= ENTRIES_MAX {
+            return;
+        }
         let len = (self.entries.len() * 2).max(ENTRIES_MIN);
         let old = std::mem::replace(&mut self.entries, vec![0; len]);
         self.used = 0;
@@ -134,7 +166,15 @@ impl Held {
 
 fn entry(place: Place, content: &Digest) -> u64 {
     let [a, b, c, d, ..] = *content.as_bytes();
-    u64::from(place.0) << 32 | u64::from(u32::from_le_bytes([a, b, c, d]))
+    entry_of(place, u32::from_le_bytes([a, b, c, d]) & !LENGTH)
+}
+
+fn entry_of(place: Place, content: u32) -> u64 {
+    u64::from(place.0) << 32 | u64::from(content)
+}
+
+fn is_length(entry: u64) -> bool {
+    entry as u32 & LENGTH != 0
 }
 
 fn place_of(entry: u64) -> Place {
@@ -153,24 +193,52 @@ mod tests {
     fn what_was_sent_is_known_until_something_else_is() {
         let mut held = Held::default();
         let (a, b) = (held.place(1, b"a"), held.place(1, b"b"));
-        assert_eq!(held.replace(a, &content(1)), None);
-        assert_eq!(held.replace(a, &content(1)), Some(true));
-        assert_eq!(held.replace(a, &content(2)), Some(false));
-        assert_eq!(held.replace(a, &content(2)), Some(true));
+        assert_eq!(held.replace(a, &content(1), 4), None);
+        assert_eq!(held.replace(a, &content(1), 4), Some(Belief::Same));
+        assert_eq!(held.replace(a, &content(2), 4), Some(Belief::Other));
+        assert_eq!(held.replace(a, &content(2), 4), Some(Belief::Same));
         held.forget(a);
-        assert_eq!(held.replace(a, &content(2)), None);
-        assert_eq!(held.replace(b, &content(3)), None);
+        assert_eq!(held.replace(a, &content(2), 4), None);
+        assert_eq!(held.replace(b, &content(3), 4), None);
         held.renamed(a, b);
-        assert_eq!(held.replace(a, &content(2)), None, "it has another name");
-        assert_eq!(held.replace(b, &content(2)), Some(true));
+        assert_eq!(held.replace(a, &content(2), 4), None, "it has another name");
+        assert_eq!(held.replace(b, &content(2), 4), Some(Belief::Same));
         held.renamed(held.place(1, b"unknown"), b);
-        assert_eq!(held.replace(b, &content(2)), None, "it was replaced");
+        assert_eq!(held.replace(b, &content(2), 4), None, "it was replaced");
         held.clear();
-        assert_eq!(held.replace(b, &content(2)), None);
+        assert_eq!(held.replace(b, &content(2), 4), None);
         held.found(a, &content(1));
         held.found(b, &content(1));
-        assert_eq!(held.is(a, &content(1)), Some(true));
-        assert_eq!(held.is(b, &content(1)), Some(false), "it was sent");
+        assert_eq!(held.is(a, &content(1), 4), Some(Belief::Same));
+        assert_eq!(
+            held.is(b, &content(1), 4),
+            Some(Belief::Other),
+            "it was sent"
+        );
+    }
+
+    #[test]
+    fn what_is_as_long_is_likely_the_same_until_more_is_known() {
+        let mut held = Held::default();
+        let (a, b, c) = (
+            held.place(1, b"a"),
+            held.place(1, b"b"),
+            held.place(1, b"c"),
+        );
+        for place in [a, b, c] {
+            held.found_len(place, 4);
+        }
+        assert_eq!(held.is(a, &content(1), 4), Some(Belief::AsLong));
+        assert_eq!(held.is(a, &content(2), 4), Some(Belief::AsLong));
+        assert_eq!(held.is(a, &content(1), 5), Some(Belief::Other));
+        assert_eq!(held.replace(a, &content(1), 4), Some(Belief::AsLong));
+        assert_eq!(held.replace(b, &content(1), 5), Some(Belief::Other));
+        held.found(c, &content(1));
+        for place in [a, b, c] {
+            held.found_len(place, 6);
+            assert_eq!(held.is(place, &content(1), 6), Some(Belief::Same));
+            assert_eq!(held.is(place, &content(2), 6), Some(Belief::Other));
+        }
     }
 
     #[test]
@@ -196,7 +264,7 @@ mod tests {
         ] {
             let places: Vec<_> = (0..files).map(|n: u32| held.place(n, b"f")).collect();
             for (number, place) in (0..).zip(&places) {
-                held.replace(*place, &content(number));
+                held.replace(*place, &content(number), 4);
             }
             let known = (0..).zip(&places).filter(|(number, place)| {
                 let at = held.find(**place);

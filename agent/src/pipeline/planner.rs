@@ -20,7 +20,7 @@ use same::{note_rename, or_same};
 
 mod look;
 mod removal;
-mod same;
+pub(in crate::pipeline) mod same;
 #[cfg(test)]
 mod tests;
 

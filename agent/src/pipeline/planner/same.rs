@@ -1,11 +1,13 @@
 //! Small files whose content the target is believed to have: see [`Held`](crate::logic::held::Held).
 
 use syncd_proto::digest::Digest;
+use syncd_proto::limits::INLINE_FILE_BYTES_MAX;
+use syncd_proto::meta::{EntryMeta, Kind};
 use syncd_proto::path::{Name, WirePath};
 
 use crate::fs::root::Directory;
 use crate::logic::coalesce::{Look, Rename, Taken};
-use crate::logic::held::Place;
+use crate::logic::held::{Belief, Place};
 use crate::logic::links::Inode;
 use crate::logic::plan::Found;
 use crate::net::link::Link;
@@ -23,28 +25,30 @@ pub(super) fn or_same(target: &Target, link: &Link, taken: &Taken, found: Found)
         place: Some(place),
         linked,
         digest,
+        bytes,
         ..
     } = &found
     else {
         return found;
     };
+    let len = bytes.len() as u32;
     if linked.is_none() && target.lock().links.has_name(&taken.path) {
         // It is another file, or the only name left: the target has several.
         target.held().forget(*place);
         return found;
     }
-    let of_name = target.held().replace(*place, digest);
+    let of_name = target.held().replace(*place, digest, len);
     let known = match *linked {
         None => of_name,
         Some(inode) => {
             let file = file_place(target, inode);
-            let of_file = target.held().replace(file, digest);
+            let of_file = target.held().replace(file, digest, len);
             // What had another name only is known by that one.
-            of_file.or(of_name.filter(|same| *same))
+            of_file.or(of_name.filter(|is| *is == Belief::Same))
         }
     };
     let may_ask = link.compares() && taken.mark.attempts == 0 && !taken.mark.is_absent_there();
-    if !may_ask || known == Some(false) {
+    if !may_ask || known == Some(Belief::Other) {
         return found;
     }
     let names = match *linked {
@@ -54,22 +58,23 @@ pub(super) fn or_same(target: &Target, link: &Link, taken: &Taken, found: Found)
     let Some(names) = names else {
         return found;
     };
-    let of_names = || known_of_names(target, &names, digest);
-    let likely = known.or_else(of_names).or(of_name);
+    let of_names = || known_of_names(target, &names, digest, len);
+    let believed = known.or_else(|| of_names().max(of_name));
     match found {
         Found::Small {
             meta,
-            bytes,
             digest,
             linked,
             ..
-        } if likely.unwrap_or(taken.mark.look == Look::Doubt) => Found::Same {
-            meta,
-            len: bytes.len() as u32,
-            digest,
-            linked,
-            names,
-        },
+        } if believed.map_or(taken.mark.look == Look::Doubt, |is| is != Belief::Other) => {
+            Found::Same {
+                meta,
+                len,
+                digest,
+                linked,
+                names,
+            }
+        }
         found => found,
     }
 }
@@ -86,14 +91,38 @@ fn other_names(target: &Target, path: &WirePath, inode: Inode) -> Option<Vec<Wir
     are_told.then(|| names.iter().map(|name| WirePath::clone(name)).collect())
 }
 
-/// Whether one of these names is believed to have this content, or another one, since it was the only name of its file.
-fn known_of_names(target: &Target, names: &[WirePath], digest: &Digest) -> Option<bool> {
+/// What is believed of one of these names, since it was the only name of its file.
+fn known_of_names(
+    target: &Target,
+    names: &[WirePath],
+    digest: &Digest,
+    len: u32,
+) -> Option<Belief> {
     let homes = names.iter().filter_map(|name| target.root.home(name));
     let known = homes.filter_map(|home| {
         let place = place(target, home);
-        target.held().is(place, digest)
+        target.held().is(place, digest, len)
     });
     known.max()
+}
+
+/// A comparison reads the source: what it says nothing about is at the target as well. Should a small file be written again
+/// with the length that it has, its content may be the same.
+pub(in crate::pipeline) fn seen(target: &Target, dir: Directory, entries: &[(Name, EntryMeta)]) {
+    let mut held = target.held();
+    for (name, entry) in entries {
+        if entry.kind == Kind::File && entry.size <= INLINE_FILE_BYTES_MAX {
+            let place = held.place(dir, name.as_bytes());
+            held.found_len(place, entry.size as u32);
+        }
+    }
+}
+
+/// The target has something else under this name, as a comparison found: it need not be asked.
+pub(in crate::pipeline) fn differs(target: &Target, path: &WirePath) {
+    if let Some(home) = target.root.home(path) {
+        forget(target, home, None);
+    }
 }
 
 /// Nothing is believed of a name and of what stands there.

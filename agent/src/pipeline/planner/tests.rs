@@ -7,6 +7,7 @@ use std::path::Path;
 use syncd_proto::digest::Digest;
 use syncd_proto::message::{FEATURE_SAME, Reject, Rejected};
 use syncd_proto::meta::Mtime;
+use syncd_proto::path::Name;
 use syncd_proto::reject::RejectCode;
 
 use super::same::place;
@@ -76,6 +77,46 @@ fn content_stays_where_the_target_is_believed_to_have_it() {
     let doubtful = taken(Look::Doubt, Remote::Present);
     assert!(stays(&link, &doubtful, b"two"), "that is likely");
     assert!(!stays(&link, &doubtful, b"three"), "it has another one");
+}
+
+/// What a comparison has seen of a file is its length.
+#[test]
+fn content_that_is_as_long_as_what_was_compared_is_asked_about() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = target(dir.path());
+    let link = link_with(FEATURE_SAME);
+    let path = |name: &str| WirePath::from_relative(name.as_ref()).unwrap();
+    for name in ["same", "longer", "larger", "known"] {
+        fs::write(dir.path().join(name), "one").unwrap();
+    }
+    let entries: Vec<_> = ["same", "longer", "larger", "known"]
+        .iter()
+        .map(|name| {
+            let entry = target.root.stat(&path(name)).unwrap().unwrap();
+            (Name::new(name.as_bytes()).unwrap(), entry)
+        })
+        .collect();
+    let home = target.root.home(&path("same")).unwrap().0;
+    same::seen(&target, home, &entries);
+    let stays = |name: &str, bytes: &[u8]| {
+        let taken = {
+            let mut state = target.lock();
+            state
+                .dirty
+                .found(path(name), Look::Content, Remote::Unknown, 0);
+            state.dirty.take(0, 1).remove(0)
+        };
+        let found = or_same(&target, &link, &taken, small(&target, &path(name), bytes));
+        matches!(found, Found::Same { .. })
+    };
+    assert!(stays("same", b"one"));
+    assert!(!stays("same", b"two"), "it was asked about");
+    assert!(!stays("longer", b"three"));
+    same::differs(&target, &path("larger"));
+    assert!(!stays("larger", b"one"), "a comparison found a difference");
+    assert!(stays("known", b"two"), "it may be");
+    same::seen(&target, home, &entries);
+    assert!(!stays("known", b"one"), "what was sent is known");
 }
 
 /// Two names of a file at the source, which the target has as one, and a mark on each.

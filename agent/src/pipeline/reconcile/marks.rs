@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use syncd_proto::meta::Kind;
+use syncd_proto::meta::{EntryMeta, Kind, Times};
 use syncd_proto::path::WirePath;
 
 use super::seek::seek;
@@ -10,6 +10,7 @@ use super::{CompareError, Difference};
 use crate::logic::coalesce::{Look, Remote};
 use crate::logic::unread::ATTEMPTS_MAX;
 use crate::net::link::{Link, LinkError};
+use crate::pipeline::planner::same;
 use crate::pipeline::source::is_recent;
 use crate::pipeline::sweep::weigh;
 use crate::pipeline::target::Target;
@@ -34,6 +35,12 @@ pub(in crate::pipeline) fn mark(
         _ => true,
     };
     let times = link.welcome().compare.mtime;
+    if let Difference::Changed(here, there) = &difference
+        && here.kind == Kind::File
+        && look_at(here, there, times) == Look::Content
+    {
+        same::differs(target, &path);
+    }
     target.mark_state(|state, now| {
         let (look, remote, size) = match difference {
             Difference::Missing(here) => (Look::Content, Remote::Absent, Some(here)),
@@ -55,15 +62,7 @@ pub(in crate::pipeline) fn mark(
                 return;
             }
             Difference::Changed(here, there) => {
-                let alike = here.kind == there.kind
-                    && here.size == there.size
-                    && here.content == there.content;
-                let same_time = here.kind != Kind::File || times.same(here.mtime, there.mtime);
-                let look = match (alike, same_time) {
-                    (true, true) => Look::Meta,
-                    (true, false) => Look::Doubt,
-                    (false, _) => Look::Content,
-                };
+                let look = look_at(&here, &there, times);
                 (look, Remote::Present, Some(here))
             }
         };
@@ -89,6 +88,17 @@ pub(in crate::pipeline) fn mark(
         }
     });
     Ok(())
+}
+
+/// How thoroughly an entry is looked at that is another one at the target.
+fn look_at(here: &EntryMeta, there: &EntryMeta, times: Times) -> Look {
+    let alike = here.kind == there.kind && here.size == there.size && here.content == there.content;
+    let same_time = here.kind != Kind::File || times.same(here.mtime, there.mtime);
+    match (alike, same_time) {
+        (true, true) => Look::Meta,
+        (true, false) => Look::Doubt,
+        (false, _) => Look::Content,
+    }
 }
 
 /// How many names of the target go where this difference is mended, if it matters.

@@ -11,11 +11,12 @@ use syncd_proto::path::{Name, WirePath};
 use syncd_proto::tree::{DigestTree, TreeReader};
 
 use super::CompareError;
-use crate::fs::scan::{ScanProblem, SourceReader, Unnamed, Unscanned};
+use crate::fs::scan::{Note, ScanProblem, SourceReader, Unnamed, Unscanned};
 use crate::logic::coalesce::Failure;
 use crate::logic::terms::Terms;
 use crate::logic::unread::{Unread, What};
 use crate::net::link::Link;
+use crate::pipeline::planner::same;
 use crate::pipeline::target::Target;
 
 /// Most that is remembered of one reading; above, nothing of it counts as read.
@@ -170,6 +171,7 @@ pub(super) fn build(
     content: bool,
 ) -> Result<Built, CompareError> {
     let failed = |error| CompareError::Unread(unread(path, What::Entries, &error));
+    let note = |dir, entries: &[_]| same::seen(target, dir, entries);
     let work = |reader: &mut SourceReader<'_>| -> Result<_, CompareError> {
         let started = reader.start(path).map_err(failed)?;
         let Some((dir, meta)) = started.filter(|(_, meta)| meta.kind == Kind::Dir) else {
@@ -179,7 +181,7 @@ pub(super) fn build(
             .map_err(|_| CompareError::Stopped)?;
         Ok((Some(tree), reader.take_links()))
     };
-    let (built, problems) = with_reader(target, terms, content, work);
+    let (built, problems) = with_reader(target, terms, content, Some(&note), work);
     let (tree, groups) = built?;
     Ok(Built {
         tree,
@@ -206,7 +208,7 @@ pub(super) fn list(
         let entries = reader.entries(&dir, path);
         entries.map_err(|_| CompareError::Stopped)
     };
-    let (entries, problems) = with_reader(target, terms, content, work);
+    let (entries, problems) = with_reader(target, terms, content, None, work);
     let entries = entries?;
     let problems = problems.within(path).map_err(CompareError::Unread)?;
     Ok(entries.map(|entries| (entries.into_iter().collect(), problems)))
@@ -216,6 +218,7 @@ fn with_reader<T>(
     target: &Target,
     terms: &Arc<Terms>,
     content: bool,
+    note: Option<Note<'_>>,
     work: impl FnOnce(&mut SourceReader<'_>) -> T,
 ) -> (T, Problems) {
     let selection = &target.selection;
@@ -233,6 +236,9 @@ fn with_reader<T>(
         .hash_contents(content)
         .remembering(&target.hashes)
         .terms(terms.clone());
+    if let Some(note) = note {
+        reader = reader.noting(note);
+    }
     let result = work(&mut reader);
     drop(reader);
     (result, problems)
