@@ -109,7 +109,7 @@ pub struct DirtySet {
     stranded: Vec<WirePath>,
     /// Directories that appeared, and hold back what came after them; oldest first.
     fences: Vec<Fence>,
-    /// Names that appeared a moment ago and may be links, of which no close tells: by the number they got, when.
+    /// Names that appeared, were not looked at, and may be links, of which no close tells: by the number they got, when.
     births: BTreeMap<u64, Millis>,
     /// What holds back what came after it, and what waits.
     ahead: Ahead,
@@ -207,11 +207,17 @@ impl DirtySet {
 
     fn take_these(&mut self, seqs: Vec<u64>, now: Millis) -> Vec<Taken> {
         let mut chosen = Vec::new();
-        for seq in seqs {
+        let mut seqs = VecDeque::from(seqs);
+        while let Some(seq) = seqs.pop_front() {
             let mark = self.by_seq.get(&seq).and_then(|path| self.marks.get(path));
             // It may have been taken with what is below it.
             if mark.is_some_and(|mark| self.queue.remove(mark)) {
                 self.take_next(seq, now, &mut chosen);
+                let mark = self.by_seq.get(&seq).and_then(|path| self.marks.get(path));
+                if mark.is_some_and(|mark| mark.due <= now) {
+                    // It goes after something else that is due.
+                    seqs.push_back(seq);
+                }
             }
         }
         chosen
@@ -223,9 +229,7 @@ impl DirtySet {
             return;
         };
         if self.in_flight.contains_key(&path) {
-            if let Some(mark) = self.marks.get(&path).filter(|mark| !mark.open) {
-                self.ahead.add(mark, now);
-            }
+            self.waits_for_flight(&path, now);
             return;
         }
         if self.put_off(&path, now) {
@@ -238,11 +242,18 @@ impl DirtySet {
                 }
             }
             Err(above) => {
-                if let Some(mark) = self.marks.get(&path).filter(|mark| !mark.open) {
-                    self.ahead.add(mark, now);
-                }
+                self.waits_for_flight(&path, now);
                 self.below_in_flight.entry(above).or_default().insert(seq);
             }
+        }
+    }
+
+    /// What is on its way under this name goes first. What came after it waits, unless somebody writes to it: it may be a
+    /// link as well that nobody has looked at.
+    fn waits_for_flight(&mut self, path: &WirePath, now: Millis) {
+        let is_whole = |mark: &&Mark| !mark.open || self.births.contains_key(&mark.turn);
+        if let Some(mark) = self.marks.get(path).filter(is_whole) {
+            self.ahead.add(mark, now);
         }
     }
 
@@ -452,8 +463,9 @@ impl DirtySet {
         let burst = mark.gone.then(|| self.burst_until(path, now)).flatten();
         let rename = self.rename_due(path).map(|due| due.max(now + 1));
         let after = self.after_renames(mark, now);
-        let birth = (!mark.late).then(|| self.born_until(mark.turn, now));
-        let after = after.max(birth.flatten());
+        // Also where both are due by now: then they go in their order.
+        let birth = (!mark.late).then(|| self.born_until(mark.turn)).flatten();
+        let after = after.max(birth.filter(|until| *until > mark.due));
         let Some(until) = burst.max(rename).max(fence).max(after) else {
             return false;
         };

@@ -109,6 +109,8 @@ impl DirtySet {
     pub fn holds_up(&mut self, taken: &Taken, now: Millis) {
         if !taken.mark.open {
             self.ahead.add(&taken.mark, now);
+        } else if taken.mark.heard_open {
+            self.passed(taken.mark.seq);
         }
     }
 
@@ -249,6 +251,40 @@ mod tests {
         // The one that came after it is of no interest.
         done(&mut set, &taken[0]);
         assert_eq!(names(&take(&mut set, 20)), ["page"]);
+    }
+
+    #[test]
+    fn a_page_waits_for_a_link_while_the_last_one_is_on_its_way() {
+        let on_its_way = || {
+            let mut set = set();
+            set.written(path("link"), 0);
+            let last = take(&mut set, 0).remove(0);
+            set.created(path("link"), 10);
+            set.closed(path("page"), 11);
+            let page = take(&mut set, 500).remove(0);
+            assert_eq!(page.path.to_string(), "page");
+            assert!(put_back(&mut set, page, 500).is_some());
+            assert!(take(&mut set, 501).is_empty());
+            (set, last)
+        };
+        let (mut set, last) = on_its_way();
+        done(&mut set, &last);
+        let link = take(&mut set, 502).remove(0);
+        assert_eq!(link.path.to_string(), "link");
+        done(&mut set, &link);
+        assert_eq!(names(&take(&mut set, 502)), ["page"]);
+        // Somebody writes to it: that is no link.
+        let (mut set, _) = on_its_way();
+        set.modified(path("link"), 502);
+        assert_eq!(names(&take(&mut set, 502)), ["page"]);
+        // It is a file that somebody has open.
+        let (mut set, last) = on_its_way();
+        done(&mut set, &last);
+        let file = take(&mut set, 502).remove(0);
+        set.given_up(&file.path);
+        set.holds_up(&file, 502);
+        set.give_back(file, 600);
+        assert_eq!(names(&take(&mut set, 502)), ["page"]);
     }
 
     #[test]

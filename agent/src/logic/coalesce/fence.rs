@@ -216,17 +216,21 @@ mod tests {
         assert!(taken(&mut set, 14).is_empty());
         let both: Vec<_> = taken(&mut set, 15);
         assert_eq!(both[both.len() - 2..], ["link", "page"]);
+        // Also if everything is late.
+        set.created(path("link"), 16);
+        set.closed(path("page"), 17);
+        assert_eq!(taken(&mut set, 1_000), ["link", "page"]);
         // Who writes to a file tells so, and when it is over.
-        set.created(path("log"), 20);
-        set.modified(path("log"), 20);
-        set.closed(path("other"), 20);
-        assert!(taken(&mut set, 20).contains(&"other".to_owned()));
-        set.created(path("short"), 30);
-        set.created(path("gone"), 30);
-        set.closed(path("short"), 31);
-        set.gone(path("gone"), 31);
-        set.closed(path("after"), 31);
-        assert!(taken(&mut set, 31).ends_with(&["short".to_owned(), "after".to_owned()]));
+        set.created(path("log"), 1_020);
+        set.modified(path("log"), 1_020);
+        set.closed(path("other"), 1_020);
+        assert!(taken(&mut set, 1_020).contains(&"other".to_owned()));
+        set.created(path("short"), 1_030);
+        set.created(path("gone"), 1_030);
+        set.closed(path("short"), 1_031);
+        set.gone(path("gone"), 1_031);
+        set.closed(path("after"), 1_031);
+        assert!(taken(&mut set, 1_031).ends_with(&["short".to_owned(), "after".to_owned()]));
     }
 
     #[test]

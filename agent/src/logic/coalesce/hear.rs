@@ -30,6 +30,9 @@ pub(super) const BURSTS_MAX: usize = 1_024;
 /// How long a new name waits for the close that usually follows at once, in milliseconds.
 pub(super) const BIRTH_MS: Millis = 5;
 
+/// How long it is remembered that a name appeared of which nothing else was heard, in milliseconds.
+const BIRTHS_KEPT_MS: Millis = 3_000;
+
 /// How long a file waits that a listing found and that was written just now, in milliseconds.
 pub(super) const RECENT_MS: Millis = 100;
 
@@ -60,7 +63,7 @@ impl DirtySet {
     /// A name may be a link. What comes after it waits until it is known whether somebody writes to it.
     pub(super) fn appeared(&mut self, path: &WirePath, now: Millis) {
         while let Some(oldest) = self.births.first_entry()
-            && oldest.get() + BIRTH_MS <= now
+            && oldest.get() + BIRTHS_KEPT_MS <= now
         {
             oldest.remove();
         }
@@ -76,10 +79,11 @@ impl DirtySet {
         }
     }
 
-    /// Until when what got this number waits for names that appeared before it.
-    pub(super) fn born_until(&self, turn: u64, now: Millis) -> Option<Millis> {
+    /// Until when what got this number waits for names that appeared before it. That may be over: they have not been
+    /// looked at all the same.
+    pub(super) fn born_until(&self, turn: u64) -> Option<Millis> {
         let (_, at) = self.births.range(..turn).next_back()?;
-        Some(at + BIRTH_MS).filter(|until| *until > now)
+        Some(at + BIRTH_MS)
     }
 
     /// A directory appeared.
@@ -145,7 +149,13 @@ impl DirtySet {
 
     /// A file was written and is still open.
     pub fn modified(&mut self, path: WirePath, now: Millis) {
-        self.is_no_birth(&path);
+        let mark = self.marks.get(&path).map(|mark| (mark.turn, mark.seq));
+        if let Some((turn, seq)) = mark
+            && self.births.remove(&turn).is_some()
+        {
+            // What is open holds nothing up.
+            self.passed(seq);
+        }
         self.mark(path, now, |mark, settle, _| {
             mark.look = Look::Content;
             (mark.open, mark.heard_open) = (true, true);

@@ -227,7 +227,7 @@ impl DirtySet {
             true => None,
             false => self.fenced_until(&rename.to, rename.first, now),
         };
-        let birth = self.born_until(rename.seq, now);
+        let birth = self.born_until(rename.seq).filter(|until| *until > now);
         if let Some(until) = self.place_free_at(place, now).max(fence).max(birth) {
             self.rename_behind = Some(place);
             self.renames[0].due = until;
