@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
 use crate::binaries::Binaries;
 use crate::control::Control;
@@ -397,10 +398,11 @@ impl AgentBuilder {
         .expect("start the agent")
     }
 
-    /// Starts it and waits until it answers on its control socket; it need not be connected by then.
+    /// Starts it and waits until it answers on its control socket, and has begun to watch or says that it cannot; it need
+    /// not be connected by then.
     #[track_caller]
     pub fn start(&self) -> Agent {
-        let queue = match self.queue {
+        let _queue = match self.queue {
             None => QueueLength::usual(),
             Some(length) => QueueLength::short(length),
         };
@@ -408,18 +410,29 @@ impl AgentBuilder {
         let control = Control::new(&self.control);
         let ready = try_wait_for(READY_TIMEOUT, || match (process.exit(), control.status()) {
             (Some(exit), _) => Ok(Err(exit)),
-            (None, Ok(_)) => Ok(Ok(())),
+            (None, Ok(status)) if has_begun(&status) => Ok(Ok(())),
+            (None, Ok(status)) => Err(format!("it does not watch: {status}")),
             (None, Err(error)) => Err(error.to_string()),
         });
         match ready {
-            Ok(Ok(())) => {
-                queue.wait_begun(&process);
-                Agent { process, control }
-            }
+            Ok(Ok(())) => Agent { process, control },
             Ok(Err(exit)) => panic!("agent ended instead of getting ready: {exit:?}"),
             Err(reason) => panic!("agent not ready within {READY_TIMEOUT:?}: {reason}"),
         }
     }
+}
+
+/// Whether each source is watched, or told to be one that cannot be.
+fn has_begun(status: &Value) -> bool {
+    let sources = status["status"]["sources"].as_array();
+    sources.is_some_and(|sources| {
+        let number = |source: &Value, name: &str| source[name].as_u64() > Some(0);
+        sources.iter().all(|source| {
+            number(source, "watched_dirs")
+                || number(source, "unwatched_dirs")
+                || source["state"] == "lost"
+        })
+    })
 }
 
 fn parent_of(pid: u32) -> Option<u32> {
@@ -452,6 +465,8 @@ mod tests {
     use std::io::{BufRead, BufReader, Write};
     use std::os::unix::net::UnixListener;
     use std::thread;
+
+    use serde_json::json;
 
     use super::*;
     use crate::process::Exit;
@@ -532,7 +547,7 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_is_started_as_agreed_and_ready_when_it_answers() {
+    fn an_agent_is_started_as_agreed_and_ready_when_it_watches() {
         let sandbox = Sandbox::new();
         let builder = sandbox
             .agent_to(8730)
@@ -540,11 +555,15 @@ mod tests {
             .arg("--more");
         let listener = UnixListener::bind(&builder.control).unwrap();
         let answering = thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            BufReader::new(&stream)
-                .read_line(&mut String::new())
-                .unwrap();
-            stream.write_all(b"{\"ok\":true}\n").unwrap();
+            for watched in [[0, 0], [1, 0], [1, 1]] {
+                let (mut stream, _) = listener.accept().unwrap();
+                BufReader::new(&stream)
+                    .read_line(&mut String::new())
+                    .unwrap();
+                let sources = watched.map(|number| json!({"watched_dirs": number}));
+                let answer = json!({"ok": true, "status": {"sources": sources}});
+                stream.write_all(format!("{answer}\n").as_bytes()).unwrap();
+            }
         });
         let agent = builder.start();
         answering.join().unwrap();

@@ -6,19 +6,13 @@
 //! file of the setting itself, so that it counts among all tests of a machine.
 
 use std::fs::{self, File};
-use std::path::PathBuf;
-use std::time::Duration;
 
 use rustix::fs::FlockOperation;
-
-use crate::process::Process;
-use crate::wait::try_wait_for;
 
 const SETTING: &str = "/proc/sys/fs/inotify/max_queued_events";
 /// What the kernel sets at its start; anything far below is left over from a test that was killed in the act.
 const USUAL: u32 = 16_384;
 const PLAUSIBLE_MIN: u32 = 1_024;
-const BEGIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Held while a program begins to watch.
 #[derive(Debug)]
@@ -55,21 +49,6 @@ impl QueueLength {
         fs::write(SETTING, length.to_string()).expect("set the length of the queue");
         guard
     }
-
-    /// Waits until `process` has begun to watch: from then on its queue stays as long as it is.
-    ///
-    /// # Panics
-    /// If the queue is short, and it does not.
-    #[track_caller]
-    pub fn wait_begun(&self, process: &Process) {
-        let begun = try_wait_for(BEGIN_TIMEOUT, || {
-            has_queue(process.pid())
-                .then_some(())
-                .ok_or_else(String::new)
-        });
-        // One that cannot watch at all has no queue.
-        assert!(begun.is_ok() || self.usual.is_none(), "nobody watches");
-    }
 }
 
 impl Drop for QueueLength {
@@ -100,14 +79,6 @@ fn locked(how: FlockOperation) -> Option<File> {
 
 fn read() -> Option<u32> {
     fs::read_to_string(SETTING).ok()?.trim().parse().ok()
-}
-
-/// Whether a process has an inotify instance.
-fn has_queue(pid: u32) -> bool {
-    let descriptors = PathBuf::from(format!("/proc/{pid}/fd"));
-    let entries = fs::read_dir(descriptors).into_iter().flatten().flatten();
-    let mut targets = entries.filter_map(|entry| fs::read_link(entry.path()).ok());
-    targets.any(|target| target.to_string_lossy().contains("inotify"))
 }
 
 #[cfg(test)]
