@@ -30,7 +30,7 @@ use syncd_recv::relay::{Chroot, FromWorker, ModuleSetup, Rules, SessionOpen, ToW
 use tempfile::TempDir;
 
 /// Longest wait for anything; a test that reaches it has failed.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 const SESSION: [u8; 32] = [9; 32];
 
