@@ -11,7 +11,7 @@ use serde_json::Value;
 use syncd_tests::programs::{AgentBuilder, ReceiverBuilder};
 use syncd_tests::sandbox::{MODULE, wait_equal};
 use syncd_tests::tree::Options;
-use syncd_tests::{Agent, Receiver, ReservedPort, Sandbox, wait_until};
+use syncd_tests::{Agent, Receiver, ReservedPort, Sandbox, wait_growing, wait_until};
 
 use crate::common::{LONG, noise, patient, scaled, target_of, wait_content, wait_staging_empty};
 
@@ -32,6 +32,15 @@ fn targets(agent: &Agent) -> Vec<Value> {
 
 fn is_idle(target: &Value) -> bool {
     target["state"] == "connected" && target["dirty"] == 0 && target["in_flight"] == 0
+}
+
+/// Waits until a target that was away is called again: the longer that was, the longer are the pauses.
+fn wait_called(agent: &Agent, number: usize) {
+    let pause_max = Duration::from_secs(60);
+    wait_until(pause_max + LONG, "it is called again", || {
+        let state = &targets(agent)[number]["state"];
+        state != "waiting" && state != "connecting"
+    });
 }
 
 /// A receiver of the same module elsewhere, with a configuration of its own.
@@ -104,6 +113,7 @@ fn a_dead_target_neither_delays_others_nor_takes_memory_and_comes_back() {
     assert!(*slowest < Duration::from_secs(20), "{times:?}");
 
     let _second = later.start();
+    wait_called(&agent, 1);
     wait_until(LONG, "the second target is idle", || {
         is_idle(&targets(&agent)[1])
     });
@@ -140,9 +150,11 @@ fn more_names_than_are_kept_become_comparisons() {
         }
         made += names;
         // No more at once than the kernel's queue holds.
-        wait_until(LONG, "the agent has heard of them", || {
-            most = most.max(dirty());
-            dirty() >= made.min(MARKS_MAX - 2 * names)
+        let enough = made.min(MARKS_MAX - 2 * names);
+        wait_growing(LONG, "the agent has heard of them", enough, || {
+            let now = dirty();
+            most = most.max(now);
+            now
         });
     }
     assert!(
@@ -158,6 +170,7 @@ fn more_names_than_are_kept_become_comparisons() {
         fs::remove_dir_all(sandbox.src().join(format!("d{dir}"))).expect("remove");
     }
     let _receiver = sandbox.receiver().port(port.number()).start();
+    wait_called(&agent, 0);
     agent.wait_synced(LONG);
     sandbox.assert_equal();
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 const ANSWER_SIZE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// A client of one control socket; every question is a connection of its own.

@@ -9,7 +9,7 @@
 //! - [`workload`]: changes to a tree, random ones by seed and the habits of known programs
 //! - [`isolate`], [`volume`]: tests that mount things, in namespaces of their own
 //! - [`queue`]: the kernel's queue of events, made short
-//! - [`wait_until`], [`wait_for`]: the only places where time passes
+//! - [`wait_until`], [`wait_for`], [`wait_growing`]: the only places where time passes
 //!
 //! It panics where a test should fail, with the reason and, through the processes' destructors, their logs.
 
@@ -38,4 +38,4 @@ pub use programs::{Agent, Receiver};
 pub use require::require;
 pub use sandbox::Sandbox;
 pub use tree::{Difference, Options, Tree, diff};
-pub use wait::{wait_for, wait_until};
+pub use wait::{wait_for, wait_growing, wait_until};

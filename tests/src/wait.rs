@@ -18,6 +18,20 @@ pub fn wait_until(timeout: Duration, what: &str, mut condition: impl FnMut() -> 
     });
 }
 
+/// Asks `count` until it is `enough` or more; panics with `what` when it has not grown for `timeout`: how long all of it takes is up
+/// to the machine.
+#[track_caller]
+pub fn wait_growing(timeout: Duration, what: &str, enough: u64, mut count: impl FnMut() -> u64) {
+    let mut most = None;
+    while most < Some(enough) {
+        let seen = wait_for(timeout, what, || match count() {
+            seen if most < Some(seen) => Ok(seen),
+            seen => Err(format!("{seen} of {enough}")),
+        });
+        most = Some(seen);
+    }
+}
+
 /// Asks `attempt` until it gives a value; panics with `what` and the last reason when `timeout` has passed.
 #[track_caller]
 pub fn wait_for<T>(timeout: Duration, what: &str, attempt: impl FnMut() -> Result<T, String>) -> T {
@@ -63,6 +77,26 @@ mod tests {
             }
         });
         assert_eq!(value, 3);
+    }
+
+    #[test]
+    fn what_grows_has_all_the_time_it_takes() {
+        let mut count = 0;
+        wait_growing(Duration::ZERO, "a hundred", 100, || {
+            count += 30;
+            count
+        });
+        assert_eq!(count, 120);
+    }
+
+    #[test]
+    #[should_panic(expected = "not within 1ms: a hundred: 3 of 100")]
+    fn what_grows_no_more_is_not_waited_for() {
+        let mut count = 0;
+        wait_growing(Duration::from_millis(1), "a hundred", 100, || {
+            count = 3.min(count + 1);
+            count
+        });
     }
 
     #[test]
