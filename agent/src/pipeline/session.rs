@@ -227,7 +227,7 @@ async fn run_session(
         }
         ended = read_frames(target, &link, &mut reader) => ended,
         () = keep_to(&link, access.config.bwlimit.as_ref()) => Ended::of(""),
-        () = keep_alive(&link) => Ended::of(format!("no sign of life for {} s", SILENCE_MAX.as_secs())),
+        () = keep_alive(target, &link) => Ended::of(format!("no sign of life for {} s", SILENCE_MAX.as_secs())),
     };
     link.close();
     match tokio::time::timeout(FAREWELL, sending).await {
@@ -294,15 +294,16 @@ async fn keep_to(link: &Link, limit: Option<&Bwlimit>) {
 /// How often the timetable of `bwlimit` is looked at.
 const LIMIT_LOOK: Duration = Duration::from_secs(5);
 
-/// Asks for a sign of life now and then; returns when there was none for too long.
-async fn keep_alive(link: &Link) {
+/// Asks for a sign of life now and then; returns when there was none for too long. At rest both sides give memory back: a
+/// receiver takes the question for that.
+async fn keep_alive(target: &Target, link: &Link) {
     let mut token = 0;
     loop {
         tokio::time::sleep(PING_EVERY).await;
         if link.silence() > SILENCE_MAX {
             return;
         }
-        if link.silence() >= PING_EVERY {
+        if target.give_back() || link.silence() >= PING_EVERY {
             token += 1;
             let _ = link.send(&AgentMessage::Ping(Ping { token }), Vec::new());
         }

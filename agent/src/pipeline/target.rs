@@ -303,6 +303,20 @@ impl Target {
         }
     }
 
+    /// Gives back the memory that work took, if there was any since the last time and it is over; whether that is so.
+    pub fn give_back(&self) -> bool {
+        let mut state = self.lock();
+        let done = (state.counts.ops, state.counts.comparisons);
+        if state.rested == done || state.comparing || !state.outbox.is_empty() {
+            return false;
+        }
+        state.rested = done;
+        state.dirty.shrink();
+        drop(state);
+        syncd_heap::give_back();
+        true
+    }
+
     /// A session is open: compare everything, then live.
     pub fn connected(&self, link: Arc<Link>) {
         self.update(|state, now| {

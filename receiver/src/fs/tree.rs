@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags, RawDir, Statx};
 use rustix::io::Errno;
@@ -67,6 +68,8 @@ struct Built {
     content: bool,
     /// Commits applied when it was built.
     applied: u64,
+    /// How long that took.
+    took: Duration,
     tree: DigestTree,
     links: LinkNames,
 }
@@ -196,6 +199,17 @@ impl Trees {
         }
     }
 
+    /// Forgets the tree that was read last, if nobody has asked for so long, `silent`, that to read it once more would not count.
+    /// Whether there was one.
+    pub fn forget(&mut self, silent: Duration) -> bool {
+        let is_old = |built: &mut Built| built.took * KEPT_TIMES <= silent;
+        let is_forgotten = self.built.take_if(is_old).is_some();
+        if is_forgotten {
+            self.hashes = Hashes::default();
+        }
+        is_forgotten
+    }
+
     fn list_entry(&self, query: &ListQuery, (name, meta): &(Name, EntryMeta)) -> ListEntry {
         let path = query.path.join(name);
         let dir = path.as_ref().filter(|_| meta.kind == Kind::Dir);
@@ -284,6 +298,7 @@ impl Trees {
             return Ok(());
         };
         self.hashes = Hashes::default();
+        let started = Instant::now();
         let mut reader = self.reader(root, content, stop);
         reader.hashes = Some(&self.hashes);
         let tree = DigestTree::build(&mut reader, dir, path, &meta, self.compare)?;
@@ -296,6 +311,7 @@ impl Trees {
             at: path.clone(),
             content,
             applied,
+            took: started.elapsed(),
             tree: tree.with_links(&links),
             links,
         });
@@ -583,6 +599,9 @@ const PARALLEL_BYTES_MIN: u64 = 1 << 20;
 /// Most versions whose digests are noted.
 const HASHES_MAX: usize = 1 << 16;
 
+/// A tree is kept this many times as long as it took to read.
+const KEPT_TIMES: u32 = 4;
+
 /// Entries of one frame: with the longest names it stays below the limit of a body.
 const ENTRIES_PER_FRAME: usize = 2_048;
 
@@ -689,6 +708,22 @@ mod tests {
             Some(Digest::of(b"content"))
         );
         assert_eq!(listing.entries[1].subtree, Some(below));
+    }
+
+    #[test]
+    fn a_tree_is_forgotten_when_nobody_asks_and_read_anew_for_who_does() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("d/e")).unwrap();
+        let root = root(dir.path());
+        let mut trees = Trees::new(Compare::ALL, false);
+        assert!(!trees.forget(Duration::MAX));
+        let below = digest(&mut trees, &root, "d/e", false);
+        digest(&mut trees, &root, ".", false);
+        assert!(!trees.forget(Duration::ZERO));
+        assert!(trees.built.is_some());
+        assert!(trees.forget(Duration::MAX) && !trees.forget(Duration::MAX));
+        let found = listed(&mut trees, &root, "d", false);
+        assert_eq!(found[0].entries[0].subtree, below);
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! Questions of one session: answered in order, beside the commits; those that need contents to be read beside the
 //! others.
 
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
+use std::time::Instant;
 
 use syncd_proto::message::{Ids, Rejected, Signature};
 
@@ -36,6 +38,10 @@ pub(super) struct Answerer<'a> {
     pub(super) shared: &'a Shared<'a>,
     /// To the agent.
     pub(super) outbox: Outbox,
+    /// When something was asked last.
+    pub(super) asked: Instant,
+    /// Commits applied when memory was given back last.
+    pub(super) rested: u64,
 }
 
 impl Answerer<'_> {
@@ -44,6 +50,9 @@ impl Answerer<'_> {
         while let Ok(question) = queue.recv() {
             if self.answer(&question).is_err() {
                 return;
+            }
+            if !matches!(question, Question::Rest) {
+                self.asked = Instant::now();
             }
         }
     }
@@ -85,6 +94,13 @@ impl Answerer<'_> {
                 let answered = signature::answer(&self.root, &self.known, query, &mut sink);
                 if let Err(refusal) = answered {
                     self.outbox.reject(Rejected::Query(query.id), refusal);
+                }
+                Ok(())
+            }
+            Question::Rest => {
+                let worked = mem::replace(&mut self.rested, applied) != applied;
+                if self.trees.forget(self.asked.elapsed()) || worked {
+                    syncd_heap::give_back();
                 }
                 Ok(())
             }

@@ -56,6 +56,8 @@ pub(super) enum Question {
     Ids(IdQuery),
     /// For a signature.
     Signature(SignatureQuery),
+    /// None: the agent rests.
+    Rest,
 }
 
 /// Where messages go.
@@ -178,7 +180,12 @@ impl Reader<'_> {
             AgentMessage::SignatureQuery(query) => {
                 questions.send(Question::Signature(query)).is_ok()
             }
-            AgentMessage::Ping(ping) => self.queues.outbox.send(Pong { token: ping.token }),
+            AgentMessage::Ping(ping) => {
+                // Whose queue is full does not rest.
+                let _ = questions.try_send(Question::Rest);
+                let _ = self.queues.contents.try_send(Question::Rest);
+                self.queues.outbox.send(Pong { token: ping.token })
+            }
             AgentMessage::Bye(bye) => {
                 let text = syncd_proto::path::escaped(bye.text.as_bytes());
                 return Ok(Next::End(End::Left(format!("the agent left: {text}"))));
@@ -260,8 +267,14 @@ fn read_frame(
     limits: FrameLimits,
     spares: &Spares,
 ) -> Result<Option<Frame>, Broken> {
-    if input.fill_buf()?.is_empty() {
-        return Ok(None);
+    loop {
+        match input.fill_buf() {
+            Ok([]) => return Ok(None),
+            Ok(_) => break,
+            // A process that was stopped goes on; here the system does not do that by itself, since there is a time limit.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.into()),
+        }
     }
     let mut header = [0; HEADER_BYTES];
     input.read_exact(&mut header)?;
@@ -291,3 +304,40 @@ const COMMIT_BYTES_MAX: u64 = 32 << 20;
 
 /// Bytes read from the socket at once. What is larger is read to where it belongs, but for its beginning.
 const READ_BYTES: usize = 32 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Is interrupted before each byte.
+    struct Interrupted<'a>(&'a [u8], bool);
+
+    impl io::Read for Interrupted<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.1 = !self.1;
+            if self.1 {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            let room = buffer.len().min(1);
+            self.0.read(&mut buffer[..room])
+        }
+    }
+
+    #[test]
+    fn a_process_that_was_stopped_and_goes_on_loses_no_frame() {
+        let frame = Frame {
+            seq: 1,
+            kind: 11,
+            body: vec![1, 2, 3],
+            payload: Vec::new(),
+            packed: false,
+        };
+        let mut bytes = Vec::new();
+        frame.write_to(&mut bytes);
+        let mut input = BufReader::new(Interrupted(&bytes, false));
+        let mut next = || read_frame(&mut input, FrameLimits::SESSION, &Spares::default());
+        let read = next().ok().flatten().unwrap();
+        assert_eq!((read.seq, read.body), (frame.seq, frame.body));
+        assert!(matches!(next(), Ok(None)));
+    }
+}

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{self, ScopedJoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls_pki_types::CertificateDer;
 
@@ -60,6 +60,7 @@ pub(super) fn run(
         }
     };
     let _ = socket.shutdown(Shutdown::Both);
+    syncd_heap::give_back();
     FromWorker::Ended {
         id: open.id,
         content_bytes: totals.content_bytes,
@@ -247,6 +248,8 @@ fn converse<'scope>(
             unsynced: (ready.area.clone()).filter(|_| durability != Durability::None),
             shared,
             outbox: outbox.clone(),
+            asked: Instant::now(),
+            rested: 0,
         };
         spawn(name).spawn_scoped(scope, move || answerer.run(&questions))
     };

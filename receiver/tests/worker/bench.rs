@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use certs_dev::{Authority, Issued};
-use rustix::process::{Pid, Resource, Rlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use syncd_proto::attributes::Attributes;
@@ -245,6 +245,30 @@ impl Bench {
     pub(crate) fn limit(&self, what: Resource, limit: Rlimit) {
         let pid = Pid::from_child(&self.child.lock().unwrap());
         rustix::process::prlimit(Some(pid), what, limit).unwrap();
+    }
+
+    /// Memory that the worker has for itself, in KiB.
+    pub(crate) fn own_kib(&self) -> u64 {
+        self.status("RssAnon:").parse().unwrap()
+    }
+
+    /// The first word of a line of its `/proc/PID/status`.
+    fn status(&self, name: &str) -> String {
+        let pid = self.child.lock().unwrap().id();
+        let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        let word = line.and_then(|line| line.split_whitespace().next());
+        word.unwrap().to_owned()
+    }
+
+    /// Stops the worker for a moment, as a debugger or the system does.
+    pub(crate) fn interrupt(&self) {
+        let pid = Pid::from_child(&self.child.lock().unwrap());
+        rustix::process::kill_process(pid, Signal::STOP).unwrap();
+        while self.status("State:") != "T" {
+            std::thread::yield_now();
+        }
+        rustix::process::kill_process(pid, Signal::CONT).unwrap();
     }
 
     /// Kills the worker and waits until it is gone.

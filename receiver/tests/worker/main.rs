@@ -13,6 +13,7 @@ mod trash;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use bench::{Agent, Bench, dir_meta, meta, path};
 use syncd_proto::digest::Digest;

@@ -59,6 +59,44 @@ fn digests_of_both_sides_agree() {
 }
 
 #[test]
+fn digests_are_forgotten_while_the_agent_rests_and_their_memory_is_given_back() {
+    let bench = Bench::start(|_| {});
+    for dir in 0..10_000 {
+        fs::create_dir_all(bench.at(&format!("{}/{dir}", dir / 100))).unwrap();
+    }
+    let mut agent = bench.open();
+    let before = bench.own_kib();
+    let digest = agent.digest(".");
+    let read = bench.own_kib();
+    assert!(read > before + 800, "{before} and {read} KiB");
+    // It takes some times as long as to read the tree, and two pings: who answers the second has given back.
+    let until = Instant::now() + Duration::from_secs(120);
+    for token in 1.. {
+        agent.ping(token);
+        agent.wait_pong(token);
+        let rests = bench.own_kib();
+        if rests < before + 500 {
+            break;
+        }
+        assert!(Instant::now() < until, "{before}, {read} and {rests} KiB");
+    }
+    assert_eq!(agent.digest("."), digest);
+}
+
+#[test]
+fn a_worker_that_was_stopped_for_a_moment_keeps_its_sessions() {
+    let bench = Bench::start(|_| {});
+    let mut agent = bench.open();
+    for token in 1..20 {
+        agent.ping(token);
+        agent.wait_pong(token);
+        bench.interrupt();
+    }
+    agent.ping(20);
+    agent.wait_pong(20);
+}
+
+#[test]
 fn one_writer_for_each_directory_and_nobody_writes_who_may_not() {
     let bench = Bench::start(|_| {});
     let first = bench.open();

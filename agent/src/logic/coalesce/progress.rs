@@ -57,6 +57,12 @@ impl DirtySet {
         self.outstanding.len()
     }
 
+    /// Gives back room that more paths needed than there are now.
+    pub fn shrink(&mut self) {
+        self.by_seq.shrink_to_fit();
+        self.in_flight.shrink_to_fit();
+    }
+
     /// How often marks collapsed because there were too many.
     #[must_use]
     pub fn collapsed(&self) -> u64 {

@@ -991,3 +991,17 @@ fn a_new_directory_in_the_place_of_one_with_something_pending_is_compared() {
     set.renamed(path("new"), path("e"), true, 2);
     assert!(!set.is_compared(&path("e")));
 }
+
+#[test]
+fn room_for_many_paths_is_given_back_when_they_are_at_the_target() {
+    let mut set = DirtySet::new(SETTLE);
+    for name in 0..500 {
+        set.written(path(&name.to_string()), 0);
+    }
+    let taken = set.take(0, 500);
+    taken.iter().for_each(|taken| set.begun(taken));
+    assert_eq!(set.in_flight.len(), 500);
+    taken.iter().for_each(|taken| set.given_up(&taken.path));
+    set.shrink();
+    assert!(set.by_seq.capacity() + set.in_flight.capacity() < 100);
+}

@@ -377,3 +377,20 @@ fn a_name_that_goes_during_a_search_is_looked_at_where_it_went() {
     assert!(state.dirty.is_looked_at_again(&path("new")));
     assert!(!state.links.has_name(&path("old")));
 }
+
+#[test]
+fn memory_is_given_back_once_after_work_and_not_during_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = target(dir.path());
+    assert!(!target.give_back());
+    for done in [true, false] {
+        target.update(|state, _| {
+            state.counts.ops += 1;
+            state.comparing = !done;
+        });
+        assert_eq!(target.give_back(), done);
+        assert!(!target.give_back());
+    }
+    target.update(|state, _| state.comparing = false);
+    assert!(target.give_back());
+}

@@ -127,6 +127,8 @@ pub struct State {
     pub seeking: bool,
     /// Counts.
     pub counts: Counts,
+    /// Operations and comparisons up to the last rest.
+    pub(super) rested: (u64, u64),
     /// Root digest both sides had when they were last found equal, and when.
     pub identical: Option<(String, std::time::SystemTime)>,
     /// Last commit of this session that is durable.
@@ -171,6 +173,7 @@ impl State {
             next_check: None,
             seeking: false,
             counts: Counts::default(),
+            rested: (0, 0),
             identical: None,
             durable_seq: 0,
             first_sync_below: None,

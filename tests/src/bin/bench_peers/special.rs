@@ -84,6 +84,9 @@ pub(crate) fn restart(
     run.first_sync()
 }
 
+/// After so long without a change all programs are at rest: syncd gives memory back within 45 seconds.
+const AT_REST: Duration = Duration::from_secs(48);
+
 /// S9: nothing happens. What an entry takes is the difference to the same programs with an empty tree.
 pub(crate) fn idle(
     run: &mut Run<'_>,
@@ -101,7 +104,7 @@ pub(crate) fn idle(
     run.peer.start(run.place)?;
     run.peer.settle(run.place)?;
     let live = start.elapsed().as_secs_f64();
-    thread::sleep(Duration::from_secs(2));
+    thread::sleep(AT_REST);
     let before = meter::cpu(&receivers);
     thread::sleep(Duration::from_secs(seconds));
     let after = meter::cpu(&receivers);
