@@ -69,6 +69,8 @@ struct InWork {
     born: bool,
     /// Something else was renamed to its name, or to that of a directory above it, since it was taken.
     replaced: bool,
+    /// It takes long, and so does what it has become since, most likely.
+    long: bool,
 }
 
 /// Paths a target has not got yet, with the renames in front of them.
@@ -251,6 +253,9 @@ impl DirtySet {
     /// What is on its way under this name goes first. What came after it waits, unless somebody writes to it: it may be a
     /// link as well that nobody has looked at.
     fn waits_for_flight(&mut self, path: &WirePath, now: Millis) {
+        if self.in_work.get(path).is_some_and(|work| work.long) {
+            return;
+        }
         let is_whole = |mark: &&Mark| !mark.open || self.births.contains_key(&mark.turn);
         if let Some(mark) = self.marks.get(path).filter(is_whole) {
             self.ahead.add(mark, now);
@@ -322,6 +327,7 @@ impl DirtySet {
             wrote: taken.mark.wrote,
             born: taken.mark.never_sent(),
             replaced: false,
+            long: false,
         };
         self.in_work.insert(taken.path.clone(), work);
     }

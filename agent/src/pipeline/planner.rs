@@ -8,7 +8,7 @@ use syncd_proto::meta::{EntryMeta, Kind, Meta};
 use syncd_proto::path::WirePath;
 
 use crate::fs::root::{Identity, Nearby};
-use crate::logic::coalesce::{FEW, Look, Millis, Remote, Rename, Taken};
+use crate::logic::coalesce::{FEW, Look, Millis, Remote, Rename, SOON_BYTES_MAX, Taken};
 use crate::logic::links::{self};
 use crate::logic::plan::{Found, Planner};
 use crate::net::link::Link;
@@ -425,9 +425,25 @@ fn may_leave(outcome: &Outcome) -> bool {
     }
 }
 
-/// Until when a path waits for what was seen before it, if it does.
+/// Until when a path waits for what was seen before it, if it does. A file may have been small when its transfer began, since
+/// somebody still wrote to it.
 fn behind_until(target: &Target, taken: &Taken) -> Option<Millis> {
-    target.lock().dirty.behind_until(taken, target.now())
+    let (until, grows) = {
+        let dirty = &target.lock().dirty;
+        let until = dirty.behind_until(taken, target.now())?;
+        (until, dirty.grows_ahead(taken))
+    };
+    let is_large = |path: &Arc<WirePath>| {
+        let there = target.root.stat(path);
+        matches!(there, Ok(Some(entry)) if entry.kind == Kind::File && entry.size > SOON_BYTES_MAX)
+    };
+    let Some(large) = grows.filter(is_large) else {
+        return Some(until);
+    };
+    target.update(|state, now| {
+        state.dirty.takes_long(&large);
+        state.dirty.behind_until(taken, now)
+    })
 }
 
 /// Until when a path waits. A file that somebody was heard to write to meanwhile, also if it is closed again by now:

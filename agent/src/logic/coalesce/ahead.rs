@@ -5,6 +5,9 @@
 //! those that a comparison found: what happens now goes before what is made up for.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use syncd_proto::path::WirePath;
 
 use super::mark::{Look, Mark, Place, Taken};
 use super::{DirtySet, Millis};
@@ -123,6 +126,9 @@ impl DirtySet {
     /// was found has been quiet since.
     pub fn is_staged(&mut self, taken: &Taken, size: u64, now: Millis) {
         let mark = &taken.mark;
+        if let Some(work) = self.in_work.get_mut(&taken.path) {
+            work.long = size > SOON_BYTES_MAX;
+        }
         if size <= SOON_BYTES_MAX && !(mark.open && mark.heard_open) {
             self.ahead.add(mark, now);
         }
@@ -134,6 +140,24 @@ impl DirtySet {
         let mark = &taken.mark;
         // What a comparison found has no place among the events.
         (!mark.late).then(|| self.place_free_at(mark.place(), now))?
+    }
+
+    /// What it waits for first, if that has changed again since it went on its way: nobody knows how large it is by now.
+    #[must_use]
+    pub fn grows_ahead(&self, taken: &Taken) -> Option<Arc<WirePath>> {
+        let places = self.ahead.places.range(..taken.mark.place());
+        let mut paths = places.filter_map(|((_, _, seq), _)| self.by_seq.get(seq));
+        paths.find(|path| self.in_work.contains_key(*path)).cloned()
+    }
+
+    /// Something that changed again while it is on its way takes long.
+    pub fn takes_long(&mut self, path: &Arc<WirePath>) {
+        if let Some(work) = self.in_work.get_mut(path) {
+            work.long = true;
+        }
+        if let Some(seq) = self.marks.get(path).map(|mark| mark.seq) {
+            self.passed(seq);
+        }
     }
 
     /// The same of a place in the order of everything seen.
@@ -187,8 +211,6 @@ impl DirtySet {
 
 #[cfg(test)]
 mod tests {
-    use syncd_proto::path::WirePath;
-
     use super::super::{Remote, Settle};
     use super::*;
 
@@ -299,6 +321,25 @@ mod tests {
         set.is_staged(&taken[1], SOON_BYTES_MAX, 12);
         assert_eq!(set.behind_until(&taken[2], 12), Some(12 + PATIENCE_MS));
         assert_eq!(set.behind_until(&taken[2], 12 + PATIENCE_MS), None);
+        // Nor does what has become of one that was small when it went on its way.
+        set.closed(path("picture"), 13);
+        set.closed(path("after"), 14);
+        let after = take(&mut set, 15);
+        assert_eq!(names(&after), ["after"]);
+        let grows = set.grows_ahead(&after[0]).unwrap();
+        assert_eq!(grows, taken[1].path);
+        set.passed(taken[1].mark.seq);
+        assert!(set.behind_until(&after[0], 15).is_some());
+        set.takes_long(&grows);
+        assert_eq!(set.behind_until(&after[0], 15), None);
+        // Nor does what has become of the large one meanwhile.
+        done(&mut set, &taken[1]);
+        set.arrived(&taken[2].path);
+        set.closed(path("film"), 20);
+        set.closed(path("page"), 21);
+        let page = take(&mut set, 22);
+        assert_eq!(names(&page), ["picture", "page"]);
+        assert_eq!(set.behind_until(&page[1], 22), None);
     }
 
     #[test]
