@@ -1,10 +1,11 @@
 //! What the machine itself needs for the job of a scenario: no protocol, no encryption, no digests, no ordering.
 //!
 //! `floor` does the work of the receiver's file system directly, knowing what has changed: the same files written under
-//! other names, renamed into place, and made durable by one `syncfs` (two threads), which `floor-none` leaves out. After a restart both trees are looked
-//! at once, on two processors, and one of them is watched. Over a link, and for `floor-tcp`, it is the same bytes as one
-//! plain TCP stream to a process that reads them and answers with one byte at the end. `floor-live` follows the change as
-//! it happens: one thread reads inotify and copies what was closed.
+//! other names, renamed into place, and made durable by one `syncfs` (two threads), which `floor-none` leaves out. After
+//! a restart both trees are looked at once, on two processors, and one of them is watched; `floor-HAX` lists every
+//! entry's attributes besides. Over a link, and for `floor-tcp`, it is the same bytes as one plain TCP stream to a
+//! process that reads them and answers with one byte at the end. `floor-live` follows the change as it happens: one
+//! thread reads inotify and copies what was closed.
 //!
 //! All of this happens in processes of their own, this program again, so that what they use is counted as for every peer.
 //! A worker does what the lines of its input say and answers each with a line.
@@ -93,7 +94,7 @@ impl Worker {
                 copy::copy(&self.source, &self.mirror, &names)?;
                 copy::sync(&self.mirror)
             }
-            ("scan", _) => scan::both(&self.source, &self.mirror),
+            ("scan", _) => scan::both(&self.source, &self.mirror, names == ["HAX"]),
             ("watch", _) => {
                 self.live = Some(Live::watch(&self.source, &self.mirror)?);
                 Ok(())

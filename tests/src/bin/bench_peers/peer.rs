@@ -46,7 +46,7 @@ pub(crate) enum Kind {
     Floor(&'static str),
 }
 
-const KINDS: [Kind; 20] = [
+const KINDS: [Kind; 21] = [
     Kind::Rsync("rsync", &[]),
     Kind::Rsync("rsync-fsync", &["--fsync"]),
     Kind::Rsync("rsync-HAX", &["-HAX"]),
@@ -65,6 +65,7 @@ const KINDS: [Kind; 20] = [
     Kind::Syncd("syncd-files", "files"),
     Kind::Floor("floor"),
     Kind::Floor("floor-none"),
+    Kind::Floor("floor-HAX"),
     Kind::Floor("floor-live"),
     Kind::Floor("floor-tcp"),
 ];

@@ -1,5 +1,6 @@
 //! Both trees looked at once, each on a processor of its own: getdents64 and statx of every entry, and for the source an
-//! inotify watch of every directory.
+//! inotify watch of every directory. With `HAX` the names of every entry's attributes are listed too, as whoever compares
+//! ACLs and extended attributes has to.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -7,11 +8,13 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::thread;
 
+use nix::sched::CloneFlags;
 use rustix::ffi::CStr;
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, StatxFlags};
 
 const LISTING_BYTES: usize = 32 * 1024;
+const ATTRIBUTES_BYTES: usize = 64 * 1024;
 const MASK: WatchFlags = WatchFlags::CREATE
     .union(WatchFlags::CLOSE_WRITE)
     .union(WatchFlags::ATTRIB)
@@ -20,12 +23,13 @@ const MASK: WatchFlags = WatchFlags::CREATE
     .union(WatchFlags::ONLYDIR);
 
 /// Looks at everything there is. The watches are gone with this process.
-pub(super) fn both(source: &Path, mirror: &Path) -> io::Result<()> {
+pub(super) fn both(source: &Path, mirror: &Path, attributes: bool) -> io::Result<()> {
     let watches = inotify::init(CreateFlags::CLOEXEC)?;
     let (ours, theirs) = thread::scope(|scope| {
-        let other = scope.spawn(|| scan(mirror, None));
-        let ours = scan(source, Some(&watches));
+        let other = scope.spawn(|| scan(mirror, None, attributes));
+        let one = scope.spawn(|| scan(source, Some(&watches), attributes));
         let panicked = |_| Err(io::Error::other("a thread panicked"));
+        let ours = one.join().unwrap_or_else(panicked);
         (ours, other.join().unwrap_or_else(panicked))
     });
     match (ours?, theirs?) {
@@ -36,8 +40,13 @@ pub(super) fn both(source: &Path, mirror: &Path) -> io::Result<()> {
     }
 }
 
-/// How many entries there are.
-fn scan(root: &Path, watches: Option<&OwnedFd>) -> io::Result<u64> {
+/// How many entries there are. With `attributes` the thread gets a working directory of its own: names are looked up from
+/// there, which is the shortest way.
+fn scan(root: &Path, watches: Option<&OwnedFd>, attributes: bool) -> io::Result<u64> {
+    if attributes {
+        nix::sched::unshare(CloneFlags::CLONE_FS)?;
+    }
+    let mut names = vec![0; ATTRIBUTES_BYTES];
     let mut buffer = vec![MaybeUninit::uninit(); LISTING_BYTES];
     let mut pending: Vec<PathBuf> = vec![root.to_owned()];
     let mut count = 0;
@@ -46,6 +55,9 @@ fn scan(root: &Path, watches: Option<&OwnedFd>) -> io::Result<u64> {
         let dir = rustix::fs::open(&path, flags, Mode::empty())?;
         if let Some(watches) = watches {
             inotify::add_watch(watches, &path, MASK)?;
+        }
+        if attributes {
+            rustix::process::fchdir(&dir)?;
         }
         let mut listing = RawDir::new(&dir, &mut buffer);
         while let Some(entry) = listing.next() {
@@ -56,6 +68,9 @@ fn scan(root: &Path, watches: Option<&OwnedFd>) -> io::Result<u64> {
             }
             let flags = AtFlags::SYMLINK_NOFOLLOW;
             rustix::fs::statx(&dir, name, flags, StatxFlags::BASIC_STATS)?;
+            if attributes {
+                rustix::fs::llistxattr(name, &mut names)?;
+            }
             count += 1;
             if entry.file_type() == FileType::Directory {
                 let name = String::from_utf8_lossy(name.to_bytes());
@@ -78,10 +93,14 @@ mod tests {
             std::fs::create_dir_all(root.join("d/e")).unwrap();
             std::fs::write(root.join("d/f"), "").unwrap();
         }
-        assert_eq!(scan(&source, None).unwrap(), 3);
-        both(&source, &mirror).unwrap();
+        assert_eq!(scan(&source, None, false).unwrap(), 3);
+        for attributes in [false, true] {
+            both(&source, &mirror, attributes).unwrap();
+        }
         std::fs::write(mirror.join("more"), "").unwrap();
-        let text = both(&source, &mirror).unwrap_err().to_string();
-        assert_eq!(text, "3 entries here, 4 there");
+        for attributes in [false, true] {
+            let text = both(&source, &mirror, attributes).unwrap_err().to_string();
+            assert_eq!(text, "3 entries here, 4 there");
+        }
     }
 }

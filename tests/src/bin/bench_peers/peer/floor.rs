@@ -24,8 +24,8 @@ pub(super) enum Job {
     Write(String),
     /// Files copied while the change happens.
     Follow,
-    /// Both trees looked at.
-    Scan,
+    /// Both trees looked at, and which attributes there are.
+    Scan { attributes: bool },
     /// These names sent as one stream.
     Stream(&'static str),
 }
@@ -49,7 +49,9 @@ impl Job {
             ("floor", Scenario::S4 | Scenario::S5a | Scenario::S5b | Scenario::S5c) => {
                 Self::Copy("file.bin".to_owned())
             }
-            ("floor", Scenario::S7(_)) => Self::Scan,
+            ("floor" | "floor-HAX", Scenario::S7(_)) => Self::Scan {
+                attributes: peer == "floor-HAX",
+            },
             ("floor-live", Scenario::S2 | Scenario::S2b) => Self::Follow,
             ("floor-tcp", Scenario::S4) => Self::Stream("file.bin"),
             ("floor" | "floor-tcp", Scenario::S11(Far::Files | Far::Large, _)) => {
@@ -115,7 +117,8 @@ impl Peer for Floor {
             (Job::Stream(_), _) => {
                 worker.tell(&format!("connect {}:{}", place.host(), self.port))?;
             }
-            (Job::Scan, true) => worker.tell("scan")?,
+            (Job::Scan { attributes: false }, true) => worker.tell("scan")?,
+            (Job::Scan { attributes: true }, true) => worker.tell("scan HAX")?,
             // The whole tree.
             (Job::Write(_), _) => worker.tell("write ")?,
             _ => worker.tell("copy ")?,
@@ -146,7 +149,7 @@ impl Peer for Floor {
             Job::Copy(names) => format!("copy {names}"),
             Job::Write(names) => format!("write {names}"),
             Job::Follow => "drain".to_owned(),
-            Job::Scan => "scan".to_owned(),
+            Job::Scan { .. } => "scan".to_owned(),
             Job::Stream(names) => format!("send {names}"),
         };
         self.worker()?.tell(&line)
