@@ -99,7 +99,7 @@ fn placed_tests(line: &str) -> impl Iterator<Item = (&str, &str)> {
 
 /// What is wrong with a test that is said to be at a place: a suite of the tests, a crate, or `crate/suite`.
 fn placement(root: &Path, place: &str, test: &str) -> Option<&'static str> {
-    let bases = match place.split_once('/') {
+    let bases = match place.rsplit_once('/') {
         Some((name, suite)) => vec![root.join(name).join("tests").join(suite)],
         None => vec![root.join("tests").join(place), root.join(place).join("src")],
     };

@@ -6,7 +6,14 @@ use std::path::{Path, PathBuf};
 use crate::source::code;
 use crate::{files, read, relative};
 
-const CRATES: [&str; 6] = ["proto", "heap", "agent", "receiver", "tests", "certs-dev"];
+const CRATES: [&str; 6] = [
+    "proto",
+    "proto/heap",
+    "agent",
+    "receiver",
+    "tests",
+    "certs-dev",
+];
 const SUITES: [&str; 4] = ["e2e", "compat", "power", "tidy"];
 
 /// Every `.rs` below the crates' source directories and the test suites that no crate root leads to.
