@@ -61,21 +61,23 @@ fn digests_of_both_sides_agree() {
 #[test]
 fn digests_are_forgotten_while_the_agent_rests_and_their_memory_is_given_back() {
     let bench = Bench::start(|_| {});
-    for dir in 0..10_000 {
+    for dir in 0..30_000 {
         fs::create_dir_all(bench.at(&format!("{}/{dir}", dir / 100))).unwrap();
     }
     let mut agent = bench.open();
     let before = bench.own_kib();
     let digest = agent.digest(".");
     let read = bench.own_kib();
-    assert!(read > before + 800, "{before} and {read} KiB");
+    assert!(read > before + 2_500, "{before} and {read} KiB");
+    // The digests are most of what came; each thread keeps a few pieces for its next use.
+    let kept_max = before.midpoint(read);
     // It takes some times as long as to read the tree, and two pings: who answers the second has given back.
     let until = Instant::now() + Duration::from_secs(120);
     for token in 1.. {
         agent.ping(token);
         agent.wait_pong(token);
         let rests = bench.own_kib();
-        if rests < before + 500 {
+        if rests < kept_max {
             break;
         }
         assert!(Instant::now() < until, "{before}, {read} and {rests} KiB");
