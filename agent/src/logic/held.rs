@@ -53,25 +53,20 @@ impl Held {
 
     /// This content of `len` bytes is on its way to the target; what was there before, if anything is known.
     pub fn replace(&mut self, place: Place, content: &Digest, len: u32) -> Option<Belief> {
-        let known = self.is(place, content, len);
-        match self.find(place) {
-            Some(at) => self.entries[at] = entry(place, content),
-            None => self.insert(entry(place, content)),
-        }
-        known
+        let new = entry(place, content);
+        let Some(at) = self.find(place) else {
+            self.insert(new);
+            return None;
+        };
+        let old = std::mem::replace(&mut self.entries[at], new);
+        Some(belief(old, place, content, len))
     }
 
     /// How what is there compares with this content of `len` bytes, if anything is known.
     #[must_use]
     pub fn is(&self, place: Place, content: &Digest, len: u32) -> Option<Belief> {
-        let old = self.entries[self.find(place)?];
-        Some(if old == entry(place, content) {
-            Belief::Same
-        } else if old == entry_of(place, LENGTH | len) {
-            Belief::AsLong
-        } else {
-            Belief::Other
-        })
+        let at = self.find(place)?;
+        Some(belief(self.entries[at], place, content, len))
     }
 
     /// This content was found at the target; what went there later is known already.
@@ -161,6 +156,17 @@ impl Held {
         for entry in old.into_iter().filter(|entry| *entry != 0) {
             self.insert(entry);
         }
+    }
+}
+
+/// How what an entry of a place says compares with this content.
+fn belief(known: u64, place: Place, content: &Digest, len: u32) -> Belief {
+    if known == entry(place, content) {
+        Belief::Same
+    } else if known == entry_of(place, LENGTH | len) {
+        Belief::AsLong
+    } else {
+        Belief::Other
     }
 }
 
