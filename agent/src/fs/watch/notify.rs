@@ -167,11 +167,17 @@ impl NotifyWatcher {
 
     /// Another directory is at `path`: drops what was watched there, and below.
     fn replaced(&mut self, path: &WirePath) {
-        let gone = self.shared.state().take_below(path);
-        for (path, _) in &gone {
+        let gone = self.drop_below(path);
+        self.shared.state().before.extend(gone);
+    }
+
+    /// Watches what is at `path` or below no more; returns what that was.
+    fn drop_below(&mut self, path: &WirePath) -> Vec<(WirePath, Identity)> {
+        let below = self.shared.state().take_below(path);
+        for (path, _) in &below {
             self.unwatch(path);
         }
-        self.shared.state().before.extend(gone);
+        below
     }
 
     /// Takes a new instance of notify, without any watch of the old one.
@@ -214,25 +220,18 @@ impl Watcher for NotifyWatcher {
     }
 
     fn forget(&mut self, path: &WirePath) {
-        if path.is_root() {
-            return;
-        }
-        let left = self.shared.state().take_below(path);
-        for (path, _) in left {
-            self.unwatch(&path);
+        if !path.is_root() {
+            self.drop_below(path);
         }
     }
 
     fn refresh(&mut self) -> Result<(), WatchError> {
         let (overflowed, stale) = {
-            let state = self.shared.state();
-            (state.overflowed, state.stale.len())
-        };
-        {
             let mut state = self.shared.state();
             state.before.clear();
             state.lost.clear();
-        }
+            (state.overflowed, state.stale.len())
+        };
         if overflowed {
             self.start_over()?;
         }

@@ -8,12 +8,18 @@ use notify::event::{ModifyKind, RemoveKind, RenameMode};
 use super::super::Touch;
 use super::*;
 
+/// A watcher, and what it tells.
+fn start(root: &Path) -> (NotifyWatcher, mpsc::Receiver<RawEvent>) {
+    let (sender, events) = mpsc::sync_channel(1 << 17);
+    let sink = move |event| drop(sender.send(event));
+    let watcher = NotifyWatcher::start(root, Box::new(sink)).unwrap();
+    (watcher, events)
+}
+
 #[test]
 fn a_barrier_directory_that_was_cleaned_away_is_made_again() {
     let dir = tempfile::tempdir().unwrap();
-    let (sender, events) = mpsc::sync_channel(1 << 17);
-    let sink = move |event| drop(sender.send(event));
-    let mut watcher = NotifyWatcher::start(dir.path(), Box::new(sink)).unwrap();
+    let (mut watcher, events) = start(dir.path());
     let private = watcher.shared.state().barrier.path().to_owned();
     assert!(!private.starts_with(dir.path()));
     std::fs::remove_dir_all(private).unwrap();
@@ -28,9 +34,7 @@ fn told(dirs: &[&str], events: &[Event]) -> Vec<RawEvent> {
     for name in dirs {
         std::fs::create_dir(dir.path().join(name)).unwrap();
     }
-    let (sender, heard) = mpsc::sync_channel(1 << 10);
-    let sink = move |event| drop(sender.send(event));
-    let watcher = NotifyWatcher::start(dir.path(), Box::new(sink)).unwrap();
+    let (watcher, heard) = start(dir.path());
     let mut state = watcher.shared.state();
     for event in events {
         let mut event = event.clone();
@@ -169,9 +173,7 @@ fn what_is_below_a_directory_that_was_replaced_is_not_taken_for_watched() {
 fn what_an_event_took_the_note_of_is_not_taken_for_watched() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir_all(dir.path().join("d/in")).unwrap();
-    let (sender, events) = mpsc::sync_channel(1 << 10);
-    let sink = move |event| drop(sender.send(event));
-    let mut watcher = NotifyWatcher::start(dir.path(), Box::new(sink)).unwrap();
+    let (mut watcher, events) = start(dir.path());
     watcher.watch(&path("d/in")).unwrap();
     let lose = |watcher: &NotifyWatcher| watcher.shared.state().lose_below(&path("d"));
     lose(&watcher);
@@ -196,9 +198,7 @@ fn what_an_event_took_the_note_of_is_not_taken_for_watched() {
 fn after_an_overflow_nothing_is_taken_for_watched() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("d")).unwrap();
-    let (sender, events) = mpsc::sync_channel(1 << 10);
-    let sink = move |event| drop(sender.send(event));
-    let mut watcher = NotifyWatcher::start(dir.path(), Box::new(sink)).unwrap();
+    let (mut watcher, events) = start(dir.path());
     watcher.watch(&path("d")).unwrap();
     watcher.shared.state().overflow();
     assert_eq!(events.recv().unwrap(), RawEvent::Overflow);
