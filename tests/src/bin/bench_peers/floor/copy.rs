@@ -12,7 +12,8 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_O
 use rustix::io::Errno;
 
 const THREADS: usize = 2;
-const BUFFER_BYTES: usize = 1 << 20;
+/// Larger ones would take memory in blocks that are more often cold than smaller ones, see docs/benchmarks.md.
+const BUFFER_BYTES: usize = 256 << 10;
 /// From here on a file is written by all threads.
 const LARGE_BYTES: u64 = 64 << 20;
 const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::CLOEXEC);

@@ -21,7 +21,7 @@ use rustix::io::Errno;
 
 use super::copy::{copy_file, make_directory, same_times, sync};
 
-const BUFFER_BYTES: usize = 1 << 20;
+const BUFFER_BYTES: usize = 256 << 10;
 const EVENTS_BYTES: usize = 64 * 1024;
 const LOOK_EVERY: Timespec = Timespec {
     tv_sec: 0,
