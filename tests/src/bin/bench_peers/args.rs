@@ -14,7 +14,8 @@ Usage: cargo bench-peers [OPTIONS]
 
   --peers LIST       default rsync,syncd; known: rsync rsync-fsync rsync-HAX rsync-nodelay rsync-W rsync-z
                      rsync-inplace rsync-checksum rsync-ssh rsync-tls inotify-script lsyncd lsyncd-delay0 syncd syncd-none
-                     syncd-files; floor floor-none floor-HAX floor-live floor-tcp: what the machine itself needs
+                     syncd-files; floor floor-none floor-HAX floor-live floor-tcp floor-tls floor-tls-none: what the
+                     machine itself needs
   --scenarios LIST   default all: S1 (= S1-1k S1-10k S1-100k) S2 S2b S3 S3-mix S4 S5a S5b S5c S6 S7 S7-1M
                      (small: only if it is named) S8 S9 S9-dirs S10
                      S11 (= S11-change S11-files S11-large S11-files-loss S11-large-loss) F2 F3

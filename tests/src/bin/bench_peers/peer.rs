@@ -46,7 +46,7 @@ pub(crate) enum Kind {
     Floor(&'static str),
 }
 
-const KINDS: [Kind; 21] = [
+const KINDS: [Kind; 23] = [
     Kind::Rsync("rsync", &[]),
     Kind::Rsync("rsync-fsync", &["--fsync"]),
     Kind::Rsync("rsync-HAX", &["-HAX"]),
@@ -68,6 +68,8 @@ const KINDS: [Kind; 21] = [
     Kind::Floor("floor-HAX"),
     Kind::Floor("floor-live"),
     Kind::Floor("floor-tcp"),
+    Kind::Floor("floor-tls"),
+    Kind::Floor("floor-tls-none"),
 ];
 
 impl Kind {

@@ -16,13 +16,13 @@ const THREADS: usize = 2;
 const BUFFER_BYTES: usize = 256 << 10;
 /// From here on a file is written by all threads.
 const LARGE_BYTES: u64 = 64 << 20;
-const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::CLOEXEC);
+pub(super) const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::CLOEXEC);
 
 /// A directory below the root, and the files in it that are copied.
 #[derive(Debug)]
-struct Part {
-    path: PathBuf,
-    files: Vec<OsString>,
+pub(super) struct Part {
+    pub(super) path: PathBuf,
+    pub(super) files: Vec<OsString>,
 }
 
 /// Copies these names of the source's root with everything below them; an empty name is the root itself. Nothing is durable
@@ -67,7 +67,8 @@ pub(super) fn same_times(source: &Path, mirror: &Path) -> io::Result<()> {
     Ok(rustix::fs::utimensat(CWD, mirror, &times_of(&stat), flags)?)
 }
 
-fn list(source: &Path, path: &Path, parts: &mut Vec<Part>) -> io::Result<()> {
+/// Which directories there are, and the files in each, above before below.
+pub(super) fn list(source: &Path, path: &Path, parts: &mut Vec<Part>) -> io::Result<()> {
     let full = source.join(path);
     if !fs::symlink_metadata(&full)?.is_dir() {
         parts.push(Part {

@@ -1,5 +1,6 @@
 //! The floor as a peer: a worker process that is told what to do, and for streams one more that reads them.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -7,7 +8,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use syncd_tests::Process;
 use syncd_tests::wait::try_wait_for;
 
-use super::super::floor::{DONE, READY, SINK, WORKER};
+use super::super::floor::{DONE, DURABLE, READY, SINK, TLS_SINK, WORKER};
 use super::super::place::Place;
 use super::super::scenario::{Far, Scenario};
 use super::{Goal, PATIENCE, Peer, wait_log};
@@ -28,6 +29,8 @@ pub(super) enum Job {
     Scan { attributes: bool },
     /// These names sent as one stream.
     Stream(&'static str),
+    /// These names sent through TLS, checked and published.
+    Secure { name: &'static str, durable: bool },
 }
 
 impl Job {
@@ -53,6 +56,15 @@ impl Job {
                 attributes: peer == "floor-HAX",
             },
             ("floor-live", Scenario::S2 | Scenario::S2b) => Self::Follow,
+            ("floor-tls" | "floor-tls-none", Scenario::S3 | Scenario::S3Mix | Scenario::S4) => {
+                Self::Secure {
+                    name: match scenario {
+                        Scenario::S4 => "file.bin",
+                        _ => "",
+                    },
+                    durable: peer == "floor-tls",
+                }
+            }
             ("floor-tcp", Scenario::S4) => Self::Stream("file.bin"),
             ("floor" | "floor-tcp", Scenario::S11(Far::Files | Far::Large, _)) => {
                 Self::Stream("new")
@@ -74,7 +86,13 @@ pub(super) struct Floor {
 impl Floor {
     pub(super) fn new(place: &Place, port: u16, job: Job) -> Result<Self, String> {
         let sink = match job {
-            Job::Stream(_) => Some(sink(place, port)?),
+            Job::Stream(_) => Some(sink(place, port, SINK, &[])?),
+            Job::Secure { durable, .. } => {
+                let (mirror, certs) = (place.mirror(), place.sandbox.certs());
+                let last = if durable { DURABLE } else { "" };
+                let more = [mirror.as_os_str(), certs.as_os_str(), OsStr::new(last)];
+                Some(sink(place, port, TLS_SINK, &more)?)
+            }
             _ => None,
         };
         Ok(Self {
@@ -91,12 +109,12 @@ impl Floor {
     }
 }
 
-fn sink(place: &Place, port: u16) -> Result<Process, String> {
+fn sink(place: &Place, port: u16, role: &str, more: &[&OsStr]) -> Result<Process, String> {
     let mut command = own()?;
     let address = format!("{}:{port}", place.listens());
-    command.arg(SINK).arg(&address);
+    command.arg(role).arg(&address).args(more);
     let log = place.sandbox.path().join("floor-sink.log");
-    let process = Process::spawn(SINK, &mut command, &log).map_err(|error| error.to_string())?;
+    let process = Process::spawn(role, &mut command, &log).map_err(|error| error.to_string())?;
     wait_log(&process, READY)?;
     // Counted by nobody, and it shows that the way is open.
     try_wait_for(PATIENCE, || {
@@ -116,6 +134,13 @@ impl Peer for Floor {
         match (&self.job, self.mirrored) {
             (Job::Stream(_), _) => {
                 worker.tell(&format!("connect {}:{}", place.host(), self.port))?;
+            }
+            (Job::Secure { .. }, _) => {
+                let (host, certs) = (place.host(), place.sandbox.certs());
+                let certs = certs.display();
+                worker.tell(&format!("handshake {host}:{} {certs}", self.port))?;
+                worker.wait()?;
+                worker.tell("tls ")?;
             }
             (Job::Scan { attributes: false }, true) => worker.tell("scan")?,
             (Job::Scan { attributes: true }, true) => worker.tell("scan HAX")?,
@@ -151,6 +176,7 @@ impl Peer for Floor {
             Job::Follow => "drain".to_owned(),
             Job::Scan { .. } => "scan".to_owned(),
             Job::Stream(names) => format!("send {names}"),
+            Job::Secure { name, .. } => format!("tls {name}"),
         };
         self.worker()?.tell(&line)
     }
@@ -230,6 +256,7 @@ mod tests {
         let names = |job| matches!(job, Some(Job::Copy(names)) if names.split(' ').count() == REPLACED_DIRS);
         assert!(names(copied));
         assert_eq!(Job::of("floor-live", &Scenario::S4), None);
+        assert_eq!(Job::of("floor-tls", &Scenario::S5a), None);
         assert_eq!(Job::of("floor", &Scenario::S6), None);
         assert_eq!(Job::of("floor-none", &Scenario::S7(1)), None);
         let written = Job::of("floor-none", &Scenario::S4);
