@@ -1,12 +1,13 @@
-//! [`Tree`]: which watch descriptor is which directory. About a hundred bytes a directory, and no path
+//! [`Tree`]: which watch descriptor is which directory. About fifty bytes a directory, and no path
 //! is stored: it is put together from the names when an event needs it.
 //!
 //! Plain data; it knows nothing of inotify and calls nothing.
 
-use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 use syncd_proto::path::{Name, WirePath};
 
 /// Index of a directory.
@@ -27,8 +28,6 @@ struct Node {
     first_child: Id,
     next: Id,
     prev: Id,
-    /// Next node with the same hash of parent and name.
-    chain: Id,
     wd: i32,
     name_at: u32,
     name_len: u8,
@@ -45,8 +44,10 @@ pub(super) struct Tree {
     free: Vec<Id>,
     names: Vec<u8>,
     names_dead: usize,
-    by_wd: HashMap<i32, Id>,
-    by_name: HashMap<u32, Id>,
+    /// Those that have a descriptor. Keys are in the nodes: they change only while the node is not in here.
+    by_wd: HashTable<Id>,
+    /// Those that are linked, likewise.
+    by_name: HashTable<Id>,
     hasher: RandomState,
     moment: u32,
 }
@@ -59,8 +60,8 @@ impl Tree {
             free: Vec::new(),
             names: Vec::new(),
             names_dead: 0,
-            by_wd: HashMap::new(),
-            by_name: HashMap::new(),
+            by_wd: HashTable::new(),
+            by_name: HashTable::new(),
             hasher: RandomState::new(),
             moment: 0,
         };
@@ -76,12 +77,15 @@ impl Tree {
 
     /// The descriptors of all of them.
     pub(super) fn watches(&self) -> Vec<i32> {
-        self.by_wd.keys().copied().collect()
+        self.by_wd
+            .iter()
+            .map(|&id| self.nodes[id as usize].wd)
+            .collect()
     }
 
     /// About how many bytes it takes.
     pub(super) fn bytes(&self) -> usize {
-        let table = |capacity: usize| capacity * 8 / 7 * 9;
+        let table = |capacity: usize| capacity * 8 / 7 * 5;
         self.nodes.capacity() * size_of::<Node>()
             + self.free.capacity() * size_of::<Id>()
             + self.names.capacity()
@@ -91,7 +95,8 @@ impl Tree {
 
     /// The directory with this descriptor.
     pub(super) fn by_wd(&self, wd: i32) -> Option<Id> {
-        self.by_wd.get(&wd).copied()
+        let has_it = |&id: &Id| self.nodes[id as usize].wd == wd;
+        self.by_wd.find(self.hasher.hash_one(wd), has_it).copied()
     }
 
     /// The descriptor of a directory, if it is watched.
@@ -128,14 +133,8 @@ impl Tree {
 
     /// The directory `name` in `parent`.
     pub(super) fn child(&self, parent: Id, name: &[u8]) -> Option<Id> {
-        let mut id = *self.by_name.get(&self.hash(parent, name))?;
-        while id != NONE {
-            if self.is_named(id, parent, name) {
-                return Some(id);
-            }
-            id = self.nodes[id as usize].chain;
-        }
-        None
+        let is_it = |&id: &Id| self.is_named(id, parent, name);
+        self.by_name.find(self.hash(parent, name), is_it).copied()
     }
 
     /// The directory at `path`.
@@ -167,8 +166,8 @@ impl Tree {
 
     /// Gives a directory that has none a descriptor.
     pub(super) fn set_wd(&mut self, id: Id, wd: i32) {
-        self.nodes[id as usize].wd = wd;
-        self.by_wd.insert(wd, id);
+        self.take_wd(id);
+        self.give_wd(id, wd);
         self.moment = self.moment.wrapping_add(1);
         self.nodes[id as usize].since = self.moment;
     }
@@ -185,35 +184,26 @@ impl Tree {
         if id == ROOT || !self.nodes[id as usize].linked {
             return;
         }
-        let node = self.nodes[id as usize];
-        let hash = self.hash(node.parent, self.name(&node));
-        let head = self.by_name.get(&hash).copied().unwrap_or(NONE);
-        if head == id {
-            if node.chain == NONE {
-                self.by_name.remove(&hash);
-            } else {
-                self.by_name.insert(hash, node.chain);
-            }
-        } else {
-            let mut at = head;
-            while at != NONE && self.nodes[at as usize].chain != id {
-                at = self.nodes[at as usize].chain;
-            }
-            if at != NONE {
-                self.nodes[at as usize].chain = node.chain;
-            }
+        let node = &self.nodes[id as usize];
+        let hash = self.hash(node.parent, self.name(node));
+        if let Ok(entry) = self.by_name.find_entry(hash, |&other| other == id) {
+            entry.remove();
         }
-        self.nodes[id as usize].chain = NONE;
         self.nodes[id as usize].linked = false;
     }
 
     /// Gives back the last name to a directory that lost it; the name must be free.
     pub(super) fn relink(&mut self, id: Id) {
-        if !self.nodes[id as usize].linked {
-            let node = self.nodes[id as usize];
-            let hash = self.hash(node.parent, self.name(&node));
-            self.chain(hash, id);
+        if self.nodes[id as usize].linked {
+            return;
         }
+        let (nodes, names, hasher) = (&self.nodes, &self.names, &self.hasher);
+        let key = |&id: &Id| {
+            let node = &nodes[id as usize];
+            hasher.hash_one((node.parent, node.name(names)))
+        };
+        self.by_name.insert_unique(key(&id), id, key);
+        self.nodes[id as usize].linked = true;
     }
 
     /// Moves a directory to another name, which must be free. `false` (and nothing happens) if the
@@ -274,20 +264,13 @@ impl Tree {
         self.relink(id);
     }
 
-    fn chain(&mut self, hash: u32, id: Id) {
-        let head = self.by_name.insert(hash, id).unwrap_or(NONE);
-        self.nodes[id as usize].chain = head;
-        self.nodes[id as usize].linked = true;
-    }
-
     fn allocate(&mut self, parent: Id, name: &[u8], wd: i32) -> Id {
         let node = Node {
             parent,
             first_child: NONE,
             next: NONE,
             prev: NONE,
-            chain: NONE,
-            wd,
+            wd: UNWATCHED,
             name_at: self.store(name),
             name_len: name.len() as u8,
             linked: false,
@@ -301,7 +284,7 @@ impl Tree {
             (self.nodes.len() - 1) as Id
         };
         if wd != UNWATCHED {
-            self.by_wd.insert(wd, id);
+            self.give_wd(id, wd);
         }
         self.join_parent(id);
         id
@@ -313,13 +296,29 @@ impl Tree {
         let node = &mut self.nodes[id as usize];
         self.names_dead += usize::from(node.name_len);
         node.name_len = 0;
-        let wd = std::mem::replace(&mut node.wd, UNWATCHED);
-        if self.by_wd.get(&wd) == Some(&id) {
-            self.by_wd.remove(&wd);
-        }
+        self.take_wd(id);
         if id != ROOT {
             self.free.push(id);
         }
+    }
+
+    fn give_wd(&mut self, id: Id, wd: i32) {
+        let (nodes, hasher) = (&self.nodes, &self.hasher);
+        let has_it = |&other: &Id| nodes[other as usize].wd == wd;
+        let key = |&other: &Id| hasher.hash_one(nodes[other as usize].wd);
+        match self.by_wd.entry(hasher.hash_one(wd), has_it, key) {
+            Entry::Occupied(mut entry) => *entry.get_mut() = id,
+            Entry::Vacant(entry) => drop(entry.insert(id)),
+        }
+        self.nodes[id as usize].wd = wd;
+    }
+
+    fn take_wd(&mut self, id: Id) {
+        let hash = self.hasher.hash_one(self.nodes[id as usize].wd);
+        if let Ok(entry) = self.by_wd.find_entry(hash, |&other| other == id) {
+            entry.remove();
+        }
+        self.nodes[id as usize].wd = UNWATCHED;
     }
 
     fn join_parent(&mut self, id: Id) {
@@ -373,12 +372,18 @@ impl Tree {
     }
 
     fn name(&self, node: &Node) -> &[u8] {
-        let at = node.name_at as usize;
-        &self.names[at..at + usize::from(node.name_len)]
+        node.name(&self.names)
     }
 
-    fn hash(&self, parent: Id, name: &[u8]) -> u32 {
-        self.hasher.hash_one((parent, name)) as u32
+    fn hash(&self, parent: Id, name: &[u8]) -> u64 {
+        self.hasher.hash_one((parent, name))
+    }
+}
+
+impl Node {
+    fn name<'a>(&self, names: &'a [u8]) -> &'a [u8] {
+        let at = self.name_at as usize;
+        &names[at..at + usize::from(self.name_len)]
     }
 }
 
@@ -444,12 +449,16 @@ mod tests {
                 wd += 1;
                 add(&mut tree, &format!("some-name-{n}/below-{round}"), wd);
             }
+            assert_eq!(tree.len(), 2_001);
             for n in 0..2_000 {
                 let id = tree
                     .find(&path(&format!("some-name-{n}/below-{round}")))
                     .unwrap();
                 assert!(tree.path(id).is_some());
+                let given = wd - 1_999 + n;
+                assert_eq!(tree.by_wd(given), Some(id));
                 tree.remove(id, |_, _| {});
+                assert_eq!(tree.by_wd(given), None);
             }
             peak = peak.max(tree.bytes());
         }
