@@ -14,6 +14,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -51,7 +52,7 @@ pub struct Channels {
     /// Requests go here.
     pub requests: mpsc::Sender<ControlRequest>,
     /// Events come from here.
-    pub events: broadcast::Sender<Event>,
+    pub events: Events,
 }
 
 impl Channels {
@@ -59,8 +60,36 @@ impl Channels {
     #[must_use]
     pub fn new() -> (Self, mpsc::Receiver<ControlRequest>) {
         let (requests, asked) = mpsc::channel(REQUESTS_MAX);
-        let (events, _) = broadcast::channel(EVENTS_MAX);
+        let events = Events::default();
         (Self { requests, events }, asked)
+    }
+}
+
+/// Events for whoever follows them. The room for [`EVENTS_MAX`] is taken when somebody first does.
+#[derive(Debug, Clone, Default)]
+pub struct Events(Arc<OnceLock<broadcast::Sender<Event>>>);
+
+impl Events {
+    /// All from now on.
+    #[must_use]
+    pub fn follow(&self) -> broadcast::Receiver<Event> {
+        let sender = self.0.get_or_init(|| broadcast::Sender::new(EVENTS_MAX));
+        sender.subscribe()
+    }
+
+    /// Whether anybody follows them: if not, none needs to be told.
+    #[must_use]
+    pub fn are_followed(&self) -> bool {
+        let sender = self.0.get();
+        sender.is_some_and(|sender| sender.receiver_count() > 0)
+    }
+
+    /// Tells one.
+    pub fn tell(&self, event: Event) {
+        if let Some(sender) = self.0.get() {
+            // Whoever followed may have gone.
+            let _ = sender.send(event);
+        }
     }
 }
 
@@ -261,7 +290,7 @@ async fn serve_client(stream: UnixStream, channels: Channels) {
             _ if !whole => refused("the request is too long".into()),
             Err(error) => refused(format!("not a request: {error}")),
             Ok(Command::Events {}) => {
-                let events = channels.events.subscribe();
+                let events = channels.events.follow();
                 if say(&mut write, &Answer::from(&Reply::Events {}))
                     .await
                     .is_ok()

@@ -170,14 +170,14 @@ async fn events_follow_until_the_client_goes() {
     let mut client = agent.client().await;
     client.say(r#"{"cmd":"events"}"#).await;
     assert_eq!(client.reply().await, Reply::Events {});
-    agent.channels.events.send(event("a".into())).unwrap();
+    agent.channels.events.tell(event("a".into()));
     let line = client.hear().await;
     assert_eq!(
         line,
         "{\"event\":\"durable\",\"target\":\"h::m\",\"path\":\"a\",\"op\":\"put\",\"bytes\":1,\"latency_ms\":2}\n"
     );
     drop(client);
-    while agent.channels.events.receiver_count() > 0 {
+    while agent.channels.events.are_followed() {
         tokio::task::yield_now().await;
     }
 }
@@ -191,11 +191,7 @@ async fn a_slow_reader_is_told_how_much_it_missed() {
     // No await between the sends: the socket's side cannot keep up.
     let sent = EVENTS_MAX + 10;
     for index in 0..sent {
-        agent
-            .channels
-            .events
-            .send(event(index.to_string()))
-            .unwrap();
+        agent.channels.events.tell(event(index.to_string()));
     }
     let first: Event = serde_json::from_str(&client.hear().await).unwrap();
     assert_eq!(first, Event::Missed { count: 10 });

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -313,6 +315,37 @@ fn deletes_that_are_held() {
     agent.wait_synced(LONG);
     let told = agree(&agent, 0, "in sync");
     assert_eq!(told["syncd_agent_target_held_deletes"], 0.0);
+}
+
+/// Everybody who follows what becomes durable is told of it, who came later of what came later.
+#[test]
+fn changes_are_told_to_whoever_follows_them() {
+    let mirror = Mirror::start();
+    let mut followers = Vec::new();
+    for (name, op) in [("a", "put"), ("d", "mkdir"), ("a", "remove")] {
+        let mut stream = UnixStream::connect(mirror.agent.control().path()).expect("connect");
+        stream.write_all(b"{\"cmd\":\"events\"}\n").expect("ask");
+        stream.set_read_timeout(Some(LONG)).expect("a limit");
+        let mut lines = BufReader::new(stream).lines();
+        let mut follower = move || -> Value {
+            let line = lines.next().expect("a line").expect("in time");
+            serde_json::from_str(&line).expect("JSON")
+        };
+        assert_eq!(follower()["ok"], true);
+        followers.push(follower);
+        match op {
+            "put" => fs::write(mirror.src(name), "12345").expect("write"),
+            "mkdir" => fs::create_dir(mirror.src(name)).expect("mkdir"),
+            _ => fs::remove_file(mirror.src(name)).expect("remove"),
+        }
+        for follower in &mut followers {
+            // There may be more, as of the times of the directory that it is in.
+            let is_it = |event: &Value| event["path"] == name && event["op"] == op;
+            let event = std::iter::repeat_with(follower).find(is_it).expect("it");
+            assert_eq!(event["event"], "durable", "{event}");
+            assert_eq!(event["bytes"], if op == "put" { 5 } else { 0 }, "{event}");
+        }
+    }
 }
 
 #[test]

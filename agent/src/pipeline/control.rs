@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use syncd_proto::path::WirePath;
-use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::mpsc;
 
 use crate::control::ControlRequest;
 use crate::control::protocol::{Change, Command, Event, Reply};
 use crate::control::reasons::reasons;
 use crate::control::status::Verdict;
+use crate::logic::coalesce::Millis;
+use crate::logic::outbox::Note;
 use crate::pipeline::source::Source;
 use crate::pipeline::status;
 use crate::pipeline::target::{State, Target};
@@ -207,27 +208,15 @@ async fn wait_for(target: &Target, is_done: impl Fn(&State) -> bool) {
     }
 }
 
-/// Passes a target's changes on to whoever listens at the socket.
-pub(super) fn forward_events(target: &Arc<Target>, events: broadcast::Sender<Event>) {
-    let name = target.name.clone();
-    let mut done = target.follow();
-    tokio::spawn(async move {
-        loop {
-            let event = match done.recv().await {
-                Ok(done) => Event::Durable {
-                    target: name.clone(),
-                    path: done.path.to_string(),
-                    op: change_of(done.verb),
-                    bytes: done.bytes,
-                    latency_ms: done.latency.as_millis() as u64,
-                },
-                Err(RecvError::Lagged(count)) => Event::Missed { count },
-                Err(RecvError::Closed) => return,
-            };
-            // Nobody listens: that is fine.
-            let _ = events.send(event);
-        }
-    });
+/// What is told of a change that became durable.
+pub(super) fn durable(target: &str, path: &WirePath, note: &Note, latency: Millis) -> Event {
+    Event::Durable {
+        target: target.to_owned(),
+        path: path.to_string(),
+        op: change_of(note.verb),
+        bytes: note.bytes,
+        latency_ms: latency,
+    }
 }
 
 fn change_of(verb: &str) -> Change {

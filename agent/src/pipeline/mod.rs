@@ -35,11 +35,10 @@ use std::time::{Duration, Instant};
 
 use syncd_proto::attributes::Attributes;
 use syncd_proto::message::Purpose;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::mpsc;
 
 use crate::commands::load;
-use crate::control::ControlRequest;
-use crate::control::protocol::Event;
+use crate::control::{ControlRequest, Events};
 use crate::error::Fatal;
 use crate::fs::accounts;
 use crate::fs::root::SourceRoot;
@@ -185,7 +184,7 @@ fn prepare_access(
 pub async fn run(
     mirrors: Vec<Mirror>,
     requests: mpsc::Receiver<ControlRequest>,
-    events: broadcast::Sender<Event>,
+    events: Events,
     stop: Stop,
 ) -> Result<(), Fatal> {
     let started = Instant::now();
@@ -197,7 +196,7 @@ pub async fn run(
             threads.extend(work(&reach.target)?);
             threads.push(check(&reach.target, &mirror.checks)?);
             sessions.push(connect(reach, &stop));
-            control::forward_events(&reach.target, events.clone());
+            reach.target.tell(events.clone());
         }
     }
     let sources: Vec<_> = mirrors.iter().map(|mirror| mirror.source.clone()).collect();

@@ -11,8 +11,9 @@ use syncd_proto::meta::Kind;
 use syncd_proto::op::{Content, Op};
 use syncd_proto::path::WirePath;
 use syncd_proto::reject::RejectCode;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::watch;
 
+use crate::control::Events;
 use crate::fs::root::SourceRoot;
 use crate::fs::scan::Hashes;
 use crate::fs::watch::Backlog;
@@ -22,6 +23,7 @@ use crate::logic::held::Held;
 use crate::logic::outbox::{Note, Outbox, Sent};
 use crate::logic::plan::{Batch, Cause};
 use crate::net::link::Link;
+use crate::pipeline::control;
 use crate::pipeline::selection::Selection;
 
 mod refusals;
@@ -36,19 +38,6 @@ const HEAR_MAX: Duration = Duration::from_secs(1);
 
 /// Room for the groups of versions that were sent, in bytes: those of 8 GiB of files.
 const KNOWN_BYTES_MAX: usize = 4 << 20;
-
-/// A change that became durable, for whoever follows them.
-#[derive(Debug, Clone)]
-pub struct Done {
-    /// The path.
-    pub path: Arc<WirePath>,
-    /// What was done.
-    pub verb: &'static str,
-    /// Content bytes.
-    pub bytes: u64,
-    /// From the first event seen to the durable acknowledgement.
-    pub latency: Duration,
-}
 
 /// One target.
 #[derive(Debug)]
@@ -75,7 +64,7 @@ pub struct Target {
     wake_transfers: Condvar,
     wake_checker: Condvar,
     version: watch::Sender<u64>,
-    done: broadcast::Sender<Done>,
+    events: OnceLock<Events>,
 }
 
 impl Target {
@@ -106,7 +95,7 @@ impl Target {
             wake_transfers: Condvar::new(),
             wake_checker: Condvar::new(),
             version: watch::Sender::new(0),
-            done: broadcast::Sender::new(4_096),
+            events: OnceLock::new(),
         }
     }
 
@@ -290,10 +279,10 @@ impl Target {
         self.version.subscribe()
     }
 
-    /// Follows changes as they become durable.
-    #[must_use]
-    pub fn follow(&self) -> broadcast::Receiver<Done> {
-        self.done.subscribe()
+    /// Where to tell of changes as they become durable.
+    pub fn tell(&self, events: Events) {
+        // Once; an agent has one place for them.
+        let _ = self.events.set(events);
     }
 
     /// The source is watched; comparisons may begin.
@@ -446,7 +435,7 @@ impl Target {
     }
 
     fn settle_sent(&self, state: &mut State, sent: &Sent, now: Millis) {
-        let followed = self.done.receiver_count() > 0;
+        let events = self.events.get().filter(|events| events.are_followed());
         let mut whole = true;
         for (cause, note) in sent.causes.iter().zip(&sent.notes) {
             let (seq, first, path) = match cause {
@@ -466,14 +455,9 @@ impl Target {
             state.dirty.settle_seq(seq);
             state.counts.ops += 1;
             state.count_content(seq, note);
-            if followed {
-                let latency = Duration::from_millis(now.saturating_sub(first));
-                let _ = self.done.send(Done {
-                    path,
-                    verb: note.verb,
-                    bytes: note.bytes,
-                    latency,
-                });
+            if let Some(events) = events {
+                let latency = now.saturating_sub(first);
+                events.tell(control::durable(&self.name, &path, note, latency));
             }
         }
         let makes = |note: &Note| ![REMOVE, "metadata", "directory metadata"].contains(&note.verb);
