@@ -232,14 +232,18 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Reports everything below a directory that the target does not have.
+    /// Reports everything below a directory that the target does not have, each directory right before what is in it: so
+    /// they are sent, and the target makes a directory with its files.
     pub(super) fn report_all(
         &mut self,
         path: WirePath,
         report: Report<'_>,
     ) -> Result<(), CompareError> {
-        let mut open = vec![path];
-        while let Some(dir) = open.pop() {
+        let mut open = vec![(path, None)];
+        while let Some((dir, meta)) = open.pop() {
+            if let Some(meta) = meta {
+                report(dir.clone(), Difference::Missing(meta))?;
+            }
             // Without attributes and contents: for what the target does not have, nothing is compared.
             let listed = reading::list(self.target, &self.plain, &dir, false);
             let (entries, problems) = self.or_later(listed)?.flatten().unwrap_or_default();
@@ -251,10 +255,10 @@ impl Walk<'_> {
                 if !self.policy.keeps(meta.kind) {
                     continue;
                 }
-                if meta.kind == Kind::Dir {
-                    open.push(below.clone());
+                match meta.kind {
+                    Kind::Dir => open.push((below, Some(meta))),
+                    _ => report(below, Difference::Missing(meta))?,
                 }
-                report(below, Difference::Missing(meta))?;
             }
         }
         Ok(())
