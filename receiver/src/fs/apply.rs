@@ -21,6 +21,7 @@ use super::attributes::{Lacking, Place};
 use super::fake;
 use super::meta::{Keeper, identity_of, kind_of, mtime_of, statx_at, statx_fd};
 use super::nameless;
+use super::nest::Nest;
 use super::recover::names;
 use super::refusal::Refusal;
 use super::root::{LISTABLE, Root};
@@ -35,7 +36,8 @@ mod tests;
 
 use make::visible;
 pub use make::{Maker, Prepared};
-use replace::{Found, Replaced, discard_dir, replace};
+pub(super) use replace::discard_dir;
+use replace::{Found, Replaced, replace};
 pub(super) use rights::grant;
 
 /// Carries out operations below one root.
@@ -121,10 +123,15 @@ impl Applier<'_> {
     fn at_home(&mut self, op: &Op, prepared: &Prepared) -> Done {
         match (op, prepared) {
             (_, Prepared::Entry(temp, lacking)) => {
-                self.install(op, temp)?;
+                if !temp.is_in_place() {
+                    self.install(op, temp)?;
+                }
                 complete(op, lacking.as_ref())
             }
-            (Op::Mkdir { path, meta }, _) => self.mkdir(op, path, meta),
+            (Op::Mkdir { path, meta }, Prepared::Nest(nest)) => {
+                self.mkdir(op, path, meta, Some(nest))
+            }
+            (Op::Mkdir { path, meta }, Prepared::Nothing) => self.mkdir(op, path, meta, None),
             (Op::Link { to, .. }, _) => self.link(op, to),
             (Op::Rename { from, to, expect }, _) => self.rename(op, from, to, expect.as_ref()),
             (Op::Exchange { a, b }, _) => self.exchange(op, a, b),
@@ -144,7 +151,7 @@ impl Applier<'_> {
                 },
                 _,
             ) => self.set_same(op, path, *len, meta),
-            (Op::Put { .. } | Op::Symlink { .. } | Op::Special { .. }, Prepared::Nothing) => {
+            (Op::Put { .. } | Op::Symlink { .. } | Op::Special { .. }, _) => {
                 Err(Refusal::new(RejectCode::Other, "nothing was prepared"))
             }
         }
@@ -193,25 +200,41 @@ impl Applier<'_> {
     /// Renames a temporary entry to its place, whatever stands there; a file without a name is linked there if nothing
     /// does.
     fn install(&mut self, op: &Op, temp: &Temp) -> Done {
-        let path = op.path();
-        let (dir, name) = self.place(op, path)?;
-        self.replaceable(op, (&dir, name), path)?;
-        self.keeper
-            .guard
-            .replacement(self.root, path, (&dir, name))?;
+        let (dir, name) = self.place_to_take(op)?;
         if let Some(file) = temp.unnamed() {
             match self.with_right_to(&dir, || nameless::link(file, &dir, name)) {
                 Ok(()) => {
                     self.touched.linked();
                     return Ok(());
                 }
-                Err(Errno::XDEV) => return Err(self.refusal(op, path, Errno::XDEV)),
+                Err(Errno::XDEV) => return Err(self.refusal(op, op.path(), Errno::XDEV)),
                 // Something has the name, or the way with names knows what is wrong.
                 Err(_) if temp.give_name().is_ok() => {}
                 Err(_) => return self.made_again(op, temp),
             }
         }
-        let from = (temp.dir(), temp.name().as_bytes());
+        self.take_place(op, (temp.dir(), temp.name().as_bytes()), (dir, name))
+    }
+
+    /// The place of what an operation installs, where what stands there may be replaced.
+    fn place_to_take<'p>(&self, op: &'p Op) -> Result<(Arc<OwnedFd>, &'p [u8]), Refusal> {
+        let path = op.path();
+        let (dir, name) = self.place(op, path)?;
+        self.replaceable(op, (&dir, name), path)?;
+        self.keeper
+            .guard
+            .replacement(self.root, path, (&dir, name))?;
+        Ok((dir, name))
+    }
+
+    /// Renames a temporary entry to its place, whatever stands there.
+    fn take_place(
+        &mut self,
+        op: &Op,
+        from: (&OwnedFd, &[u8]),
+        (dir, name): (Arc<OwnedFd>, &[u8]),
+    ) -> Done {
+        let path = op.path();
         let keep = Keep::of(self.area, self.base);
         let way = Found {
             area: self.area,
@@ -234,11 +257,11 @@ impl Applier<'_> {
     fn made_again(&mut self, op: &Op, temp: &Temp) -> Done {
         match self.maker().again(op, temp)? {
             Prepared::Entry(named, _) => self.install(op, &named),
-            Prepared::Nothing => Ok(()),
+            Prepared::Nest(_) | Prepared::Nothing => Ok(()),
         }
     }
 
-    fn mkdir(&mut self, op: &Op, path: &WirePath, meta: &Meta) -> Done {
+    fn mkdir(&mut self, op: &Op, path: &WirePath, meta: &Meta, nest: Option<&Nest>) -> Done {
         if path.is_root() {
             return self.set_dir(op, path, meta);
         }
@@ -248,27 +271,44 @@ impl Applier<'_> {
             return self.set_dir(op, path, meta);
         }
         let fail = |errno| Refusal::system(op.verb(), path, errno);
+        if let Some(nest) = nest.filter(|nest| nest.waits_in(self.area)) {
+            let made = rustix::io::fcntl_dupfd_cloexec(nest.dir(), 0).map_err(fail)?;
+            let lacking = self.publish_dir(op, nest.place(), made, meta)?;
+            nest.published();
+            self.touched.linked();
+            return complete(op, lacking.as_ref());
+        }
         let temp = self.area.temp();
         rustix::fs::mkdirat(temp.dir(), temp.name(), Mode::RWXU).map_err(fail)?;
-        let result = self.publish_dir(op, &temp, meta);
-        if result.is_err() {
+        let flags = LISTABLE | OFlags::NOFOLLOW;
+        let made = rustix::fs::openat(temp.dir(), temp.name(), flags, Mode::empty());
+        let place = (temp.dir(), temp.name().as_bytes());
+        let published = made
+            .map_err(fail)
+            .and_then(|made| self.publish_dir(op, place, made, meta));
+        if published.is_err() {
             let _ = rustix::fs::unlinkat(temp.dir(), temp.name(), AtFlags::REMOVEDIR);
         }
         temp.installed();
-        result
+        complete(op, published?.as_ref())
     }
 
-    fn publish_dir(&mut self, op: &Op, temp: &Temp, meta: &Meta) -> Done {
-        let flags = LISTABLE | OFlags::NOFOLLOW;
-        let made = rustix::fs::openat(temp.dir(), temp.name(), flags, Mode::empty());
-        let made = made.map_err(|errno| Refusal::system(op.verb(), op.path(), errno))?;
+    /// Gives an open directory its metadata, and then its name; what of the metadata it could not be given.
+    fn publish_dir(
+        &mut self,
+        op: &Op,
+        from: (&OwnedFd, &[u8]),
+        made: OwnedFd,
+        meta: &Meta,
+    ) -> Result<Option<Lacking>, Refusal> {
         let lacking = self
             .keeper
             .set_fd(made.as_fd(), Kind::Dir, meta)
             .map_err(|errno| metadata_refusal(op, errno))?;
-        self.install(op, temp)?;
+        let place = self.place_to_take(op)?;
+        self.take_place(op, from, place)?;
         self.touched.file(made);
-        complete(op, lacking.as_ref())
+        Ok(lacking)
     }
 
     fn set_dir(&mut self, op: &Op, path: &WirePath, meta: &Meta) -> Done {

@@ -30,7 +30,8 @@ use syncd_proto::reject::RejectCode;
 use super::attic::Attic;
 use super::elsewhere::Elsewhere;
 use super::meta::{Mount, mount_of, mtime_of, statx_at, statx_fd, times};
-use super::nameless::{self, Nameless};
+use super::nameless::{self, Nameless, Room};
+use super::nest::Nest;
 use super::refusal::{Refusal, describe};
 use super::root::{LISTABLE, READABLE, Root};
 
@@ -45,6 +46,7 @@ pub struct Area {
     attic: Option<Attic>,
     elsewhere: Elsewhere,
     nameless: Nameless,
+    nests: Room,
     /// Makes names of this process unlike those of the one before.
     tag: u32,
     next: AtomicU64,
@@ -113,6 +115,7 @@ impl Area {
             attic: None,
             elsewhere: Elsewhere::default(),
             nameless: Nameless::none(),
+            nests: Room::for_nests(),
             tag: u32::from_le_bytes(random::<4>().map_err(broken)?),
             next: AtomicU64::new(0),
             claimed: Mutex::default(),
@@ -249,6 +252,27 @@ impl Area {
         Some((temp, file))
     }
 
+    /// A new, empty file of this name in a nest, if it can be made there.
+    #[must_use]
+    pub fn create_in(
+        self: &Arc<Self>,
+        nest: &Arc<Nest>,
+        name: &str,
+        mode: Mode,
+    ) -> Option<(Temp, OwnedFd)> {
+        // What is wrong is told by the other way.
+        let file = create_at(nest.dir(), name, mode).ok()?;
+        let mut temp = self.temp();
+        (temp.name, temp.nest) = (name.to_owned(), Some(Arc::clone(nest)));
+        Some((temp, file))
+    }
+
+    /// Room for nests.
+    #[must_use]
+    pub fn nests(&self) -> &Room {
+        &self.nests
+    }
+
     /// Whether files are made without a name.
     #[must_use]
     pub fn nameless(&self) -> &Nameless {
@@ -263,6 +287,7 @@ impl Area {
             name: self.fresh_name(),
             claim: None,
             left: false,
+            nest: None,
             unnamed: None,
         }
     }
@@ -285,6 +310,7 @@ impl Area {
             name: key.to_string(),
             claim: Some(key),
             left: false,
+            nest: None,
             unnamed: None,
         };
         let file = if resume {
@@ -359,6 +385,8 @@ pub struct Temp {
     claim: Option<Digest>,
     /// Nothing has this name any more.
     left: bool,
+    /// The directory that it was made in, if that is not the staging directory.
+    nest: Option<Arc<Nest>>,
     /// The file of it may have no name yet.
     unnamed: Option<Unnamed>,
 }
@@ -375,10 +403,23 @@ impl Temp {
     /// Directory it is in.
     #[must_use]
     pub fn dir(&self) -> &OwnedFd {
-        match self.claim {
-            Some(_) => &self.area.partial,
-            None => &self.area.stage,
+        match (&self.nest, &self.claim) {
+            (Some(nest), _) => nest.dir(),
+            (None, Some(_)) => &self.area.partial,
+            (None, None) => &self.area.stage,
         }
+    }
+
+    /// Whether it was made in a nest.
+    #[must_use]
+    pub fn is_in_nest(&self) -> bool {
+        self.nest.is_some()
+    }
+
+    /// Whether the directory that it was made in has got its name since: then this is its own.
+    #[must_use]
+    pub fn is_in_place(&self) -> bool {
+        self.nest.as_ref().is_some_and(|nest| nest.is_published())
     }
 
     /// Its name there.
@@ -448,12 +489,13 @@ impl Drop for Temp {
             drop(unnamed);
             self.area.nameless.give();
         }
-        match &self.claim {
-            Some(key) => {
+        match (&self.claim, &self.nest) {
+            (Some(key), _) => {
                 self.area.claims().remove(key);
             }
-            None if self.left => {}
-            None => {
+            (None, _) if self.left || self.is_in_place() => {}
+            (None, Some(nest)) => drop(remove_if_there(nest.dir(), &self.name)),
+            (None, None) => {
                 if remove_if_there(&self.area.stage, &self.name).is_err() {
                     self.area.strand(std::mem::take(&mut self.name));
                 }

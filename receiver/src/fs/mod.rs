@@ -6,6 +6,7 @@
 //! | [`area`] | `.syncd`: temporary names, leftovers, what is being deleted |
 //! | [`elsewhere`] | staging areas of file systems mounted below a module |
 //! | [`attic`] | `trash`: versions that were replaced or removed |
+//! | [`nameless`], [`nest`] | small files that get no name before their own |
 //! | [`stage`] | transfers: content with its length and digest checked |
 //! | [`known`] | versions whose content was verified here |
 //! | [`apply`] | one operation at a time: names change |
@@ -37,6 +38,7 @@ pub mod lock_file;
 pub mod logbook;
 pub mod meta;
 pub mod nameless;
+pub mod nest;
 pub mod own;
 pub mod parallel;
 pub mod pid_file;

@@ -23,8 +23,44 @@ use super::root::Root;
 #[derive(Debug)]
 pub struct Nameless {
     works: AtomicBool,
+    room: Room,
+}
+
+/// How many of something that needs a descriptor there are, and may be.
+#[derive(Debug)]
+pub struct Room {
     open: AtomicUsize,
     most: usize,
+}
+
+impl Room {
+    /// A share of what the process may open, so many at most.
+    fn share(share: u64, most: u64) -> Self {
+        let limit = rustix::process::getrlimit(Resource::Nofile).current;
+        let most = limit.map_or(most, |limit| (limit / share).min(most));
+        let most = usize::try_from(most).unwrap_or(0);
+        let open = AtomicUsize::new(0);
+        Self { open, most }
+    }
+
+    /// That for directories that get their first files before their names.
+    #[must_use]
+    pub fn for_nests() -> Self {
+        Self::share(NESTS_SHARE, NESTS_MOST)
+    }
+
+    /// A place for one more, if there is one.
+    #[must_use]
+    pub fn take(&self) -> bool {
+        let more = |open: usize| (open < self.most).then_some(open + 1);
+        let (order, seen) = (Ordering::Relaxed, Ordering::Relaxed);
+        self.open.fetch_update(order, seen, more).is_ok()
+    }
+
+    /// One is closed.
+    pub fn give(&self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Nameless {
@@ -38,8 +74,10 @@ impl Nameless {
     fn up_to(most: usize) -> Self {
         Self {
             works: AtomicBool::new(most > 0),
-            open: AtomicUsize::new(0),
-            most,
+            room: Room {
+                open: AtomicUsize::new(0),
+                most,
+            },
         }
     }
 
@@ -65,14 +103,12 @@ impl Nameless {
     /// A place for one more, if there is one.
     #[must_use]
     pub fn take(&self) -> bool {
-        let more = |open: usize| (open < self.most).then_some(open + 1);
-        let (order, seen) = (Ordering::Relaxed, Ordering::Relaxed);
-        self.works() && self.open.fetch_update(order, seen, more).is_ok()
+        self.works() && self.room.take()
     }
 
     /// One is closed.
     pub fn give(&self) {
-        self.open.fetch_sub(1, Ordering::Relaxed);
+        self.room.give();
     }
 
     /// One could not be linked: from now on files have names, unless there was only no room for this one.
@@ -103,9 +139,7 @@ pub fn link(file: &OwnedFd, dir: &OwnedFd, name: &[u8]) -> rustix::io::Result<()
 /// Most files without a name at once: a share of what the process may open, and as many as two groups of commits
 /// have.
 fn most() -> usize {
-    let limit = rustix::process::getrlimit(Resource::Nofile).current;
-    let share = limit.map_or(MOST, |limit| limit / SHARE);
-    usize::try_from(share.min(MOST)).unwrap_or(0)
+    Room::share(SHARE, MOST).most
 }
 
 /// Has the kernel make its table of descriptors large enough. With several threads it waits for all processors each
@@ -124,6 +158,10 @@ const MOST: u64 = 3_840;
 
 /// Descriptors of other things that fit into the same table.
 const BESIDE: usize = 255;
+
+/// The part of the descriptors that may be nests, and most of them.
+const NESTS_SHARE: u64 = 32;
+const NESTS_MOST: u64 = 128;
 
 /// Whether names are likely taken: looked up for the first of each directory, and now and then. Who is wrong loses
 /// a system call.

@@ -12,6 +12,7 @@ use super::area::Area;
 use super::commit::StagedMap;
 use super::meta::Keeper;
 use super::nameless::Guess;
+use super::nest::Nests;
 use super::refusal::Refusal;
 use super::root::Root;
 
@@ -56,6 +57,15 @@ impl Preparer {
             Durability::None => false,
             Durability::Batch => alone && puts <= SINGLE_SYNCS_MAX,
         };
+        let prepared = self.make(&commits, is_safe);
+        PreparedGroup {
+            commits,
+            prepared,
+            is_safe,
+        }
+    }
+
+    fn make(&self, commits: &[Verified], sync: bool) -> Vec<PreparedCommit> {
         let guess = Guess::default();
         let maker = Maker {
             root: &self.root,
@@ -63,17 +73,24 @@ impl Preparer {
             keeper: &self.keeper,
             guess: Some(&guess),
         };
-        let prepared = commits.iter().map(|commit| {
-            let ops = commit.ops();
-            let one = |(op, inline)| maker.prepare(op, inline, |id| self.staged.take(id), is_safe);
-            ops.map(one).collect()
-        });
-        let prepared = prepared.collect();
-        PreparedGroup {
-            commits,
-            prepared,
-            is_safe,
+        let mut nests = Nests::new(&self.root, &self.area);
+        let mut later = commits.iter().flat_map(Verified::ops).skip(1);
+        let mut one = |(op, inline)| {
+            let next = later.next().map(|(next, _)| next);
+            // What is synced by itself has a name of its own by then.
+            let nest = if sync { None } else { nests.of(op, next) };
+            let staged = |id| self.staged.take(id);
+            let made = maker.prepare(op, inline, staged, sync, nest.as_ref());
+            if let Ok(made) = &made {
+                nests.note(made);
+            }
+            made
+        };
+        let mut made = Vec::with_capacity(commits.len());
+        for commit in commits {
+            made.push(commit.ops().map(&mut one).collect());
         }
+        made
     }
 }
 

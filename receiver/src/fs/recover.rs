@@ -14,6 +14,7 @@ use syncd_proto::digest::Digest;
 use syncd_proto::message::Leftover;
 use syncd_proto::meta::Kind;
 
+use super::apply::discard_dir;
 use super::area::Area;
 use super::meta::{kind_of, statx_at};
 use super::root::LISTABLE;
@@ -25,7 +26,7 @@ use super::root::LISTABLE;
 /// The area cannot be read.
 pub fn sweep(area: &Area) -> rustix::io::Result<()> {
     for name in names(area.stage())? {
-        area.discard(area.stage(), &name)?;
+        discard_dir(area, area.stage(), &name)?;
     }
     let now = SystemTime::now();
     let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
@@ -214,7 +215,10 @@ const LEFTOVER_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
+
+    use rustix::thread::CapabilitySet;
 
     use super::super::root::{HANDLE, Root};
     use super::*;
@@ -236,6 +240,28 @@ mod tests {
         }
         sweep(&area).unwrap();
         assert!(names(area.stage()).unwrap().is_empty());
+        purge(&area).unwrap();
+        assert!(names(area.trash()).unwrap().is_empty());
+    }
+
+    /// What no program without a superuser's rights may do, this thread may not do from here on.
+    fn without_superuser_rights() {
+        let mut sets = rustix::thread::capabilities(None).unwrap();
+        sets.effective = CapabilitySet::empty();
+        rustix::thread::set_capabilities(None, sets).unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_may_not_be_written_to_goes_with_its_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let area = area(dir.path());
+        // As a crash leaves it that has got its mode, and not its name.
+        let left = dir.path().join(".syncd/stage/left");
+        fs::create_dir(&left).unwrap();
+        fs::write(left.join("f"), "").unwrap();
+        fs::set_permissions(&left, fs::Permissions::from_mode(0o555)).unwrap();
+        without_superuser_rights();
+        sweep(&area).unwrap();
         purge(&area).unwrap();
         assert!(names(area.trash()).unwrap().is_empty());
     }

@@ -23,9 +23,21 @@ use syncd_proto::reject::RejectCode;
 use super::area::{Area, OWN, Temp};
 use super::known::Known;
 use super::meta::{identity_of, kind_of, statx_fd};
+use super::nest::Nest;
 use super::refusal::Refusal;
 use super::root::Root;
 use super::signature::version_of;
+
+/// How a small file is made.
+#[derive(Debug, Clone, Copy)]
+pub enum Birth<'a> {
+    /// In the staging directory.
+    Named,
+    /// Without a name.
+    Nameless,
+    /// In a directory that is made with it, by the name that it will have there.
+    Nest(&'a Arc<Nest>, &'a str),
+}
 
 /// Content that is complete, with its length and digest checked.
 #[derive(Debug)]
@@ -37,8 +49,7 @@ pub struct Staged {
 }
 
 impl Staged {
-    /// Stages content that is at hand, in a file with these permissions; `nameless` has it made without a name, if that
-    /// can be.
+    /// Stages content that is at hand, in a file with these permissions, which is made like this if it can be.
     ///
     /// # Errors
     /// It does not have this digest, or cannot be written.
@@ -47,12 +58,16 @@ impl Staged {
         content: &[u8],
         digest: &Digest,
         mode: Mode,
-        nameless: bool,
+        birth: Birth<'_>,
     ) -> Result<Self, Refusal> {
         if Digest::of(content) != *digest {
             return Err(bad_content("inline content does not have its digest"));
         }
-        let made = nameless.then(|| area.create_nameless(mode)).flatten();
+        let made = match birth {
+            Birth::Named => None,
+            Birth::Nameless => area.create_nameless(mode),
+            Birth::Nest(nest, name) => area.create_in(nest, name, mode),
+        };
         let (temp, file) = match made {
             Some(made) => made,
             None => area.create(mode).map_err(cannot_write)?,

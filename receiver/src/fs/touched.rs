@@ -69,7 +69,7 @@ impl Touched {
         self.bound();
     }
 
-    /// A file that was made without a name on the module's file system has got one.
+    /// A file that was made without a name on the module's file system has got one, or a directory with files in it.
     pub fn linked(&mut self) {
         if self.needs_nothing() {
             return;

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use syncd_proto::digest::Digest;
 use syncd_proto::meta::{Kind, Meta};
 use syncd_proto::op::{Content, Op};
-use syncd_proto::path::WirePath;
+use syncd_proto::path::{Name, WirePath};
 use syncd_proto::reject::RejectCode;
 
 use super::{Done, metadata_refusal, mismatch};
@@ -16,9 +16,10 @@ use crate::fs::area::{Area, OWN, Temp};
 use crate::fs::attributes::Lacking;
 use crate::fs::meta::Keeper;
 use crate::fs::nameless::Guess;
+use crate::fs::nest::Nest;
 use crate::fs::refusal::Refusal;
 use crate::fs::root::Root;
-use crate::fs::stage::Staged;
+use crate::fs::stage::{Birth, Staged};
 use crate::logic::munge;
 
 /// What an operation installs, ready under a temporary name.
@@ -26,6 +27,8 @@ use crate::logic::munge;
 pub enum Prepared {
     /// An entry to be renamed to its place, and an attribute that it should have and has not.
     Entry(Temp, Option<Lacking>),
+    /// A directory in which the files may be already that come into it next.
+    Nest(Arc<Nest>),
     /// Nothing: the operation only works on what is there.
     Nothing,
 }
@@ -44,8 +47,8 @@ pub struct Maker<'a> {
 }
 
 impl Maker<'_> {
-    /// Makes what `op` installs. `staged` finds a staged transfer; `sync` makes each file durable by
-    /// itself.
+    /// Makes what `op` installs, in its `nest` if it has one. `staged` finds a staged transfer; `sync` makes each file
+    /// durable by itself.
     ///
     /// # Errors
     /// The operation is refused; the others of its commit stand.
@@ -55,6 +58,7 @@ impl Maker<'_> {
         inline: Option<&[u8]>,
         staged: impl FnOnce(u64) -> Option<Result<Staged, Refusal>>,
         sync: bool,
+        nest: Option<&Arc<Nest>>,
     ) -> Result<Prepared, Refusal> {
         check_paths(op)?;
         self.check_visible(op)?;
@@ -64,11 +68,8 @@ impl Maker<'_> {
                 let mode = self.mode_at_birth(meta);
                 // What is synced by itself has a name by then, as file systems know it best.
                 let guess = self.guess.filter(|_| !sync);
-                let nameless = |path: &WirePath| {
-                    let works = self.area.nameless().works();
-                    guess.is_some_and(|guess| works && !guess.is_taken(self.root, path))
-                };
-                let staged = self.content(op, (content, mode), inline, staged, nameless)?;
+                let birth = || self.birth(op.path(), nest, guess);
+                let staged = self.content(op, (content, mode), inline, staged, birth)?;
                 self.finish(op, meta, staged, sync)
             }
             Op::Symlink { meta, target, .. } if self.keeper.guard.fakes() => {
@@ -99,7 +100,30 @@ impl Maker<'_> {
                 );
                 Err(Refusal::new(RejectCode::Unsupported, text))
             }
+            Op::Mkdir { .. } => Ok(match nest {
+                Some(nest) => Prepared::Nest(Arc::clone(nest)),
+                None => Prepared::Nothing,
+            }),
             _ => Ok(Prepared::Nothing),
+        }
+    }
+
+    /// Where a small file is made.
+    fn birth<'a>(
+        &self,
+        path: &'a WirePath,
+        nest: Option<&'a Arc<Nest>>,
+        guess: Option<&Guess>,
+    ) -> Birth<'a> {
+        let name = path.file_name().map(Name::as_bytes);
+        let name = name.and_then(|name| std::str::from_utf8(name).ok());
+        if let (Some(nest), Some(name)) = (nest, name) {
+            return Birth::Nest(nest, name);
+        }
+        let works = self.area.nameless().works();
+        match guess.is_some_and(|guess| works && !guess.is_taken(self.root, path)) {
+            true => Birth::Nameless,
+            false => Birth::Named,
         }
     }
 
@@ -109,7 +133,7 @@ impl Maker<'_> {
     /// As [`Self::prepare`].
     pub(super) fn again(&self, op: &Op, temp: &Temp) -> Result<Prepared, Refusal> {
         let Op::Put { meta, content, .. } = op else {
-            return self.prepare(op, None, |_| None, true);
+            return self.prepare(op, None, |_| None, true, None);
         };
         let mode = self.mode_at_birth(meta);
         let staged = Staged::copied(self.area, temp, content, mode)?;
@@ -159,13 +183,13 @@ impl Maker<'_> {
         visible(self.root, path, is_dir)
     }
 
-    fn content(
+    fn content<'o>(
         &self,
         op: &Op,
         (content, mode): (&Content, Mode),
         inline: Option<&[u8]>,
         find: impl FnOnce(u64) -> Option<Result<Staged, Refusal>>,
-        nameless: impl FnOnce(&WirePath) -> bool,
+        birth: impl FnOnce() -> Birth<'o>,
     ) -> Result<Staged, Refusal> {
         let bad = |what: &str| {
             let text = format!("cannot put {}: {what}", op.path());
@@ -174,8 +198,7 @@ impl Maker<'_> {
         match content {
             Content::Inline { digest, .. } => {
                 let bytes = inline.ok_or_else(|| bad("inline content is missing"))?;
-                let nameless = nameless(op.path());
-                Staged::inline(self.area, bytes, digest, mode, nameless).map_err(|refusal| {
+                Staged::inline(self.area, bytes, digest, mode, birth()).map_err(|refusal| {
                     let text = format!("cannot {} {}: {refusal}", op.verb(), op.path());
                     Refusal::new(refusal.code, text)
                 })
@@ -213,7 +236,7 @@ impl Maker<'_> {
         meta: &Meta,
         sync: bool,
     ) -> Result<Prepared, Refusal> {
-        let staged = Staged::inline(self.area, content, &Digest::of(content), OWN, false)?;
+        let staged = Staged::inline(self.area, content, &Digest::of(content), OWN, Birth::Named)?;
         let lacking = self
             .keeper
             .set_fake(staged.fd(), kind, rdev, meta)

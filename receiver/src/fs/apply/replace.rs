@@ -145,7 +145,11 @@ fn exchange(
 }
 
 /// Throws an entry away; a directory of ours that forbids to be moved by its own mode is made to.
-pub(super) fn discard_dir(area: &Area, dir: &OwnedFd, name: &[u8]) -> rustix::io::Result<()> {
+pub(in crate::fs) fn discard_dir(
+    area: &Area,
+    dir: &OwnedFd,
+    name: &[u8],
+) -> rustix::io::Result<()> {
     match area.discard(dir, name) {
         Err(Errno::ACCESS) => {}
         done => return done,

@@ -14,6 +14,7 @@ use super::*;
 use crate::fs::guard::Guard;
 use crate::fs::meta::Powers;
 use crate::fs::nameless::Guess;
+use crate::fs::nest::Nests;
 use crate::fs::root::HANDLE;
 use crate::relay::Rules;
 
@@ -66,10 +67,38 @@ impl Scene {
             keeper: &self.keeper,
             guess: Some(&guess),
         };
-        maker.prepare(op, Some(content), |_| None, false).unwrap()
+        maker
+            .prepare(op, Some(content), |_| None, false, None)
+            .unwrap()
+    }
+
+    /// Makes what these operations install, as for a group of commits.
+    fn prepare_all<'o>(&self, ops: &'o [Op]) -> Vec<(&'o Op, Prepared)> {
+        let mut nests = Nests::new(&self.root, &self.area);
+        let maker = Maker {
+            root: &self.root,
+            area: &self.area,
+            keeper: &self.keeper,
+            guess: None,
+        };
+        let mut prepared = Vec::new();
+        for (index, op) in ops.iter().enumerate() {
+            let nest = nests.of(op, ops.get(index + 1));
+            let made = maker.prepare(op, Some(NEW), |_| None, false, nest.as_ref());
+            let made = made.unwrap();
+            nests.note(&made);
+            prepared.push((op, made));
+        }
+        prepared
     }
 
     fn perform(&self, op: &Op, prepared: Prepared) -> Done {
+        let (done, is_touched) = self.perform_and_see(op, prepared);
+        assert_eq!(done.is_ok(), is_touched);
+        done
+    }
+
+    fn perform_and_see(&self, op: &Op, prepared: Prepared) -> (Done, bool) {
         let home = self.root.identity().dev;
         let mut touched = Touched::new(Durability::Batch, home);
         let mut applier = Applier {
@@ -81,9 +110,9 @@ impl Scene {
             spares: false,
         };
         let done = applier.perform(op, prepared);
-        assert_eq!(done.is_ok(), !touched.is_empty());
+        let is_touched = !touched.is_empty();
         touched.sync(self.area.stage()).unwrap();
-        done
+        (done, is_touched)
     }
 
     fn staged(&self) -> usize {
@@ -91,9 +120,15 @@ impl Scene {
     }
 }
 
+const NEW: &[u8] = b"new";
+
+fn path(name: &str) -> WirePath {
+    WirePath::from_relative(name.as_ref()).unwrap()
+}
+
 fn put(name: &str, content: &[u8]) -> Op {
     Op::Put {
-        path: WirePath::from_relative(name.as_ref()).unwrap(),
+        path: path(name),
         meta: Meta {
             mode: 0o640,
             uid: 0,
@@ -111,7 +146,7 @@ fn put(name: &str, content: &[u8]) -> Op {
 fn temp_of(prepared: &Prepared) -> &Temp {
     match prepared {
         Prepared::Entry(temp, _) => temp,
-        Prepared::Nothing => panic!("nothing was prepared"),
+        Prepared::Nest(_) | Prepared::Nothing => panic!("no entry was prepared"),
     }
 }
 
@@ -227,4 +262,196 @@ fn above_the_share_files_have_names() {
     drop(one);
     let next = scene.prepare(&put("third", b"3"), b"3");
     assert!(temp_of(&next).unnamed().is_some());
+}
+
+fn mkdir(name: &str) -> Op {
+    Op::Mkdir {
+        path: path(name),
+        meta: Meta {
+            mode: 0o750,
+            uid: 0,
+            gid: 0,
+            mtime: Mtime::new(2_000, 7).unwrap(),
+            xattrs: None,
+        },
+    }
+}
+
+fn symlink_at(name: &str) -> Op {
+    let Op::Mkdir { path, meta } = mkdir(name) else {
+        unreachable!()
+    };
+    let target = b"anywhere".to_vec();
+    Op::Symlink { path, meta, target }
+}
+
+/// The names in a directory of the mirror.
+fn names_in(scene: &Scene, dir: &str) -> Vec<String> {
+    let found = fs::read_dir(scene.at(dir)).unwrap();
+    let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string();
+    let mut names: Vec<_> = found.map(|entry| name(entry).unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn filled() -> [Op; 4] {
+    [
+        mkdir("d"),
+        put("d/a", NEW),
+        put("d/b", NEW),
+        put("d/c", NEW),
+    ]
+}
+
+/// Performs what was prepared; `after_first` when the directory is there.
+fn perform_all(scene: &Scene, prepared: Vec<(&Op, Prepared)>, after_first: impl FnOnce()) {
+    let mut after_first = Some(after_first);
+    for (op, prepared) in prepared {
+        scene.perform_and_see(op, prepared).0.unwrap();
+        if let Some(after_first) = after_first.take() {
+            after_first();
+        }
+    }
+}
+
+#[test]
+fn a_new_directory_comes_with_its_first_files() {
+    let scene = Scene::new(false);
+    let ops = filled();
+    let prepared = scene.prepare_all(&ops);
+    assert!(!scene.at("d").exists());
+    assert_eq!(scene.staged(), 1, "the directory, and nothing beside it");
+    perform_all(&scene, prepared, || {
+        assert_eq!(names_in(&scene, "d"), ["a", "b", "c"]);
+        let meta = fs::metadata(scene.at("d")).unwrap();
+        let found = (meta.mode() & 0o7777, meta.mtime(), meta.mtime_nsec());
+        assert_eq!(found, (0o750, 2_000, 7));
+    });
+    assert_eq!(names_in(&scene, "d"), ["a", "b", "c"]);
+    let meta = fs::metadata(scene.at("d/b")).unwrap();
+    let found = (meta.mode() & 0o7777, meta.mtime(), meta.nlink());
+    assert_eq!(found, (0o640, 1_000, 1));
+    assert_eq!(fs::read(scene.at("d/c")).unwrap(), NEW);
+    assert_eq!(scene.staged(), 0);
+}
+
+#[test]
+fn only_what_follows_without_a_gap_comes_with_its_directory() {
+    let gaps = [
+        put("other", NEW),
+        symlink_at("d/l"),
+        mkdir("d/e"),
+        put("d/e/f", NEW),
+    ];
+    for gap in gaps {
+        let scene = Scene::new(false);
+        fs::create_dir(scene.at("x")).unwrap();
+        let is_below = gap.path() == &path("d/e/f");
+        let ops = [mkdir("d"), put("d/a", NEW), gap, put("d/b", NEW)];
+        let mut prepared = scene.prepare_all(&ops);
+        let first = prepared.remove(0);
+        perform_all(&scene, vec![first], || {
+            assert_eq!(names_in(&scene, "d"), ["a"]);
+        });
+        for (op, prepared) in prepared {
+            let done = scene.perform_and_see(op, prepared).0;
+            assert_eq!(done.is_err(), is_below && op.path() == &path("d/e/f"));
+        }
+        assert!(scene.at("d/b").exists());
+        assert_eq!(scene.staged(), 0);
+    }
+}
+
+#[test]
+fn where_the_directory_is_there_by_then_its_files_come_one_by_one() {
+    let scene = Scene::new(false);
+    let ops = filled();
+    let prepared = scene.prepare_all(&ops);
+    fs::create_dir(scene.at("d")).unwrap();
+    fs::write(scene.at("d/b"), "old").unwrap();
+    fs::write(scene.at("d/kept"), "kept").unwrap();
+    perform_all(&scene, prepared, || {
+        assert_eq!(names_in(&scene, "d"), ["b", "kept"]);
+    });
+    assert_eq!(names_in(&scene, "d"), ["a", "b", "c", "kept"]);
+    assert_eq!(fs::read(scene.at("d/b")).unwrap(), NEW);
+    assert_eq!(scene.staged(), 0);
+    // Seen in time, no nest is made.
+    let prepared = scene.prepare_all(&ops);
+    assert!(matches!(prepared[0].1, Prepared::Nothing));
+}
+
+#[test]
+fn a_file_makes_way_for_a_directory_and_its_files() {
+    let scene = Scene::new(false);
+    let ops = filled();
+    let prepared = scene.prepare_all(&ops);
+    fs::write(scene.at("d"), "in the way").unwrap();
+    perform_all(&scene, prepared, || {});
+    assert_eq!(names_in(&scene, "d"), ["a", "b", "c"]);
+}
+
+#[test]
+fn without_its_directory_nothing_is_installed_and_nothing_left() {
+    let scene = Scene::new(false);
+    let ops = [mkdir("none/d"), put("none/d/a", NEW), put("none/d/b", NEW)];
+    let prepared = scene.prepare_all(&ops);
+    assert_eq!(scene.staged(), 1);
+    for (op, prepared) in prepared {
+        assert!(scene.perform_and_see(op, prepared).0.is_err());
+    }
+    assert_eq!(scene.staged(), 0);
+    drop(scene.prepare_all(&ops));
+    assert_eq!(scene.staged(), 0);
+}
+
+#[test]
+fn what_was_published_is_not_taken_back() {
+    let scene = Scene::new(false);
+    let ops = filled();
+    let mut prepared = scene.prepare_all(&ops);
+    let first = prepared.remove(0);
+    perform_all(&scene, vec![first], || {});
+    fs::remove_file(scene.at("d/a")).unwrap();
+    // The session ends here.
+    drop(prepared);
+    assert_eq!(names_in(&scene, "d"), ["b", "c"]);
+    assert_eq!(scene.staged(), 0);
+}
+
+#[test]
+fn a_name_that_does_not_fit_into_the_nest_ends_it() {
+    let scene = Scene::new(false);
+    let ops = [
+        mkdir("d"),
+        put("d/a", NEW),
+        put("d/a", NEW),
+        put("d/b", NEW),
+    ];
+    let mut prepared = scene.prepare_all(&ops);
+    let first = prepared.remove(0);
+    perform_all(&scene, vec![first], || {
+        assert_eq!(names_in(&scene, "d"), ["a"]);
+    });
+    for (op, prepared) in prepared {
+        scene.perform_and_see(op, prepared).0.unwrap();
+    }
+    assert_eq!(names_in(&scene, "d"), ["a", "b"]);
+    assert_eq!(scene.staged(), 0);
+}
+
+#[test]
+fn above_their_share_directories_come_empty() {
+    let scene = Scene::new(false);
+    while scene.area.nests().take() {}
+    let ops = filled();
+    let prepared = scene.prepare_all(&ops);
+    assert!(matches!(prepared[0].1, Prepared::Nothing));
+    perform_all(&scene, prepared, || {
+        assert!(names_in(&scene, "d").is_empty());
+    });
+    assert_eq!(names_in(&scene, "d"), ["a", "b", "c"]);
+    scene.area.nests().give();
+    let ops = [mkdir("e"), put("e/a", NEW)];
+    assert!(matches!(scene.prepare_all(&ops)[0].1, Prepared::Nest(_)));
 }
