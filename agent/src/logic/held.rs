@@ -99,6 +99,14 @@ impl Held {
         }
     }
 
+    /// Of lengths nothing is known any more.
+    pub fn forget_lengths(&mut self) {
+        for entry in self.entries.iter_mut().filter(|entry| is_length(**entry)) {
+            *entry = 0;
+            self.used -= 1;
+        }
+    }
+
     /// Nothing is known any more.
     pub fn clear(&mut self) {
         (self.entries, self.used) = (Vec::new(), 0);
@@ -245,6 +253,12 @@ mod tests {
             assert_eq!(held.is(place, &content(1), 6), Some(Belief::Same));
             assert_eq!(held.is(place, &content(2), 6), Some(Belief::Other));
         }
+        let d = held.place(1, b"d");
+        held.found_len(d, 4);
+        held.forget_lengths();
+        assert_eq!(held.is(d, &content(1), 4), None);
+        assert_eq!(held.is(a, &content(1), 4), Some(Belief::Same));
+        assert_eq!(held.used, 3);
     }
 
     #[test]

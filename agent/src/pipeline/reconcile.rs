@@ -262,6 +262,23 @@ fn compare_asked(
     early: Option<Early>,
     report: Report<'_>,
 ) -> Result<Compared, CompareError> {
+    let compared = compare_noting(target, link, path, content, early, report);
+    if compared.is_err() {
+        // It noted what the source has, and did not come to all that the target lacks.
+        target.held().forget_lengths();
+    }
+    compared
+}
+
+/// The same; notes how long files of the source are, before it is known what the target lacks.
+fn compare_noting(
+    target: &Target,
+    link: &Arc<Link>,
+    path: &WirePath,
+    content: bool,
+    early: Option<Early>,
+    report: Report<'_>,
+) -> Result<Compared, CompareError> {
     let differ = Compared {
         equal: None,
         unread: Vec::new(),

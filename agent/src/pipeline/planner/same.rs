@@ -60,6 +60,7 @@ pub(super) fn or_same(target: &Target, link: &Link, taken: &Taken, found: Found)
     };
     let of_names = || known_of_names(target, &names, digest, len);
     let believed = known.or_else(|| of_names().max(of_name));
+    let believed = believed.filter(|is| *is != Belief::AsLong || are_lengths_sure(target));
     match found {
         Found::Small {
             meta,
@@ -77,6 +78,13 @@ pub(super) fn or_same(target: &Target, link: &Link, taken: &Taken, found: Found)
         }
         found => found,
     }
+}
+
+/// Whether what comparisons noted of lengths is what the target has: while one is under way it is what the source has, and
+/// that the target lacks it may be still to be found.
+fn are_lengths_sure(target: &Target) -> bool {
+    let state = target.lock();
+    !state.comparing && !state.checking
 }
 
 /// All other names of a file, if each is one here and the target has them as one file.

@@ -117,6 +117,14 @@ fn content_that_is_as_long_as_what_was_compared_is_asked_about() {
     assert!(stays("known", b"two"), "it may be");
     same::seen(&target, home, &entries);
     assert!(!stays("known", b"one"), "what was sent is known");
+    target.held().clear();
+    same::seen(&target, home, &entries);
+    target.update(|state, _| state.comparing = true);
+    assert!(!stays("same", b"one"), "it may be missing there");
+    target.update(|state, _| (state.comparing, state.checking) = (false, true));
+    assert!(!stays("longer", b"one"), "the same");
+    target.update(|state, _| state.checking = false);
+    assert!(stays("larger", b"one"));
 }
 
 /// Two names of a file at the source, which the target has as one, and a mark on each.
