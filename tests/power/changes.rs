@@ -1,5 +1,5 @@
-//! What happens at the source: random changes, a large file that is replaced, patched and moved, and names that come
-//! and go by the dozen. Each is one system call on a name that is visible, so that there is nothing in between.
+//! What happens at the source: random changes, a large file that is replaced, patched and moved, directories full of files
+//! that come and leave at once, and names that come and go by the dozen. Each is one system call on a name that is visible, so that there is nothing in between.
 
 use std::fs::{self, File};
 use std::io;
@@ -13,6 +13,9 @@ use crate::history::{Change, rel};
 /// Beyond what the receiver syncs as soon as it is complete.
 const LARGE_BYTES: usize = 9 << 20;
 const PATCH_BYTES: usize = 200_000;
+const TREES: u64 = 3;
+const TREE_FILES: usize = 24;
+const TREE_FILE_BYTES: u64 = 9_000;
 
 /// A source that changes.
 #[derive(Debug)]
@@ -46,8 +49,27 @@ impl Changes {
             0 => self.replace_large(),
             1 => self.patch_large(),
             2 => self.move_large(),
+            3..6 => self.move_tree(),
             _ => self.work.step().map(described),
         }
+    }
+
+    /// A directory with more small files than are synced one by one comes from elsewhere, or leaves.
+    pub(crate) fn move_tree(&mut self) -> io::Result<Change> {
+        let name = format!("tree{}", self.rng.below(TREES));
+        let (there, away) = (self.root.join(&name), self.spare.join("tree"));
+        if there.is_dir() {
+            fs::rename(there, &away)?;
+            fs::remove_dir_all(away)?;
+            return Ok(said(&format!("{name} leaves")));
+        }
+        fs::create_dir(&away)?;
+        for number in 0..TREE_FILES {
+            let len = self.rng.below(TREE_FILE_BYTES) as usize;
+            fs::write(away.join(format!("f{number}")), self.rng.bytes(len))?;
+        }
+        fs::rename(away, there)?;
+        Ok(said(&format!("{name} comes")))
     }
 
     /// Makes the large file, or replaces it.

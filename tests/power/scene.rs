@@ -64,10 +64,10 @@ impl Scene {
         for burst in 0..bursts {
             for step in 0..=rng.below(BURST_MAX) {
                 disk.device.mark(Mark::Begun(history.last() + 1));
-                let change = if burst == 0 && step == 0 {
-                    changes.replace_large()
-                } else {
-                    changes.step()
+                let change = match (burst, step) {
+                    (0, 0) => changes.replace_large(),
+                    (1, 0) => changes.move_tree(),
+                    _ => changes.step(),
                 };
                 history.note(&src, change.expect("a change of the source"));
             }
