@@ -262,8 +262,8 @@ impl Area {
     ) -> Option<(Temp, OwnedFd)> {
         // What is wrong is told by the other way.
         let file = create_at(nest.dir(), name, mode).ok()?;
-        let mut temp = self.temp();
-        (temp.name, temp.nest) = (name.to_owned(), Some(Arc::clone(nest)));
+        let mut temp = self.named(name.to_owned());
+        temp.nest = Some(Arc::clone(nest));
         Some((temp, file))
     }
 
@@ -282,9 +282,13 @@ impl Area {
     /// A temporary name, for something about to be made under it.
     #[must_use]
     pub fn temp(self: &Arc<Self>) -> Temp {
+        self.named(self.fresh_name())
+    }
+
+    fn named(self: &Arc<Self>, name: String) -> Temp {
         Temp {
             area: Arc::clone(self),
-            name: self.fresh_name(),
+            name,
             claim: None,
             left: false,
             nest: None,
@@ -305,14 +309,8 @@ impl Area {
         if !self.claims().insert(key) {
             return Ok(None);
         }
-        let temp = Temp {
-            area: Arc::clone(self),
-            name: key.to_string(),
-            claim: Some(key),
-            left: false,
-            nest: None,
-            unnamed: None,
-        };
+        let mut temp = self.named(key.to_string());
+        temp.claim = Some(key);
         let file = if resume {
             let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
             rustix::fs::openat(&self.partial, &temp.name, flags, Mode::empty())?

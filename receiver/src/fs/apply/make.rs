@@ -120,10 +120,9 @@ impl Maker<'_> {
         if let (Some(nest), Some(name)) = (nest, name) {
             return Birth::Nest(nest, name);
         }
-        let works = self.area.nameless().works();
-        match guess.is_some_and(|guess| works && !guess.is_taken(self.root, path)) {
-            true => Birth::Nameless,
-            false => Birth::Named,
+        match guess.filter(|_| self.area.nameless().works()) {
+            Some(guess) if !guess.is_taken(self.root, path) => Birth::Nameless,
+            _ => Birth::Named,
         }
     }
 

@@ -264,24 +264,23 @@ fn above_the_share_files_have_names() {
     assert!(temp_of(&next).unnamed().is_some());
 }
 
-fn mkdir(name: &str) -> Op {
-    Op::Mkdir {
-        path: path(name),
-        meta: Meta {
-            mode: 0o750,
-            uid: 0,
-            gid: 0,
-            mtime: Mtime::new(2_000, 7).unwrap(),
-            xattrs: None,
-        },
+fn meta() -> Meta {
+    Meta {
+        mode: 0o750,
+        uid: 0,
+        gid: 0,
+        mtime: Mtime::new(2_000, 7).unwrap(),
+        xattrs: None,
     }
 }
 
+fn mkdir(name: &str) -> Op {
+    let (path, meta) = (path(name), meta());
+    Op::Mkdir { path, meta }
+}
+
 fn symlink_at(name: &str) -> Op {
-    let Op::Mkdir { path, meta } = mkdir(name) else {
-        unreachable!()
-    };
-    let target = b"anywhere".to_vec();
+    let (path, meta, target) = (path(name), meta(), b"anywhere".to_vec());
     Op::Symlink { path, meta, target }
 }
 
@@ -345,7 +344,6 @@ fn only_what_follows_without_a_gap_comes_with_its_directory() {
     ];
     for gap in gaps {
         let scene = Scene::new(false);
-        fs::create_dir(scene.at("x")).unwrap();
         let is_below = gap.path() == &path("d/e/f");
         let ops = [mkdir("d"), put("d/a", NEW), gap, put("d/b", NEW)];
         let mut prepared = scene.prepare_all(&ops);
