@@ -262,12 +262,9 @@ fn compare_asked(
     early: Option<Early>,
     report: Report<'_>,
 ) -> Result<Compared, CompareError> {
-    let compared = compare_noting(target, link, path, content, early, report);
-    if compared.is_err() {
-        // It noted what the source has, and did not come to all that the target lacks.
-        target.held().forget_lengths();
-    }
-    compared
+    // One that failed noted what the source has, and did not come to all that the target lacks.
+    compare_noting(target, link, path, content, early, report)
+        .inspect_err(|_| target.held().forget_lengths())
 }
 
 /// The same; notes how long files of the source are, before it is known what the target lacks.
