@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
@@ -176,11 +176,16 @@ fn in_threads(work: impl Fn(usize) -> io::Result<()> + Sync) -> io::Result<()> {
         let running: Vec<_> = (0..THREADS)
             .map(|index| scope.spawn(move || work(index)))
             .collect();
-        let panicked = |_| io::Error::other("a thread panicked");
-        running
-            .into_iter()
-            .try_for_each(|thread| thread.join().map_err(panicked)?)
+        joined(running)
     })
+}
+
+/// Waits for threads, up to the first that failed.
+pub(super) fn joined(threads: Vec<ScopedJoinHandle<'_, io::Result<()>>>) -> io::Result<()> {
+    let panicked = |_| io::Error::other("a thread panicked");
+    threads
+        .into_iter()
+        .try_for_each(|thread| thread.join().map_err(panicked)?)
 }
 
 #[cfg(test)]

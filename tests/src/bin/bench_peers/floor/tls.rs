@@ -9,7 +9,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
-use std::thread::{self, ScopedJoinHandle};
+use std::thread;
 
 use rustix::fs::{Mode, Timestamps};
 use rustls::crypto::{CryptoProvider, ring};
@@ -25,7 +25,7 @@ use super::block::{
     BLOCK_BYTES, HEADER_BYTES, Header, Kind, LANES, Lane, Outline, Packer, end, make_directories,
     set_times,
 };
-use super::copy::sync;
+use super::copy::{joined, sync};
 
 /// Blocks that go around between the threads of a process.
 const BLOCKS: usize = 12;
@@ -306,14 +306,6 @@ fn blocks() -> (SyncSender<Vec<u8>>, Receiver<Vec<u8>>) {
         let _ = give.send(Vec::with_capacity(HEADER_BYTES + BLOCK_BYTES));
     }
     (give, empty)
-}
-
-fn joined(threads: Vec<ScopedJoinHandle<'_, io::Result<()>>>) -> io::Result<()> {
-    let panicked = |_| Err(Error::other("a thread panicked"));
-    let mut results = threads
-        .into_iter()
-        .map(|thread| thread.join().unwrap_or_else(panicked));
-    results.try_for_each(|result| result)
 }
 
 fn provider() -> Arc<CryptoProvider> {
