@@ -218,6 +218,7 @@ fn converse<'scope>(
             shared,
             outbox: outbox.clone(),
             lacked: Lacked::default(),
+            consumed: 0,
         };
         staging = Some(spawn("stager").spawn_scoped(scope, move || stager.run(&stage_messages))?);
         let preparer = preparer(module, &ready, area, complete);

@@ -13,7 +13,7 @@ use syncd_proto::op::TransferId;
 use syncd_proto::reject::RejectCode;
 
 use super::outbox::Outbox;
-use super::reader::StageMessage;
+use super::reader::{StageMessage, WINDOW_BYTES};
 use super::shared::Shared;
 use crate::fs::area::Area;
 use crate::fs::commit::StagedMap;
@@ -38,6 +38,8 @@ pub(super) struct Stager<'a> {
     pub(super) outbox: Outbox,
     /// Versions for which there was no room.
     pub(super) lacked: Lacked,
+    /// Chunk bytes worked off and not given back yet.
+    pub(super) consumed: u64,
 }
 
 /// What versions had taken on the disk when there was no more room for them, in bytes. They are not taken in again until
@@ -70,17 +72,14 @@ impl Stager<'_> {
     /// Works until the queue ends; what is unfinished then can be continued later.
     pub(super) fn run(mut self, queue: &Receiver<StageMessage>) {
         let mut open: HashMap<TransferId, Transfer> = HashMap::new();
-        let mut consumed = 0;
         while let Some(message) = self.next(queue) {
-            consumed += payload_len(&message);
+            self.consumed += payload_len(&message);
             if let Err((id, refusal)) = self.take(&mut open, message) {
                 self.complete.refuse(id, refusal.clone(), COMPLETE_MAX);
                 self.outbox.reject(Rejected::Transfer(id), refusal);
             }
-            if consumed >= CREDIT_BYTES {
-                self.shared.window.fetch_sub(consumed, Ordering::Relaxed);
-                self.outbox.send(Credit { bytes: consumed });
-                consumed = 0;
+            if self.consumed >= CREDIT_BYTES {
+                self.give_back();
             }
             self.shared.staged.step();
         }
@@ -88,12 +87,22 @@ impl Stager<'_> {
         open.into_values().for_each(Transfer::suspend);
     }
 
-    fn next(&self, queue: &Receiver<StageMessage>) -> Option<StageMessage> {
+    /// Lets the agent send as much again as was worked off.
+    fn give_back(&mut self) {
+        let bytes = std::mem::take(&mut self.consumed);
+        self.shared.window.fetch_sub(bytes, Ordering::Relaxed);
+        self.outbox.send(Credit { bytes });
+    }
+
+    fn next(&mut self, queue: &Receiver<StageMessage>) -> Option<StageMessage> {
         match queue.recv_timeout(IDLE) {
             Ok(message) => Some(message),
             Err(RecvTimeoutError::Disconnected) => None,
             Err(RecvTimeoutError::Timeout) => {
                 self.shared.spares.clear();
+                if self.consumed > 0 {
+                    self.give_back();
+                }
                 queue.recv().ok()
             }
         }
@@ -202,8 +211,9 @@ fn payload_len(message: &StageMessage) -> u64 {
 /// After so long without a message there are none for a while.
 const IDLE: Duration = Duration::from_millis(100);
 
-/// Window is given back in pieces of at least this size.
-const CREDIT_BYTES: u64 = 256 << 10;
+/// Window is given back in pieces of at least this size while there is work: each wakes threads on both sides. An agent that
+/// waits for it has the rest of the window on its way, so that the next piece comes whatever it does.
+const CREDIT_BYTES: u64 = WINDOW_BYTES / 16;
 
 /// Files from this size on are synced as soon as they are complete.
 const EARLY_SYNC_BYTES: u64 = 8 << 20;

@@ -19,8 +19,8 @@ use bench::{Agent, Bench, dir_meta, meta, path};
 use syncd_proto::digest::Digest;
 use syncd_proto::message::{
     Basis, DigestQuery, Durability, FEATURE_SPARE, IdQuery, PatchOp, Ping, Purpose,
-    ReceiverMessage, Rejected, SignatureInfo, SignatureQuery, SignatureWant, StageBegin,
-    StageChunk, StageEnd,
+    ReceiverMessage, Rejected, SignatureInfo, SignatureQuery, SignatureWant, StageAbort,
+    StageBegin, StageChunk, StageEnd,
 };
 use syncd_proto::meta::{Kind, Meta};
 use syncd_proto::op::{Content, Expect, IdKind, IdName, Op};

@@ -160,3 +160,54 @@ fn content_that_is_not_what_was_announced_is_never_installed() {
     );
     bench.stays_clean();
 }
+
+#[test]
+fn all_of_the_window_comes_back_whatever_becomes_of_the_transfers() {
+    const CHUNK_BYTES: usize = 300_000;
+    let bench = Bench::start(|_| {});
+    let mut agent = bench.open();
+    let no_file = Basis {
+        path: path("none"),
+        version: [7; 16],
+        len: 1,
+    };
+    let chunk = vec![7; CHUNK_BYTES];
+    let window = i64::try_from(agent.welcome.window_bytes).unwrap();
+    let mut credit = window;
+    let receive = |agent: &mut Agent, credit: &mut i64| {
+        *credit += agent.find(|message| match message {
+            ReceiverMessage::Credit(credit) => Some(credit.bytes as i64),
+            _ => None,
+        });
+    };
+    // One is aborted, and nobody knows of the other.
+    for (transfer, basis) in [(1, None), (2, Some(no_file))] {
+        agent.begin(transfer, basis, None, 0);
+        // More than the window, and no whole number of what is given back at once.
+        for _ in 0..70 {
+            while credit <= 0 {
+                receive(&mut agent, &mut credit);
+            }
+            let len = CHUNK_BYTES as u32;
+            agent.chunk(transfer, vec![PatchOp::Literal { len }], &chunk);
+            credit -= CHUNK_BYTES as i64;
+        }
+        agent.say(StageAbort { transfer });
+    }
+    while credit < window {
+        receive(&mut agent, &mut credit);
+    }
+    assert_eq!(credit, window);
+    // A small piece does too.
+    agent.begin(3, None, None, 0);
+    agent.chunk(3, vec![PatchOp::Literal { len: 5 }], b"small");
+    credit -= 5;
+    receive(&mut agent, &mut credit);
+    assert_eq!(credit, window);
+    agent.end(3, b"small");
+    let rejects = agent.commit(vec![bare(staged("small", 3, b"small"))]);
+    assert_eq!(
+        (codes(&rejects), bench.at("small").exists()),
+        (vec![], true)
+    );
+}
