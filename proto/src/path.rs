@@ -170,6 +170,15 @@ impl WirePath {
         self.0.starts_with(&other.0)
     }
 
+    /// Whether it is in the same directory as `other`, or in `other` itself.
+    #[must_use]
+    pub fn is_beside_or_in(&self, other: &Self) -> bool {
+        self.0.split_last().is_some_and(|(_, dir)| {
+            let beside = other.0.split_last().map(|(_, dir)| dir);
+            dir == other.0.as_slice() || Some(dir) == beside
+        })
+    }
+
     /// What follows `base`, if this path is `base` or lies below it.
     #[must_use]
     pub fn strip_prefix(&self, base: &Self) -> Option<Self> {

@@ -169,13 +169,27 @@ impl DirtySet {
     pub fn take(&mut self, now: Millis, max: usize) -> Vec<Taken> {
         let mut chosen = Vec::new();
         let (heard, max) = self.queue.choose(now, max);
-        while chosen.len() < max {
-            let Some(seq) = self.queue.pop_due(now, heard) else {
-                break;
-            };
+        while !self.is_enough(&chosen, now, heard, max)
+            && let Some(seq) = self.queue.pop_due(now, heard)
+        {
             self.take_next(seq, now, &mut chosen);
         }
         chosen
+    }
+
+    /// Whether no more is taken. Of what comparisons found, which is sorted by directories, it ends where one does if it can.
+    fn is_enough(&self, chosen: &[Taken], now: Millis, heard: bool, max: usize) -> bool {
+        let (few, many) = match heard || max <= FEW {
+            true => (max, max),
+            false => (max - max / 4, 2 * max),
+        };
+        if chosen.len() < few || chosen.len() >= many {
+            return chosen.len() >= many;
+        }
+        let next = self.queue.next(now, heard);
+        let next = next.and_then(|seq| self.by_seq.get(&seq));
+        let last = chosen.last();
+        !matches!((next, last), (Some(next), Some(last)) if next.is_beside_or_in(&last.path))
     }
 
     /// The same of what was heard of before the first rename that is due, and has nothing to do with it: a name in the

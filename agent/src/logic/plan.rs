@@ -19,6 +19,11 @@ use crate::logic::links::Inode;
 /// Operations after which a batch is sent, whatever else is dirty.
 const BATCH_OPS: usize = 1_024;
 
+/// Operations and inline bytes after which a batch of what comparisons found ends where a directory does, so that as many as
+/// can be come whole. It has room for twice as much as others.
+const WHOLE_OPS: usize = 256;
+const WHOLE_INLINE_BYTES: usize = 512 << 10;
+
 /// Inline bytes after which a batch is sent.
 const BATCH_INLINE_BYTES: usize = 1 << 20;
 
@@ -322,13 +327,24 @@ impl Planner {
     /// Whether the batch should be sent before more is added; `slow`: over a slow link.
     #[must_use]
     pub fn is_full(&self, slow: bool) -> bool {
-        let inline_bytes = match slow {
-            true => SLOW_BATCH_INLINE_BYTES,
-            false => BATCH_INLINE_BYTES,
+        // Others may wait for what was heard of, and nobody for what was found.
+        let is_found = self.makes.last().is_some_and(is_found);
+        let (ops, inline_bytes) = match (slow, is_found) {
+            (true, _) => (BATCH_OPS, SLOW_BATCH_INLINE_BYTES),
+            (false, false) => (BATCH_OPS, BATCH_INLINE_BYTES),
+            (false, true) => (2 * BATCH_OPS, 2 * BATCH_INLINE_BYTES),
         };
-        self.len() >= BATCH_OPS
+        self.len() >= ops
             || self.inline.len() >= inline_bytes
             || self.body_bytes >= BATCH_BODY_BYTES
+    }
+
+    /// Whether it should be sent before this path is added, since a directory ended.
+    #[must_use]
+    pub fn ends_before(&self, next: &Taken) -> bool {
+        let is_enough = self.len() >= WHOLE_OPS || self.inline.len() >= WHOLE_INLINE_BYTES;
+        let last = self.makes.last().filter(|_| is_enough && next.mark.late);
+        last.is_some_and(|(op, _)| !next.path.is_beside_or_in(op.path()))
     }
 
     /// Whether a file of this length fits in.
@@ -416,12 +432,17 @@ impl Planner {
     }
 }
 
+/// Whether it was made for what a comparison found.
+fn is_found((_, cause): &(Op, Cause)) -> bool {
+    matches!(cause, Cause::Path(taken) if taken.mark.late)
+}
+
 #[cfg(test)]
 mod tests {
     use syncd_proto::meta::{Mtime, Xattr};
 
     use super::*;
-    use crate::logic::coalesce::{DirtySet, Settle};
+    use crate::logic::coalesce::{DirtySet, Remote, Settle};
 
     fn path(text: &str) -> WirePath {
         WirePath::from_relative(text.as_ref()).unwrap()
@@ -570,5 +591,45 @@ mod tests {
         assert_eq!(add("g", rest), (true, true));
         assert!(planner.has_room(1));
         assert!(!planner.has_room(limits::COMMIT_INLINE_BYTES_MAX as u64));
+    }
+
+    #[test]
+    fn a_batch_of_what_was_found_ends_where_a_directory_does() {
+        let late = |text: &str| {
+            let mut set = DirtySet::new(Settle {
+                settle_ms: 0,
+                hold_max_ms: 0,
+                marks_max: 99,
+                delete: true,
+            });
+            set.found(path(text), Look::Content, Remote::Absent, 0);
+            set.take(0, 99).remove(0)
+        };
+        let small = |len: usize| Found::Small {
+            meta: meta(),
+            bytes: vec![0; len],
+            digest: Digest::of(b""),
+            linked: None,
+            place: None,
+        };
+        let half = WHOLE_INLINE_BYTES / 2;
+        let mut planner = Planner::new();
+        planner.found(late("a"), Found::Dir(meta()));
+        planner.found(late("a/1"), small(half));
+        assert!(!planner.ends_before(&late("b")), "there is little in it");
+        planner.found(late("a/2"), small(half));
+        assert!(planner.ends_before(&late("b")));
+        assert!(!planner.ends_before(&late("a/3")));
+        assert!(!planner.ends_before(&dirty(&["b"]).remove(0)), "heard of");
+        planner.found(late("a/b"), Found::Dir(meta()));
+        assert!(!planner.ends_before(&late("a/b/1")));
+        planner.found(late("a/b/1"), small(half));
+        assert!(planner.ends_before(&late("a/c")));
+        // Up to what a commit may have, unless the link is slow, or others may wait.
+        assert!(!planner.is_full(false) && planner.is_full(true));
+        planner.found(late("a/b/2"), small(half));
+        assert!(!planner.is_full(false));
+        planner.found(dirty(&["f"]).remove(0), small(0));
+        assert!(planner.is_full(false));
     }
 }

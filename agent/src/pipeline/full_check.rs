@@ -25,7 +25,8 @@ use crate::logic::unread::{ATTEMPTS_MAX, Unread, What};
 use crate::net::link::{Link, LinkError};
 use crate::pipeline::reconcile::reading::{Problems, stat, unread};
 use crate::pipeline::reconcile::{
-    self, CompareError, Difference, ask, check_open, mark, put_off, receive, settle_commits,
+    self, CompareError, Difference, Differences, ask, check_open, mark, put_off, receive,
+    settle_commits,
 };
 use crate::pipeline::sweep::{is_clear, sweep};
 use crate::pipeline::target::{State, Target};
@@ -268,7 +269,18 @@ fn found(
         let mut known = target.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.remove(&path);
     }
-    mark(target, link, path, difference)
+    mark(target, link, vec![(path, difference)])
+}
+
+fn found_all(
+    target: &Target,
+    link: &Arc<Link>,
+    checked: &mut Checked,
+    differences: Differences,
+) -> Result<(), CompareError> {
+    differences
+        .into_iter()
+        .try_for_each(|(path, difference)| found(target, link, checked, path, difference))
 }
 
 /// One comparison of everything by digests; `None` if the target stops.
@@ -277,13 +289,15 @@ fn digests(target: &Arc<Target>, checked: &mut Checked) -> Option<()> {
     loop {
         let link = wait_for_link(target)?;
         let result = give_way(target, &link).and_then(|()| {
-            let mut report = |path: WirePath, difference: Difference| {
-                let links = matches!(difference, Difference::Links { .. });
-                let extra = matches!(difference, Difference::Extra(_)) && !target.delete;
-                if links || extra {
-                    return mark(target, &link, path, difference);
-                }
-                found(target, &link, checked, path, difference)
+            let mut report = |differences: Differences| {
+                differences.into_iter().try_for_each(|(path, difference)| {
+                    let links = matches!(difference, Difference::Links { .. });
+                    let extra = matches!(difference, Difference::Extra(_)) && !target.delete;
+                    if links || extra {
+                        return mark(target, &link, vec![(path, difference)]);
+                    }
+                    found(target, &link, checked, path, difference)
+                })
             };
             reconcile::compare(target, &link, &WirePath::root(), false, &mut report)
         });
@@ -494,9 +508,7 @@ fn mend(
 ) -> Result<(), CompareError> {
     match sides {
         (Some(here), Some(there)) if here.kind == there.kind || there.kind == Kind::Dir => {
-            let mut report = |path: WirePath, difference: Difference| {
-                found(target, link, checked, path, difference)
-            };
+            let mut report = |differences| found_all(target, link, checked, differences);
             if here.kind != Kind::Dir
                 && there.kind == Kind::Dir
                 && !is_clear(target, link, &at, there, &mut report)?
@@ -517,9 +529,7 @@ fn mend(
             Ok(())
         }
         (None, Some(there)) => {
-            let mut report = |path: WirePath, difference: Difference| {
-                found(target, link, checked, path, difference)
-            };
+            let mut report = |differences| found_all(target, link, checked, differences);
             sweep(target, link, &at, there.clone(), &mut report).map(drop)
         }
         (None, None) => Ok(()),

@@ -10,7 +10,7 @@ use crate::error::Fatal;
 use crate::logic::coalesce::Failed;
 use crate::logic::unread::ATTEMPTS_MAX;
 use crate::net::link::{Link, LinkError};
-use crate::pipeline::reconcile::{self, CompareError, Difference};
+use crate::pipeline::reconcile::{self, CompareError, Difference, Differences};
 use crate::pipeline::stop::{Stop, Stopper};
 use crate::pipeline::target::{Phase, Target};
 use crate::pipeline::{Mirror, Reach, session, work};
@@ -170,12 +170,14 @@ fn compare_when_connected(
 ) -> Result<u64, CompareError> {
     let link = wait_for_link(target)?;
     let mut count = 0;
-    let mut report = |path: WirePath, difference: Difference| {
-        if matches!(difference, Difference::Extra(_)) && !target.delete {
-            return Ok(());
+    let mut report = |differences: Differences| {
+        for (path, difference) in differences {
+            if matches!(difference, Difference::Extra(_)) && !target.delete {
+                continue;
+            }
+            count += 1;
+            print(&path, &difference);
         }
-        count += 1;
-        print(&path, &difference);
         Ok(())
     };
     let compared = reconcile::compare(target, &link, &WirePath::root(), content, &mut report)?;

@@ -406,6 +406,10 @@ fn add_looks(
             target.wait_behind(taken, until);
             continue;
         }
+        if batch.ends_before(&taken) {
+            send(target, link, std::mem::take(batch), horizon);
+            wait_for_room(target, link);
+        }
         add_outcome(target, link, batch, taken, outcome, horizon);
         if batch.is_full(link.is_slow()) {
             send(target, link, std::mem::take(batch), horizon);

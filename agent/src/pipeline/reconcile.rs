@@ -28,7 +28,7 @@ pub(super) use marks::mark;
 use reading::{Built, Problems, build};
 use seek::seek;
 use walk::Walk;
-pub use walk::{Report, ask, receive};
+pub use walk::{Differences, Report, ask, receive};
 
 mod early;
 mod marks;
@@ -164,7 +164,7 @@ fn finish(
     link: &Arc<Link>,
     early: Option<Early>,
 ) {
-    let mut mark = |path: WirePath, difference: Difference| mark(target, link, path, difference);
+    let mut mark = |differences: Differences| mark(target, link, differences);
     let content = comparison.content;
     let result = compare_asked(target, link, &path, content, early, &mut mark);
     target.update(|state, now| {
@@ -309,11 +309,10 @@ fn compare_noting(
     };
     let inodes = inodes(&groups);
     let mut differing = HashSet::new();
-    let mut report = |path: WirePath, difference: Difference| {
-        if inodes.contains_key(&path) {
-            differing.insert(path.clone());
-        }
-        report(path, difference)
+    let mut report = |differences: Differences| {
+        let names = differences.iter().map(|(path, _)| path);
+        differing.extend(names.filter(|path| inodes.contains_key(path)).cloned());
+        report(differences)
     };
     let report = &mut report;
     let answer = match answer {
@@ -332,10 +331,10 @@ fn compare_noting(
                 if !is_clear(target, link, path, &dir, report)? {
                     return Err(CompareError::Unread(walk::not_replaced(path)));
                 }
-                report(path.clone(), Difference::Changed(entry, dir))?;
+                report(vec![(path.clone(), Difference::Changed(entry, dir))])?;
             } else {
                 let is_dir = entry.kind == Kind::Dir;
-                report(path.clone(), Difference::Missing(entry))?;
+                report(vec![(path.clone(), Difference::Missing(entry))])?;
                 if is_dir {
                     // It came a moment ago: the target may have another one there, with what was in it.
                     target.update(|state, now| state.dirty.compare(path.clone(), now));
@@ -399,9 +398,11 @@ fn compare_with_nothing(
         return Ok(None);
     };
     let mut entries = 0;
-    let mut report = |path: WirePath, difference: Difference| {
-        entries += u64::from(matches!(difference, Difference::Missing(_)));
-        report(path, difference)
+    let mut report = |differences: Differences| {
+        let is_missing =
+            |(_, difference): &&(_, Difference)| matches!(difference, Difference::Missing(_));
+        entries += differences.iter().filter(is_missing).count() as u64;
+        report(differences)
     };
     let inodes = HashMap::new();
     let mut walk = Walk {

@@ -48,7 +48,7 @@ pub(super) fn sweep(
         return Ok(false);
     }
     if !is_dir || !rules.may_protect() || is_clear(target, link, path, &meta, report)? {
-        report(path.clone(), Difference::Extra(meta))?;
+        report(vec![(path.clone(), Difference::Extra(meta))])?;
         return Ok(true);
     }
     Ok(false)
@@ -156,13 +156,13 @@ impl Level {
             self.held.push((path, meta));
             return Ok(());
         }
-        report(path, Difference::Extra(meta))
+        report(vec![(path, Difference::Extra(meta))])
     }
 
     fn stays(&mut self, report: Report<'_>) -> Result<(), CompareError> {
         self.clear = false;
         for (path, meta) in self.held.drain(..) {
-            report(path, Difference::Extra(meta))?;
+            report(vec![(path, Difference::Extra(meta))])?;
         }
         Ok(())
     }

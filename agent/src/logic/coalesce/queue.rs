@@ -54,6 +54,16 @@ impl Queue {
         Some(next.2)
     }
 
+    /// The number of the next mark that is due.
+    pub(super) fn next(&self, now: Millis, heard: bool) -> Option<u64> {
+        let part = match heard {
+            true => &self.heard,
+            false => &self.found,
+        };
+        let (_, _, seq) = part.first().filter(|_| is_due(part, now))?;
+        Some(*seq)
+    }
+
     /// Whether it is the turn of what was heard of, and how much may be taken of `max`. Who makes changes all the time
     /// must not keep the rest back for ever.
     pub(super) fn choose(&mut self, now: Millis, max: usize) -> (bool, usize) {

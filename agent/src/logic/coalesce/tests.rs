@@ -1005,3 +1005,37 @@ fn room_for_many_paths_is_given_back_when_they_are_at_the_target() {
     set.shrink();
     assert!(set.by_seq.capacity() + set.in_flight.capacity() < 100);
 }
+
+#[test]
+fn what_was_found_is_taken_by_whole_directories_and_what_was_heard_of_in_its_turn() {
+    let names = |dir: &str, count: usize| -> Vec<String> {
+        let files = (0..count).map(|n| format!("{dir}/{n:02}"));
+        [dir.to_owned()].into_iter().chain(files).collect()
+    };
+    let taken = |set: &mut DirtySet, max| -> Vec<String> {
+        let taken = set.take(0, max);
+        taken.iter().map(|taken| taken.path.to_string()).collect()
+    };
+    let found = |set: &mut DirtySet, path_of: &str| {
+        set.found(path(path_of), Look::Content, Remote::Absent, 0);
+    };
+    let mut set = DirtySet::new(SETTLE);
+    let all = [
+        names("a", 15),
+        names("b", 15),
+        names("c", 79),
+        names("d", 2),
+    ];
+    all.iter().flatten().for_each(|name| found(&mut set, name));
+    // Three quarters of what may be taken are enough where a directory ends, and up to twice as much if it does not.
+    assert_eq!(taken(&mut set, 40), all[..2].concat());
+    assert_eq!(taken(&mut set, 40), all[2]);
+    assert_eq!(taken(&mut set, 40), all[3]);
+    let many = names("e", 99);
+    many.iter().for_each(|name| found(&mut set, name));
+    assert_eq!(taken(&mut set, 40), many[..80]);
+    assert_eq!(taken(&mut set, 40), many[80..]);
+    let heard = names("g", 99);
+    heard.iter().for_each(|name| set.written(path(name), 0));
+    assert_eq!(taken(&mut set, 40), heard[..40]);
+}

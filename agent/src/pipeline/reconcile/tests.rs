@@ -18,6 +18,7 @@ use syncd_proto::message::{
 };
 use syncd_proto::path::Name;
 
+use super::walk::TOGETHER_MAX;
 use super::*;
 use crate::fs::root::SourceRoot;
 use crate::logic::brake::{Brake, DeleteLimit};
@@ -180,6 +181,15 @@ fn words(question: &AgentMessage) -> String {
 /// Compares a source with a target that has this, after its first answer has come. Returns what was asked, what is missing
 /// there, and how many entries the source is known to have.
 fn compared(source: &Path, there: There<'_>) -> (Vec<String>, BTreeSet<String>, u64) {
+    reported(source, there, &mut |_| ())
+}
+
+/// The same; tells which names were reported together.
+fn reported(
+    source: &Path,
+    there: There<'_>,
+    note: &mut dyn FnMut(&[String]),
+) -> (Vec<String>, BTreeSet<String>, u64) {
     let (target, link) = (target(source), link());
     let (near, far) = tokio::io::duplex(1 << 20);
     let mut reader = FrameReader::new(far, FrameLimits::SESSION);
@@ -188,22 +198,23 @@ fn compared(source: &Path, there: There<'_>) -> (Vec<String>, BTreeSet<String>, 
     let comparing = {
         let (target, link) = (target.clone(), link.clone());
         move || {
-            let mut missing = BTreeSet::new();
-            let mut report = |path: WirePath, difference: Difference| {
-                if matches!(difference, Difference::Missing(_)) {
-                    missing.insert(path.to_string());
-                }
+            let mut groups: Vec<Vec<String>> = Vec::new();
+            let mut report = |differences: Differences| {
+                let missing = differences.iter().filter_map(|(path, difference)| {
+                    matches!(difference, Difference::Missing(_)).then(|| path.to_string())
+                });
+                groups.push(missing.collect());
                 Ok(())
             };
             let root = WirePath::root();
             let result = compare_asked(&target, &link, &root, false, Some(early), &mut report);
             link.close();
             assert!(result.unwrap().equal.is_none());
-            missing
+            groups
         }
     };
     let runtime = tokio::runtime::Builder::new_current_thread().build();
-    let missing = runtime.unwrap().block_on(async {
+    let groups = runtime.unwrap().block_on(async {
         let mut comparing = Some(comparing);
         let mut thread = None;
         let answering = async {
@@ -220,7 +231,9 @@ fn compared(source: &Path, there: There<'_>) -> (Vec<String>, BTreeSet<String>, 
         thread.unwrap().join().unwrap()
     });
     let entries = target.lock().brake.entries();
-    (asked, missing, entries)
+    let missing = groups.iter().filter(|group| !group.is_empty());
+    missing.for_each(|group| note(group));
+    (asked, groups.into_iter().flatten().collect(), entries)
 }
 
 fn source() -> tempfile::TempDir {
@@ -234,6 +247,25 @@ fn source() -> tempfile::TempDir {
 
 fn all() -> BTreeSet<String> {
     ["d", "d/e", "d/e/f", "d/g", "h"].map(str::to_owned).into()
+}
+
+#[test]
+fn a_directory_is_reported_together_with_what_is_in_it() {
+    let dir = source();
+    for n in 0..=TOGETHER_MAX {
+        fs::write(dir.path().join("d/e").join(n.to_string()), "").unwrap();
+    }
+    let mut groups = Vec::new();
+    let (asked, missing, _) = reported(dir.path(), &[], &mut |group: &[String]| {
+        groups.push(group.to_vec());
+    });
+    assert_eq!(asked, ["digests of . d", "list ."]);
+    assert_eq!(missing.len(), 5 + TOGETHER_MAX + 1);
+    assert_eq!(groups[0], ["d", "d/g"]);
+    assert_eq!((&*groups[1][0], groups[1].len()), ("d/e", TOGETHER_MAX));
+    assert_eq!(groups[2].len(), 3);
+    assert!(groups[2].iter().all(|path| path.starts_with("d/e/")));
+    assert_eq!(groups[3..], [["h".to_owned()]]);
 }
 
 #[test]

@@ -23,6 +23,9 @@ use crate::pipeline::target::Target;
 /// Directories asked about at once.
 const QUERIES_MAX: usize = 32;
 
+/// Differences reported together.
+pub(super) const TOGETHER_MAX: usize = 512;
+
 /// A comparison that descends.
 pub(super) struct Walk<'a> {
     pub(super) target: &'a Target,
@@ -42,8 +45,11 @@ pub(super) struct Walk<'a> {
     pub(super) unread: Unreads,
 }
 
-/// Takes each difference that is found.
-pub type Report<'a> = &'a mut dyn FnMut(WirePath, Difference) -> Result<(), CompareError>;
+/// Names and what differs under them: found together, directories before what is in them.
+pub type Differences = Vec<(WirePath, Difference)>;
+
+/// Takes differences as they are found.
+pub type Report<'a> = &'a mut dyn FnMut(Differences) -> Result<(), CompareError>;
 
 impl Walk<'_> {
     /// Compares directories from the top, breadth first, with several questions under way.
@@ -79,10 +85,7 @@ impl Walk<'_> {
             let Some(entry) = self.or_later(entry)? else {
                 return Ok(());
             };
-            if let Some(entry) = entry {
-                report(path.clone(), Difference::Missing(entry))?;
-            }
-            return self.report_all(path, report);
+            return self.report_all(path, entry.map(Difference::Missing), report);
         };
         self.compare_listed(path, dir, there, open, report)
     }
@@ -102,14 +105,14 @@ impl Walk<'_> {
             && here.kind != Kind::Dir
         {
             return match self.may_replace(&path, &dir, report)? {
-                true => report(path, Difference::Changed(here.clone(), dir)),
+                true => report(vec![(path, Difference::Changed(here.clone(), dir))]),
                 false => Ok(()),
             };
         }
         if let Some(entry) = entry
             && !merkle::same_entry(self.policy, &entry, &dir)
         {
-            report(path.clone(), Difference::Changed(entry, dir))?;
+            report(vec![(path.clone(), Difference::Changed(entry, dir))])?;
         }
         let listed = reading::list(self.target, self.link.terms(), &path, self.content);
         let Some(listed) = self.or_later(listed)? else {
@@ -175,7 +178,7 @@ impl Walk<'_> {
                 inode: self.inodes.get(&path).copied(),
                 alone: same && there.links.is_none(),
             };
-            report(path.clone(), links)?;
+            report(vec![(path.clone(), links)])?;
         }
         if same {
             return Ok(());
@@ -185,11 +188,8 @@ impl Walk<'_> {
         if replaces_dir && !self.may_replace(&path, &there.meta, report)? {
             return Ok(());
         }
-        report(path.clone(), Difference::Changed(here, there.meta.clone()))?;
-        if is_dir {
-            self.report_all(path, report)?;
-        }
-        Ok(())
+        let changed = Difference::Changed(here, there.meta.clone());
+        self.report_with_content(path, is_dir, changed, report)
     }
 
     /// Whether something that is no directory may take the place of one with all that is in it. If not, that is tried again
@@ -225,29 +225,38 @@ impl Walk<'_> {
             return Ok(());
         }
         let is_dir = meta.kind == Kind::Dir;
-        report(path.clone(), Difference::Missing(meta))?;
-        if is_dir {
-            self.report_all(path, report)?;
-        }
-        Ok(())
+        self.report_with_content(path, is_dir, Difference::Missing(meta), report)
     }
 
-    /// Reports everything below a directory that the target does not have, each directory right before what is in it: so
-    /// they are sent, and the target makes a directory with its files.
-    pub(super) fn report_all(
+    fn report_with_content(
         &mut self,
         path: WirePath,
+        is_dir: bool,
+        difference: Difference,
         report: Report<'_>,
     ) -> Result<(), CompareError> {
-        let mut open = vec![(path, None)];
-        while let Some((dir, meta)) = open.pop() {
-            if let Some(meta) = meta {
-                report(dir.clone(), Difference::Missing(meta))?;
-            }
+        match is_dir {
+            true => self.report_all(path, Some(difference), report),
+            false => report(vec![(path, difference)]),
+        }
+    }
+
+    /// Reports a directory, if it differs, and everything below it: the target has none of that. Each directory comes
+    /// together with what is in it: so they are sent, and the target makes a directory with its files.
+    fn report_all(
+        &mut self,
+        path: WirePath,
+        difference: Option<Difference>,
+        report: Report<'_>,
+    ) -> Result<(), CompareError> {
+        let mut open = vec![(path, difference)];
+        while let Some((dir, difference)) = open.pop() {
             // Without attributes and contents: for what the target does not have, nothing is compared.
             let listed = reading::list(self.target, &self.plain, &dir, false);
             let (entries, problems) = self.or_later(listed)?.flatten().unwrap_or_default();
             self.note_unnamed(&dir, &problems);
+            let mut together: Differences = Vec::new();
+            together.extend(difference.map(|difference| (dir.clone(), difference)));
             for (name, meta) in entries {
                 let Some(below) = dir.join(&name) else {
                     continue;
@@ -255,10 +264,19 @@ impl Walk<'_> {
                 if !self.policy.keeps(meta.kind) {
                     continue;
                 }
-                match meta.kind {
-                    Kind::Dir => open.push((below, Some(meta))),
-                    _ => report(below, Difference::Missing(meta))?,
+                let is_dir = meta.kind == Kind::Dir;
+                let missing = Difference::Missing(meta);
+                if is_dir {
+                    open.push((below, Some(missing)));
+                    continue;
                 }
+                together.push((below, missing));
+                if together.len() >= TOGETHER_MAX {
+                    report(std::mem::take(&mut together))?;
+                }
+            }
+            if !together.is_empty() {
+                report(together)?;
             }
         }
         Ok(())
