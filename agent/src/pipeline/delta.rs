@@ -3,10 +3,13 @@
 //! The new version is read and hashed once, in groups, by two threads where that pays. Those that the
 //! basis has at the same offset are copied by the receiver from its own file. What changed is kept, a
 //! round at a time, until the sums of those places have come, and searched; the next round is read
-//! meanwhile. A long run of changes looks like content that moved: from there on the sums of the whole
-//! basis are searched. Where that finds little, the bytes go as they are.
+//! meanwhile. A long run of changes looks like content that moved: it is looked for nearby, and where it is found goes on
+//! by the groups, which are known. Only what is not there is searched for with sums of the whole basis; where that finds
+//! little, the bytes go as they are.
 
 mod rounds;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, PoisonError};
 
@@ -21,7 +24,7 @@ use crate::net::link::{Answer, Link, LinkError};
 use crate::pipeline::bulk::{CHECK_BYTES, Channel, TransferError};
 use crate::pipeline::target::Target;
 use crate::pipeline::upload::Upload;
-use rounds::{Outcome, Rounds, Slice, Whole};
+use rounds::{Outcome, Rounds, Slice, Sums};
 
 /// What is read at once, in bytes.
 const READ_BYTES: usize = 1 << 20;
@@ -102,11 +105,16 @@ pub fn send(
         checked_at: 0,
         rounds: Rounds::new(channel.link, path, basis, upload),
     };
-    if let Outcome::Moved(query) = pass.run(None)? {
+    let mut outcome = pass.run(None)?;
+    while let Outcome::Moved(query) = outcome {
         let id = ask(channel.link, path, basis, &query)?;
         let sums = blocks(channel.link, basis, id, &query)?;
         let index = sums.as_ref().map(BlockSignature::index);
-        pass.run(Some(Whole(index.as_ref())))?;
+        let index = index.map(|index| index.with_groups(&basis.groups));
+        outcome = pass.run(Some(Sums {
+            index: index.as_ref(),
+            whole: query.is_whole(basis.groups.len()),
+        }))?;
     }
     let (groups, digest) = pass.matcher.finish();
     Ok(pass.file.finish_hashed(groups, digest)?)
@@ -129,9 +137,9 @@ struct Pass<'a, 'u> {
 
 impl Pass<'_, '_> {
     /// Reads on, to the end or to where content seems to have moved.
-    fn run(&mut self, whole: Option<Whole<'_>>) -> Result<Outcome, TransferError> {
+    fn run(&mut self, moved: Option<Sums<'_>>) -> Result<Outcome, TransferError> {
         loop {
-            if let Outcome::Moved(query) = self.rounds.advance(whole)? {
+            if let Outcome::Moved(query) = self.rounds.advance(moved)? {
                 return Ok(Outcome::Moved(query));
             }
             if self.file.position() - self.checked_at >= CHECK_BYTES {
@@ -157,7 +165,7 @@ impl Pass<'_, '_> {
             }
         }
         self.rounds.end_stretch(self.matcher.is_same());
-        Ok(self.rounds.finish(whole)?)
+        Ok(self.rounds.finish(moved)?)
     }
 
     /// The next stretch; each ends with a group, unless data or file end before.

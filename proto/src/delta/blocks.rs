@@ -2,7 +2,7 @@
 
 use fast_rsync::{IndexedSignature, Signature, SignatureOptions};
 
-use crate::delta::DeltaError;
+use crate::delta::{DeltaError, GroupList};
 use crate::limits::{BLOCKS_MAX, SIGNATURE_RANGES_MAX};
 
 /// Smallest block, in bytes.
@@ -162,6 +162,7 @@ impl BlockSignature {
     pub fn index(&self) -> BlockIndex<'_> {
         BlockIndex {
             signature: self,
+            groups: None,
             inner: self.inner.index(),
         }
     }
@@ -260,5 +261,6 @@ fn runs_of(block: BlockSize, ranges: &[(u64, u64)], len: u64) -> Result<Vec<Run>
 #[derive(Debug, Clone)]
 pub struct BlockIndex<'a> {
     pub(super) signature: &'a BlockSignature,
+    pub(super) groups: Option<&'a GroupList>,
     pub(super) inner: IndexedSignature<'a>,
 }

@@ -1,6 +1,7 @@
 //! First tier: digests of aligned groups, compared at equal offsets.
 
 use crate::delta::DeltaError;
+use crate::delta::hasher::group_digest;
 use crate::limits::{GROUP_BYTES, GROUPS_MAX};
 
 /// Length of a group's digest, in memory and on the wire.
@@ -85,6 +86,32 @@ impl GroupList {
     pub fn is_canonical(&self) -> bool {
         self.group_bytes == group_bytes(self.len)
             && self.digests.len() as u64 == self.len.div_ceil(self.group_bytes)
+    }
+
+    /// How many bytes at the beginning of `bytes`, whatever their place in another version, are the whole groups that begin at
+    /// this offset of this one.
+    #[must_use]
+    pub fn followed_by(&self, offset: u64, bytes: &[u8]) -> u64 {
+        let mut followed = 0;
+        while let Some(size) = self.size_at(offset + followed)
+            && let Some(group) = bytes.get(followed as usize..(followed + size) as usize)
+            && self.is_group(offset + followed, group)
+        {
+            followed += size;
+        }
+        followed
+    }
+
+    /// Length of the group that begins at this offset, in bytes; `None` if none does.
+    pub(super) fn size_at(&self, offset: u64) -> Option<u64> {
+        let begins = offset < self.len && offset.is_multiple_of(self.group_bytes);
+        begins.then(|| self.group_bytes.min(self.len - offset))
+    }
+
+    fn is_group(&self, offset: u64, group: &[u8]) -> bool {
+        let known = usize::try_from(offset / self.group_bytes).ok();
+        let known = known.and_then(|index| self.digests.get(index));
+        known.is_some_and(|known| *known == group_digest(offset, group))
     }
 
     /// Compares this (new) version with the receiver's. Lists of different group sizes have nothing

@@ -199,8 +199,13 @@ pub fn group_digests(offset: u64, bytes: &[u8], group_bytes: u64) -> Vec<GroupDi
     }
     let groups = bytes.chunks_exact(size).zip((offset..).step_by(size));
     groups
-        .map(|(group, start)| group_at(start).update(group).finalize_non_root())
+        .map(|(group, start)| group_digest(start, group))
         .collect()
+}
+
+/// Digest of the group at this offset.
+pub(super) fn group_digest(offset: u64, group: &[u8]) -> GroupDigest {
+    group_at(offset).update(group).finalize_non_root()
 }
 
 /// A fresh one each time: `reset` keeps the old offset.

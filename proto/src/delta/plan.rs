@@ -1,12 +1,15 @@
 //! What to ask for after the first tier: [`BlockQuery`].
 
-use crate::delta::{BlockSize, GroupDiff, block_bytes_for};
+use crate::delta::{BlockSize, GroupDiff, GroupList, block_bytes_for};
 use crate::limits::{BLOCKS_MAX, GROUP_BYTES, SIGNATURE_RANGES_MAX};
 use crate::message::SignatureWant;
 
 /// Runs of changed groups up to this length are taken for changes in place, where the finest blocks
 /// pay; a longer one looks like content that moved.
 pub const IN_PLACE_RUN_BYTES_MAX: u64 = 4 << 20;
+
+/// How far [`BlockQuery::onward`] reaches, in bytes.
+const ONWARD_BYTES: u64 = IN_PLACE_RUN_BYTES_MAX + (1 << 20);
 
 /// What to ask the receiver for: the fields of `SignatureWant::Blocks`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +41,16 @@ impl BlockQuery {
             block,
             ranges: vec![(0, basis_len)],
         })
+    }
+
+    /// The basis from the group at or before this offset on, as far as a change in place reaches: where content moved by less
+    /// than that, it is found there. `None` at its end.
+    #[must_use]
+    pub fn onward(basis: &GroupList, offset: u64) -> Option<Self> {
+        let start = offset - offset % basis.group_bytes();
+        let len = basis.len().saturating_sub(start);
+        let reach = ONWARD_BYTES.next_multiple_of(basis.group_bytes());
+        Self::for_ranges(vec![(start, len.min(reach))], basis.len())
     }
 
     /// Whether it asks for the whole of a basis of this length.

@@ -650,3 +650,52 @@ fn apply_refuses_what_does_not_add_up() {
     let overflow = [PatchOp::Hole { len: u64::MAX }, PatchOp::Hole { len: 1 }];
     assert!(apply(&basis, &overflow, &[], usize::MAX).is_err());
 }
+
+#[test]
+fn a_copy_goes_on_by_groups_where_there_are_no_sums() {
+    let basis = noise(1, 9 * GROUP + 100);
+    let (list, _) = groups(&basis);
+    let new = [&b"inserted"[..], &basis].concat();
+    let query = BlockQuery::onward(&list, 5).unwrap();
+    assert!(query.is_whole(list.len()), "it reaches to the end");
+    let query = BlockQuery {
+        block: BlockSize::MIN,
+        ranges: vec![(0, 2 * GROUP_BYTES)],
+    };
+    let sums = sign(&basis, &query);
+    let sums = BlockSignature::from_ranges(&sums, query.block, &query.ranges, list.len()).unwrap();
+    let index = sums.index().with_groups(&list);
+    let (mut at, mut before, mut ops, mut literals) = (0, None, Vec::new(), 0);
+    let mut ends = Vec::new();
+    while at < new.len() {
+        let end = (at + 3 * GROUP).min(new.len());
+        let last = end == new.len();
+        let window = &new[at..end];
+        let mut found = index.diff_onward(window, at as u64, last, before).unwrap();
+        if !last {
+            found.give_back_literal();
+        }
+        before = found.goes_on_at(before);
+        at += found.consumed;
+        literals += found.literal_bytes();
+        ops.extend(found.ops);
+        ends.push(before.unwrap());
+    }
+    // A group of which there is a part waits for the rest.
+    let whole = |groups: u64| groups * GROUP_BYTES;
+    assert_eq!(ends, [whole(2), whole(5), whole(8), list.len()]);
+    assert_eq!(apply(&basis, &ops, b"inserted", new.len()).unwrap(), new);
+    assert_eq!(literals, 8);
+    // Without them nothing is found beyond the sums.
+    let alone = sums.index().diff_window(&new, 0, true).unwrap();
+    assert!(alone.literal_bytes() as usize > 7 * GROUP);
+    // Of a list that is wrong nothing is taken over.
+    let wrong = GroupList::from_payload(&[7; 10 * GROUP_DIGEST_BYTES], list.len()).unwrap();
+    assert_eq!(wrong.followed_by(whole(1), &basis[GROUP..]), 0);
+    assert_eq!(
+        list.followed_by(whole(1), &basis[GROUP..]),
+        list.len() - whole(1)
+    );
+    assert_eq!(list.followed_by(whole(1) + 1, &basis[GROUP + 1..]), 0);
+    assert_eq!(list.followed_by(list.len(), b"more"), 0);
+}

@@ -2,11 +2,14 @@
 
 use std::ops::Range;
 
-use crate::delta::{BlockIndex, BlockSignature, DeltaError};
+use crate::delta::{BlockIndex, BlockSignature, DeltaError, GroupList};
 use crate::message::PatchOp;
 
 /// Largest window, in bytes. Windows of 8 to 16 MiB are best.
 pub const WINDOW_BYTES_MAX: usize = 64 << 20;
+
+/// Largest group whose rest is waited for, in bytes.
+const WAITED_BYTES_MAX: u64 = 16 << 20;
 
 /// What is searched at once where nothing is known of the place, in bytes, and at least eight blocks.
 const SLICE_BYTES: usize = 256 << 10;
@@ -63,18 +66,36 @@ impl WindowDelta {
         }
     }
 
-    /// Goes on where the last copy ended, as long as whole blocks are those that follow in the basis. Sums
-    /// of many blocks at known places are made several times faster than blocks are searched.
-    fn follow(&mut self, signature: &BlockSignature, window: &[u8]) {
-        let Some(&PatchOp::Copy { from, len }) = self.ops.last() else {
-            return;
-        };
-        let next = from + len;
-        let rest = window.get(self.consumed..).unwrap_or_default();
-        let followed = signature.followed_by(next, rest);
-        if followed > 0 {
+    /// Where the basis goes on after the last copy; `before` if nothing has come yet, and that ended there.
+    #[must_use]
+    pub fn goes_on_at(&self, before: Option<u64>) -> Option<u64> {
+        match self.ops.last() {
+            None => before,
+            Some(PatchOp::Copy { from, len }) => Some(from + len),
+            Some(_) => None,
+        }
+    }
+
+    /// Goes on where the last copy ended, as long as whole groups or blocks are those that follow in the basis. Sums of many
+    /// blocks at known places are made several times faster than blocks are searched, digests of groups faster still.
+    fn follow(&mut self, index: &BlockIndex<'_>, window: &[u8], before: Option<u64>) {
+        while let Some(next) = self.goes_on_at(before) {
+            let rest = window.get(self.consumed..).unwrap_or_default();
+            let groups = index.groups.map_or(0, |it| it.followed_by(next, rest));
+            let followed = match groups {
+                0 => index.signature.followed_by(next, rest),
+                groups => groups,
+            };
+            if followed == 0 {
+                return;
+            }
             self.copy(next, followed);
         }
+    }
+
+    /// Takes back a literal at the end: it may be found elsewhere.
+    pub fn give_back_literal(&mut self) {
+        self.give_back(usize::MAX);
     }
 
     /// Takes back the end of a trailing literal.
@@ -95,7 +116,16 @@ impl WindowDelta {
     }
 }
 
-impl BlockIndex<'_> {
+impl<'a> BlockIndex<'a> {
+    /// The same, which also goes on by these groups of the basis where a copy ends at the beginning of one.
+    #[must_use]
+    pub fn with_groups(self, groups: &'a GroupList) -> Self {
+        Self {
+            groups: Some(groups),
+            ..self
+        }
+    }
+
     /// Searches a window of the new file that begins at `offset` there. Unless it is the `last`, give at
     /// least two blocks, and put what was not consumed in front of the next window.
     ///
@@ -107,6 +137,20 @@ impl BlockIndex<'_> {
         offset: u64,
         last: bool,
     ) -> Result<WindowDelta, DeltaError> {
+        self.diff_onward(window, offset, last, None)
+    }
+
+    /// The same after a window whose last copy ended at `before` in the basis, see [`WindowDelta::goes_on_at`].
+    ///
+    /// # Errors
+    /// As [`BlockIndex::diff_window`].
+    pub fn diff_onward(
+        &self,
+        window: &[u8],
+        offset: u64,
+        last: bool,
+        before: Option<u64>,
+    ) -> Result<WindowDelta, DeltaError> {
         if window.len() > WINDOW_BYTES_MAX {
             return Err(DeltaError::WindowTooLarge(window.len()));
         }
@@ -114,11 +158,13 @@ impl BlockIndex<'_> {
         let shortest = SLICE_BYTES.max(8 * block);
         let (mut delta, mut slice) = (WindowDelta::default(), shortest);
         while delta.consumed < window.len() {
-            delta.follow(self.signature, window);
-            let end = delta.consumed.saturating_add(slice).min(window.len());
-            if end == delta.consumed {
-                break;
+            delta.follow(self, window, before);
+            let rest = window.len() - delta.consumed;
+            let waits = |next: u64| !last && self.waits_for_group(next, rest);
+            if rest == 0 || delta.goes_on_at(before).is_some_and(waits) {
+                return Ok(delta);
             }
+            let end = delta.consumed.saturating_add(slice).min(window.len());
             self.search(window, end, offset, &mut delta)?;
             let found = matches!(delta.ops.last(), Some(PatchOp::Copy { .. }));
             if end < window.len() {
@@ -130,6 +176,13 @@ impl BlockIndex<'_> {
             delta.give_back(block - 1);
         }
         Ok(delta)
+    }
+
+    /// Whether these bytes are less than the group that begins at this offset, of which there are no other sums.
+    fn waits_for_group(&self, offset: u64, bytes: usize) -> bool {
+        let size = self.groups.and_then(|groups| groups.size_at(offset));
+        let is_less = size.is_some_and(|size| size <= WAITED_BYTES_MAX && (bytes as u64) < size);
+        is_less && self.signature.index_at(offset).is_none()
     }
 
     /// Searches on to `end`.

@@ -27,6 +27,15 @@ const AWAITED_MAX: usize = 32;
 /// Windows below this say nothing about the file, in bytes.
 const METERED_BYTES_MIN: usize = 1 << 20;
 
+/// Bytes at the end that are not where content moved from, and are looked for elsewhere in the basis.
+const LOST_BYTES_MIN: usize = 64 << 10;
+
+/// The same before the end: what follows may be where it was looked for.
+const LOST_BYTES_MAX: usize = IN_PLACE_RUN_BYTES_MAX as usize;
+
+/// Places of the basis that are looked at one after the other, before the sums of all of it are asked for.
+const PLACES_MAX: u32 = 8;
+
 /// What is to be done after a part of the pass.
 pub(super) enum Outcome {
     /// Nothing.
@@ -35,9 +44,14 @@ pub(super) enum Outcome {
     Moved(BlockQuery),
 }
 
-/// The sums of the whole basis, if they could be had: what everything is searched with from here on.
+/// What everything is searched with from here on, if it could be had.
 #[derive(Clone, Copy)]
-pub(super) struct Whole<'a>(pub(super) Option<&'a BlockIndex<'a>>);
+pub(super) struct Sums<'a> {
+    /// Sums of blocks, and the groups of the basis.
+    pub(super) index: Option<&'a BlockIndex<'a>>,
+    /// Whether they are of the whole basis: else what is not found there may be elsewhere.
+    pub(super) whole: bool,
+}
 
 /// What was read.
 #[derive(Clone, Copy)]
@@ -79,6 +93,14 @@ struct Round {
     ranges: Vec<(u64, u64)>,
 }
 
+/// What is needed for a round.
+enum Wanted {
+    /// These sums for it alone, if any.
+    InPlace(Option<BlockQuery>),
+    /// These for it and what follows.
+    Moved(BlockQuery),
+}
+
 /// A round, and the question about its sums.
 type Awaited = (Round, Option<(u64, BlockQuery)>);
 
@@ -99,6 +121,10 @@ pub(super) struct Rounds<'a, 'u> {
     changed: u64,
     /// Unsearched end of the last window, and where it begins.
     tail: (u64, Vec<u8>),
+    /// Where the basis goes on before the tail, if a copy ended there.
+    goes_on_at: Option<u64>,
+    /// How many places content was looked for at.
+    places: u32,
 }
 
 impl<'a, 'u> Rounds<'a, 'u> {
@@ -120,6 +146,8 @@ impl<'a, 'u> Rounds<'a, 'u> {
             meter: LiteralMeter::default(),
             changed: 0,
             tail: (0, Vec::new()),
+            goes_on_at: None,
+            places: 0,
         }
     }
 
@@ -169,13 +197,13 @@ impl<'a, 'u> Rounds<'a, 'u> {
     }
 
     /// Puts out what can be, and asks for what is needed for the rest.
-    pub(super) fn advance(&mut self, whole: Option<Whole<'_>>) -> Result<Outcome, LinkError> {
+    pub(super) fn advance(&mut self, moved: Option<Sums<'_>>) -> Result<Outcome, LinkError> {
         let full = match self.round.bytes {
             0 => self.awaited.is_empty(),
             ROUND_BYTES.. => true,
             _ => self.round.span >= ROUND_SPAN,
         };
-        if full && let Outcome::Moved(query) = self.close_round(whole)? {
+        if full && let Outcome::Moved(query) = self.close_round(moved)? {
             return Ok(Outcome::Moved(query));
         }
         self.put_out_answered()?;
@@ -183,33 +211,34 @@ impl<'a, 'u> Rounds<'a, 'u> {
     }
 
     /// Everything has been read: puts out all of it.
-    pub(super) fn finish(&mut self, whole: Option<Whole<'_>>) -> Result<Outcome, LinkError> {
-        if let Outcome::Moved(query) = self.close_round(whole)? {
+    pub(super) fn finish(&mut self, moved: Option<Sums<'_>>) -> Result<Outcome, LinkError> {
+        if let Outcome::Moved(query) = self.close_round(moved)? {
             return Ok(Outcome::Moved(query));
         }
         self.put_out_awaited(0, 0)?;
-        self.end_search(whole.and_then(|whole| whole.0))?;
-        Ok(Outcome::Done)
+        self.end_search(moved)
     }
 
-    fn close_round(&mut self, whole: Option<Whole<'_>>) -> Result<Outcome, LinkError> {
+    fn close_round(&mut self, moved: Option<Sums<'_>>) -> Result<Outcome, LinkError> {
         if self.round.parts.is_empty() {
             return Ok(Outcome::Done);
         }
-        let query = match whole {
-            None => self.query(),
-            Some(_) => None,
-        };
-        let basis_len = self.basis.groups.len();
-        if let Some(query) = query.as_ref().filter(|query| query.is_whole(basis_len)) {
-            // What was read before this round is searched as it was meant to be.
-            self.put_out_awaited(0, 0)?;
-            return Ok(Outcome::Moved(query.clone()));
+        if moved.is_some() {
+            let round = std::mem::take(&mut self.round);
+            return self.put_out(round, moved);
         }
+        let ranges = std::mem::take(&mut self.round.ranges);
+        let query = match self.query(ranges) {
+            Wanted::Moved(query) => {
+                // What was read before this round is searched as it was meant to be.
+                self.put_out_awaited(0, 0)?;
+                return Ok(Outcome::Moved(query));
+            }
+            Wanted::InPlace(query) => query,
+        };
         let round = std::mem::take(&mut self.round);
         if query.is_none() && self.awaited.is_empty() {
-            self.put_out(round, whole.and_then(|whole| whole.0))?;
-            return Ok(Outcome::Done);
+            return self.put_out(round, None);
         }
         let asked = match query {
             Some(query) => Some((ask(self.link, self.path, self.basis, &query)?, query)),
@@ -220,15 +249,30 @@ impl<'a, 'u> Rounds<'a, 'u> {
         Ok(Outcome::Done)
     }
 
-    /// What to ask for this round.
-    fn query(&mut self) -> Option<BlockQuery> {
+    /// What to ask for a round in which these ranges of the basis changed.
+    fn query(&mut self, ranges: Vec<(u64, u64)>) -> Wanted {
         let basis_len = self.basis.groups.len();
-        let ranges = std::mem::take(&mut self.round.ranges);
-        let longest = ranges.iter().map(|(_, len)| *len).max()?;
-        if longest > IN_PLACE_RUN_BYTES_MAX || self.changed > basis_len / 2 {
-            return BlockQuery::whole(basis_len);
+        let Some(longest) = ranges.iter().map(|(_, len)| *len).max() else {
+            return Wanted::InPlace(None);
+        };
+        let is_long = longest > IN_PLACE_RUN_BYTES_MAX;
+        let query = match self.changed > basis_len / 2 {
+            true => BlockQuery::whole(basis_len),
+            false => BlockQuery::for_ranges(ranges, basis_len),
+        };
+        match query {
+            Some(query) if is_long || query.is_whole(basis_len) => Wanted::Moved(query),
+            query => Wanted::InPlace(query),
         }
-        BlockQuery::for_ranges(ranges, basis_len)
+    }
+
+    /// Where to look for what is not where content moved from: further on, or everywhere.
+    fn elsewhere(&mut self) -> Option<BlockQuery> {
+        let basis = &self.basis.groups;
+        self.places += 1;
+        let onward = self.goes_on_at.filter(|_| self.places < PLACES_MAX);
+        let onward = onward.and_then(|at| BlockQuery::onward(basis, at));
+        onward.or_else(|| BlockQuery::whole(basis.len()))
     }
 
     /// Puts out the oldest rounds whose sums have come, so that the receiver copies while the rest is read.
@@ -256,76 +300,136 @@ impl<'a, 'u> Rounds<'a, 'u> {
                 None => None,
             };
             let index = sums.as_ref().map(BlockSignature::index);
-            self.put_out(round, index.as_ref())?;
-            self.end_search(index.as_ref())?;
+            let sums = index.as_ref().map(|index| Sums {
+                index: Some(index),
+                whole: true,
+            });
+            self.put_out(round, sums)?;
+            self.end_search(sums)?;
         }
         Ok(())
     }
 
-    /// Puts out a round, searched with these sums. What is left of it unsearched may go on in the next.
-    fn put_out(&mut self, round: Round, index: Option<&BlockIndex<'_>>) -> Result<(), LinkError> {
-        for part in round.parts {
+    /// Puts out a round, searched with these sums. What is left of it unsearched may go on in the next. What comes after
+    /// something that has to be looked for elsewhere is kept.
+    fn put_out(&mut self, round: Round, sums: Option<Sums<'_>>) -> Result<Outcome, LinkError> {
+        let mut parts = round.parts.into_iter();
+        while let Some(part) = parts.next() {
+            if !matches!(part, Part::Data { .. })
+                && let Outcome::Moved(query) = self.end_search(sums)?
+            {
+                self.round.put_back([part].into_iter().chain(parts));
+                return Ok(Outcome::Moved(query));
+            }
             match part {
-                Part::Copy { start, len } => {
-                    self.end_search(index)?;
-                    self.upload.copy(start, len)?;
+                Part::Copy { start, len } => self.upload.copy(start, len)?,
+                Part::Hole { len } => self.upload.hole(len)?,
+                Part::Data { start, bytes } => {
+                    if let Outcome::Moved(query) = self.data(start, bytes, sums)? {
+                        self.round.put_back(parts);
+                        return Ok(Outcome::Moved(query));
+                    }
                 }
-                Part::Hole { len } => {
-                    self.end_search(index)?;
-                    self.upload.hole(len)?;
-                }
-                Part::Data { start, bytes } => self.data(start, bytes, index)?,
             }
         }
-        Ok(())
+        Ok(Outcome::Done)
     }
 
     fn data(
         &mut self,
         start: u64,
         bytes: Vec<u8>,
-        index: Option<&BlockIndex<'_>>,
-    ) -> Result<(), LinkError> {
-        let Some(index) = index.filter(|_| !self.meter.gives_up()) else {
+        sums: Option<Sums<'_>>,
+    ) -> Result<Outcome, LinkError> {
+        let is_searched = sums.is_some_and(|sums| sums.index.is_some()) && !self.meter.gives_up();
+        if !is_searched {
             self.end_search(None)?;
-            return self.upload.literal(&bytes);
-        };
+            self.upload.literal(&bytes)?;
+            return Ok(Outcome::Done);
+        }
         if self.tail.1.is_empty() {
             self.tail = (start, bytes);
         } else {
             self.tail.1.extend_from_slice(&bytes);
         }
-        self.search(index, false)
+        self.search(sums, false)
     }
 
     /// Nothing that follows belongs to the unsearched end.
-    fn end_search(&mut self, index: Option<&BlockIndex<'_>>) -> Result<(), LinkError> {
-        match index {
-            _ if self.tail.1.is_empty() => Ok(()),
-            Some(index) => self.search(index, true),
-            None => {
-                let (_, bytes) = std::mem::take(&mut self.tail);
-                self.upload.literal(&bytes)
-            }
+    fn end_search(&mut self, sums: Option<Sums<'_>>) -> Result<Outcome, LinkError> {
+        if !self.tail.1.is_empty()
+            && let Outcome::Moved(query) = self.search(sums, true)?
+        {
+            return Ok(Outcome::Moved(query));
         }
+        self.goes_on_at = None;
+        Ok(Outcome::Done)
     }
 
-    fn search(&mut self, index: &BlockIndex<'_>, last: bool) -> Result<(), LinkError> {
+    fn search(&mut self, sums: Option<Sums<'_>>, last: bool) -> Result<Outcome, LinkError> {
         let (start, mut window) = std::mem::take(&mut self.tail);
-        let Ok(delta) = index.diff_window(&window, start, last) else {
-            return self.upload.literal(&window);
+        let sums = sums.and_then(|sums| Some((sums.index?, sums.whole)));
+        let found = sums.map(|(index, whole)| {
+            let found = index.diff_onward(&window, start, last, self.goes_on_at);
+            found.map(|delta| (delta, whole))
+        });
+        let Some(Ok((mut delta, whole))) = found else {
+            self.goes_on_at = None;
+            self.upload.literal(&window)?;
+            return Ok(Outcome::Done);
         };
-        if window.len() >= METERED_BYTES_MIN {
+        if whole && window.len() >= METERED_BYTES_MIN {
             self.meter.note(&delta);
         }
+        if !whole {
+            delta.give_back_literal();
+        }
+        self.goes_on_at = delta.goes_on_at(self.goes_on_at);
         self.upload.window(&window, &delta)?;
         window.drain(..delta.consumed);
         self.tail = (start + delta.consumed as u64, window);
-        Ok(())
+        if whole {
+            return Ok(Outcome::Done);
+        }
+        self.look_elsewhere(last)
+    }
+
+    /// What was not found where content moved from is looked for elsewhere, as soon as there is enough of it; what follows
+    /// the end of the basis is new.
+    fn look_elsewhere(&mut self, last: bool) -> Result<Outcome, LinkError> {
+        let is_new = self.goes_on_at == Some(self.basis.groups.len());
+        let most = if last { LOST_BYTES_MIN } else { LOST_BYTES_MAX };
+        if self.tail.1.len() >= most
+            && !is_new
+            && let Some(query) = self.elsewhere()
+        {
+            return Ok(Outcome::Moved(query));
+        }
+        if last || is_new || self.tail.1.len() >= most {
+            let (_, bytes) = std::mem::take(&mut self.tail);
+            self.upload.literal(&bytes)?;
+        }
+        Ok(Outcome::Done)
     }
 }
 
 impl Round {
+    /// What is left of a round comes first in the next.
+    fn put_back(&mut self, parts: impl Iterator<Item = Part>) {
+        let behind = std::mem::take(&mut self.parts);
+        self.parts = parts.chain(behind).collect();
+        let data = |part: &Part| match part {
+            Part::Data { bytes, .. } => bytes.len() as u64,
+            Part::Copy { .. } | Part::Hole { .. } => 0,
+        };
+        let all = |part: &Part| match part {
+            Part::Data { bytes, .. } => bytes.len() as u64,
+            Part::Copy { len, .. } | Part::Hole { len } => *len,
+        };
+        self.bytes = self.parts.iter().map(data).sum();
+        self.span = self.parts.iter().map(all).sum();
+    }
+
     fn push(&mut self, start: u64, slice: Slice<'_>, same: bool) {
         self.span += slice.len();
         match (slice, self.parts.last_mut()) {

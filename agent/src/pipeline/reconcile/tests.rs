@@ -200,10 +200,11 @@ fn reported(
         move || {
             let mut groups: Vec<Vec<String>> = Vec::new();
             let mut report = |differences: Differences| {
-                let missing = differences.iter().filter_map(|(path, difference)| {
-                    matches!(difference, Difference::Missing(_)).then(|| path.to_string())
-                });
-                groups.push(missing.collect());
+                let is_missing = |(_, difference): &&(_, Difference)| {
+                    matches!(difference, Difference::Missing(_))
+                };
+                let missing = differences.iter().filter(is_missing);
+                groups.push(missing.map(|(path, _)| path.to_string()).collect());
                 Ok(())
             };
             let root = WirePath::root();
