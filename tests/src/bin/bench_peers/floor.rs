@@ -5,7 +5,7 @@
 //! a restart both trees are looked at once, on two processors, and one of them is watched; `floor-HAX` lists every
 //! entry's attributes besides. Over a link, and for `floor-tcp`, it is the same bytes as one plain TCP stream to a
 //! process that reads them and answers with one byte at the end. `floor-tls` is what a copy
-//! through TLS needs that is checked and durable. `floor-live` follows the change as it happens: one thread reads inotify
+//! through TLS needs that is checked and durable. `floor-hash` reads and digests the source of a large file and does nothing with it. `floor-live` follows the change as it happens: one thread reads inotify
 //! and copies what was closed.
 //!
 //! All of this happens in processes of their own, this program again, so that what they use is counted as for every peer.
@@ -13,6 +13,7 @@
 
 mod block;
 mod copy;
+mod hash;
 mod live;
 mod scan;
 mod stream;
@@ -114,6 +115,7 @@ impl Worker {
                 copy::copy(&self.source, &self.mirror, &names)?;
                 copy::sync(&self.mirror)
             }
+            ("hash", _) => hash::hash(&self.source, &names),
             ("scan", _) => scan::both(&self.source, &self.mirror, names == ["HAX"]),
             ("watch", _) => {
                 self.live = Some(Live::watch(&self.source, &self.mirror)?);

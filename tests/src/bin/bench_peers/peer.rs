@@ -40,13 +40,16 @@ pub(crate) enum Kind {
     Script,
     /// lsyncd with this delay.
     Lsyncd(&'static str, u32),
-    /// syncd with this `durability`.
-    Syncd(&'static str, &'static str),
+    /// syncd with this `durability`, and these options of the agent.
+    Syncd(&'static str, &'static str, &'static [&'static str]),
     /// What the machine itself needs.
     Floor(&'static str),
 }
 
-const KINDS: [Kind; 23] = [
+/// Comparing and mirroring no more of an entry than `rsync -a`.
+const PLAIN: &[&str] = &["--no-xattrs", "--no-acls", "--no-capabilities"];
+
+const KINDS: [Kind; 25] = [
     Kind::Rsync("rsync", &[]),
     Kind::Rsync("rsync-fsync", &["--fsync"]),
     Kind::Rsync("rsync-HAX", &["-HAX"]),
@@ -60,12 +63,14 @@ const KINDS: [Kind; 23] = [
     Kind::Script,
     Kind::Lsyncd("lsyncd", 1),
     Kind::Lsyncd("lsyncd-delay0", 0),
-    Kind::Syncd("syncd", "batch"),
-    Kind::Syncd("syncd-none", "none"),
-    Kind::Syncd("syncd-files", "files"),
+    Kind::Syncd("syncd", "batch", &[]),
+    Kind::Syncd("syncd-none", "none", &[]),
+    Kind::Syncd("syncd-files", "files", &[]),
+    Kind::Syncd("syncd-plain", "batch", PLAIN),
     Kind::Floor("floor"),
     Kind::Floor("floor-none"),
     Kind::Floor("floor-HAX"),
+    Kind::Floor("floor-hash"),
     Kind::Floor("floor-live"),
     Kind::Floor("floor-tcp"),
     Kind::Floor("floor-tls"),
@@ -78,7 +83,7 @@ impl Kind {
         match self {
             Self::Rsync(name, _)
             | Self::Lsyncd(name, _)
-            | Self::Syncd(name, _)
+            | Self::Syncd(name, ..)
             | Self::Floor(name) => name,
             Self::RsyncSsh => "rsync-ssh",
             Self::RsyncTls => "rsync-tls",
@@ -126,7 +131,9 @@ impl Kind {
             }
             Self::Script => Box::new(script::Script::new(place, port)?),
             Self::Lsyncd(_, delay) => Box::new(lsyncd::Lsyncd::new(place, port, *delay)?),
-            Self::Syncd(_, durability) => Box::new(syncd::Syncd::new(place, port, durability)?),
+            Self::Syncd(_, durability, options) => {
+                Box::new(syncd::Syncd::new(place, port, durability, options)?)
+            }
             Self::Floor(name) => {
                 let job = floor::Job::of(name, scenario).ok_or("not for this scenario")?;
                 Box::new(floor::Floor::new(place, port, job)?)

@@ -25,6 +25,8 @@ pub(super) enum Job {
     Write(String),
     /// Files copied while the change happens.
     Follow,
+    /// These files of the source read and hashed.
+    Hash(&'static str),
     /// Both trees looked at, and which attributes there are.
     Scan { attributes: bool },
     /// These names sent as one stream.
@@ -55,6 +57,9 @@ impl Job {
             ("floor" | "floor-HAX", Scenario::S7(_)) => Self::Scan {
                 attributes: peer == "floor-HAX",
             },
+            ("floor-hash", Scenario::S4 | Scenario::S5a | Scenario::S5b | Scenario::S5c) => {
+                Self::Hash("file.bin")
+            }
             ("floor-live", Scenario::S2 | Scenario::S2b) => Self::Follow,
             ("floor-tls" | "floor-tls-none", Scenario::S3 | Scenario::S3Mix | Scenario::S4) => {
                 Self::Secure {
@@ -146,6 +151,7 @@ impl Peer for Floor {
             (Job::Scan { attributes: true }, true) => worker.tell("scan HAX")?,
             // The whole tree.
             (Job::Write(_), _) => worker.tell("write ")?,
+            (Job::Hash(_), _) => worker.tell("hash ")?,
             _ => worker.tell("copy ")?,
         }
         self.worker = Some(worker);
@@ -174,6 +180,7 @@ impl Peer for Floor {
             Job::Copy(names) => format!("copy {names}"),
             Job::Write(names) => format!("write {names}"),
             Job::Follow => "drain".to_owned(),
+            Job::Hash(name) => format!("hash {name}"),
             Job::Scan { .. } => "scan".to_owned(),
             Job::Stream(names) => format!("send {names}"),
             Job::Secure { name, .. } => format!("tls {name}"),
@@ -194,7 +201,7 @@ impl Peer for Floor {
     }
 
     fn mirrors(&self) -> bool {
-        !matches!(self.job, Job::Stream(_))
+        !matches!(self.job, Job::Stream(_) | Job::Hash(_))
     }
 }
 

@@ -19,10 +19,16 @@ const LOG: (&str, &str) = ("RUST_LOG", "info");
 pub(super) struct Syncd {
     receiver: Receiver,
     agent: Option<Agent>,
+    options: &'static [&'static str],
 }
 
 impl Syncd {
-    pub(super) fn new(place: &mut Place, port: u16, durability: &str) -> Result<Self, String> {
+    pub(super) fn new(
+        place: &mut Place,
+        port: u16,
+        durability: &str,
+        options: &'static [&'static str],
+    ) -> Result<Self, String> {
         place
             .sandbox
             .conf()
@@ -31,6 +37,7 @@ impl Syncd {
         Ok(Self {
             receiver: receiver(place, port),
             agent: None,
+            options,
         })
     }
 
@@ -64,6 +71,10 @@ impl Peer for Syncd {
     fn start(&mut self, place: &Place) -> Result<(), String> {
         let agent = place.sandbox.agent(&self.receiver).source(place.source());
         let agent = agent.destination(&format!("{USER}@{}::{MODULE}", place.host()));
+        let agent = self
+            .options
+            .iter()
+            .fold(agent, |agent, option| agent.arg(option));
         self.agent = Some(
             agent
                 .env(LOG.0, LOG.1)
