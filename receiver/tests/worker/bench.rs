@@ -445,6 +445,8 @@ fn next_frame(stream: &mut UnixStream, deframer: &mut Deframer) -> Option<Frame>
         match stream.read(&mut bytes) {
             Ok(0) => return None,
             Ok(length) => deframer.feed(&bytes[..length]),
+            // A process that was stopped goes on; here the system does not do that by itself, since there is a time limit.
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return None,
             Err(error) => panic!("no answer within {PATIENCE:?}: {error}"),
         }
