@@ -169,6 +169,8 @@ pub struct Transfer {
     file: OwnedFd,
     basis: Option<OpenBasis>,
     len: u64,
+    /// Whether the file is shorter than that.
+    ends_in_hole: bool,
     hasher: GroupHasher,
     /// Whether groups were taken on the word of [`Known`].
     trusting: bool,
@@ -202,6 +204,7 @@ impl Transfer {
             file,
             basis,
             len: 0,
+            ends_in_hole: false,
             hasher: GroupHasher::for_len(begin.len_hint),
             trusting: false,
             kernel_copies: true,
@@ -270,6 +273,7 @@ impl Transfer {
                 PatchOp::Copy { from, len } => self.copy(from, len)?,
                 PatchOp::Hole { len } => self.hasher.update_zeros(len),
             }
+            self.ends_in_hole = matches!(op, PatchOp::Hole { .. });
             self.len = end;
             self.write_behind(end);
         }
@@ -312,8 +316,9 @@ impl Transfer {
 
     fn check(&mut self, len: u64, digest: Digest) -> Result<GroupList, Refusal> {
         let end = self.len;
-        // There may be a hole at the end.
-        rustix::fs::ftruncate(&self.file, end).map_err(cannot_write)?;
+        if self.ends_in_hole {
+            rustix::fs::ftruncate(&self.file, end).map_err(cannot_write)?;
+        }
         if self.trusting && !self.basis.as_ref().is_some_and(OpenBasis::is_unchanged) {
             (self.len, self.hasher) = (0, GroupHasher::for_len(end));
             self.rehash(end)?;
@@ -350,8 +355,11 @@ impl Transfer {
         if kind_of(&stat) != Some(Kind::File) || stat.stx_nlink != 1 || stat.stx_size < at {
             return Err(bad_content("there is less to continue than that"));
         }
-        // What lies behind would show through holes.
-        rustix::fs::ftruncate(&self.file, at).map_err(cannot_write)?;
+        if stat.stx_size > at {
+            // What lies behind would show through holes. Not where there is nothing: a file that was cut to nothing is written
+            // out by ext4 when it is closed.
+            rustix::fs::ftruncate(&self.file, at).map_err(cannot_write)?;
+        }
         self.rehash(at)
     }
 

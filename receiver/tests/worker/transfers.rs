@@ -211,3 +211,43 @@ fn all_of_the_window_comes_back_whatever_becomes_of_the_transfers() {
         (vec![], true)
     );
 }
+
+#[test]
+fn a_file_is_as_long_as_it_was_sent_whatever_is_at_its_end() {
+    const HOLE: PatchOp = PatchOp::Hole { len: 70_000 };
+    const DATA: PatchOp = PatchOp::Literal { len: 6 };
+    let bench = Bench::start(|_| {});
+    let mut agent = bench.open();
+    let cases: [&[&[PatchOp]]; 6] = [
+        &[&[HOLE]],
+        &[&[DATA, HOLE]],
+        &[&[DATA], &[HOLE]],
+        &[&[HOLE], &[DATA]],
+        &[&[HOLE, HOLE], &[]],
+        &[],
+    ];
+    for (transfer, chunks) in (1..).zip(cases) {
+        let mut content = Vec::new();
+        agent.begin(transfer, None, None, 0);
+        for ops in chunks {
+            let mut payload = Vec::new();
+            for op in *ops {
+                let made = op.output_len() as usize;
+                let byte = match op {
+                    PatchOp::Literal { .. } => {
+                        payload.resize(payload.len() + made, 1);
+                        1
+                    }
+                    _ => 0,
+                };
+                content.resize(content.len() + made, byte);
+            }
+            agent.chunk(transfer, ops.to_vec(), &payload);
+        }
+        agent.end(transfer, &content);
+        let put = bare(staged("f", transfer, &content));
+        assert!(agent.commit(vec![put]).is_empty(), "{chunks:?}");
+        assert_eq!(fs::read(bench.at("f")).unwrap(), content, "{chunks:?}");
+    }
+    bench.stays_clean();
+}
