@@ -191,26 +191,33 @@ pub fn digest(place: &Place<'_>, agreed: Attributes) -> rustix::io::Result<Optio
     Ok(hasher.finish())
 }
 
+/// What became of attributes that were to be set.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Whether any was set or removed, or was meant to be.
+    pub touched: bool,
+    /// The first that could not be set or removed.
+    pub lacking: Option<Lacking>,
+}
+
 /// Makes the agreed attributes those in `wanted`: others of their classes are removed, what is as it
-/// should be is not touched, and what was not agreed is neither set nor removed. Tells the first that
-/// could not be set or removed.
+/// should be is not touched, and what was not agreed is neither set nor removed.
 ///
 /// # Errors
 /// The disk failed, or nothing could be listed.
-pub fn set(
-    place: &Place<'_>,
-    wanted: &[Xattr],
-    agreed: Attributes,
-) -> rustix::io::Result<Option<Lacking>> {
+pub fn set(place: &Place<'_>, wanted: &[Xattr], agreed: Attributes) -> rustix::io::Result<Outcome> {
     let present = names(place, agreed)?;
-    let mut lacking = None;
-    let mut note = |name: &[u8], done: rustix::io::Result<()>| match done {
-        Ok(()) | Err(Errno::NODATA) => Ok(()),
-        Err(errno @ (Errno::IO | Errno::ROFS)) => Err(errno),
-        Err(errno) => {
-            let name = name.to_vec();
-            lacking.get_or_insert(Lacking { name, errno });
-            Ok(())
+    let mut outcome = Outcome::default();
+    let mut note = |name: &[u8], done: rustix::io::Result<()>| {
+        outcome.touched = true;
+        match done {
+            Ok(()) | Err(Errno::NODATA) => Ok(()),
+            Err(errno @ (Errno::IO | Errno::ROFS)) => Err(errno),
+            Err(errno) => {
+                let name = name.to_vec();
+                outcome.lacking.get_or_insert(Lacking { name, errno });
+                Ok(())
+            }
         }
     };
     for name in &present {
@@ -225,7 +232,7 @@ pub fn set(
             note(&xattr.name, place.set(xattr))?;
         }
     }
-    Ok(lacking)
+    Ok(outcome)
 }
 
 fn has(place: &Place<'_>, xattr: &Xattr) -> bool {
@@ -313,7 +320,12 @@ mod tests {
             opened.set(&xattr(name, value)).unwrap();
         }
         let wanted = [xattr("user.a", "2"), xattr("user.b", "")];
-        assert_eq!(set(&opened, &wanted, USER).unwrap(), None);
+        let outcome = |touched| Outcome {
+            touched,
+            lacking: None,
+        };
+        assert_eq!(set(&opened, &wanted, USER).unwrap(), outcome(true));
+        assert_eq!(set(&opened, &wanted, USER).unwrap(), outcome(false));
         assert_eq!(listed(&opened), ["user.a", "user.b", "user.rsync.%stat"]);
         let before = digest(&opened, USER).unwrap();
         let there = Here::own().unwrap();
@@ -322,10 +334,10 @@ mod tests {
         let named = Place::named(&opened_dir, b"f").unwrap();
         assert_eq!(digest(&named, USER).unwrap(), before);
         assert_eq!(digest(&named, Attributes::NONE).unwrap(), None);
-        assert_eq!(set(&named, &wanted[..1], USER).unwrap(), None);
+        assert_eq!(set(&named, &wanted[..1], USER).unwrap(), outcome(true));
         assert_eq!(listed(&named), ["user.a", "user.rsync.%stat"]);
         assert_ne!(digest(&named, USER).unwrap(), before);
-        assert_eq!(set(&named, &[], Attributes::NONE).unwrap(), None);
+        assert_eq!(set(&named, &[], Attributes::NONE).unwrap(), outcome(false));
         assert_eq!(listed(&named).len(), 2);
     }
 
@@ -374,8 +386,8 @@ mod tests {
         let file = File::create(dir.path().join("f")).unwrap();
         let place = Place::Opened(file.as_fd());
         let foreign = xattr("user.syncd.any", "x");
-        let lacking = set(&place, &[foreign, xattr("user.a", "")], USER).unwrap();
-        let told = lacking.unwrap().to_string();
+        let outcome = set(&place, &[foreign, xattr("user.a", "")], USER).unwrap();
+        let told = outcome.lacking.unwrap().to_string();
         assert!(told.starts_with("user.syncd.any: the receiver's"), "{told}");
         assert_eq!(listed(&place), ["user.a"]);
         let gone = Place::named(File::open(dir.path()).unwrap(), b"none").unwrap();

@@ -12,9 +12,9 @@ use rustix::io::Errno;
 use syncd_proto::attributes::Attributes;
 use syncd_proto::digest::Digest;
 use syncd_proto::limits::LINK_TARGET_BYTES_MAX;
-use syncd_proto::meta::{Compare, EntryMeta, Kind, Meta, Mtime, Times, Xattr};
+use syncd_proto::meta::{Compare, EntryMeta, Kind, Meta, Mtime, Times};
 
-use super::attributes::{self, Lacking, Place};
+use super::attributes::{self, Lacking, Outcome, Place};
 use super::fake;
 use super::guard::Guard;
 use crate::logic::chmod::Chmod;
@@ -121,24 +121,27 @@ impl Keeper {
         if self.guard.fakes() {
             return self.set_fake(fd, kind, (0, 0), meta);
         }
+        let mut now = rustix::fs::fstat(fd)?;
+        let mut touched = false;
         if self.powers.chown {
             let (uid, gid) = owner(meta)?;
-            let now = rustix::fs::fstat(fd)?;
             // Even to the same owner it would take setuid and capabilities away for a moment.
             if (now.st_uid, now.st_gid) != (uid.as_raw(), gid.as_raw()) {
                 rustix::fs::fchown(fd, Some(uid), Some(gid))?;
+                touched = true;
             }
         }
-        let lacking = match &meta.xattrs {
-            Some(xattrs) => self.set_attributes_fd(fd, xattrs)?,
-            None => None,
-        };
+        let outcome = self.set_attributes_fd(fd, meta)?;
         // As it is after all that: an owner takes bits of it away, an ACL is part of it.
+        if touched || outcome.touched {
+            now = rustix::fs::fstat(fd)?;
+        }
         let mode = self.mode(kind, meta);
-        if rustix::fs::fstat(fd)?.st_mode & 0o7777 != mode.as_raw_mode() {
+        if now.st_mode & 0o7777 != mode.as_raw_mode() {
             rustix::fs::fchmod(fd, mode)?;
         }
         rustix::fs::futimens(fd, &times(meta.mtime))?;
+        let lacking = outcome.lacking;
         Ok(lacking.or(lacking_time(fd, b"", meta.mtime)?))
     }
 
@@ -162,28 +165,24 @@ impl Keeper {
             gid: meta.gid,
         };
         fake::write(fd, &said)?;
-        let lacking = match &meta.xattrs {
-            Some(xattrs) => self.set_attributes_fd(fd, xattrs)?,
-            None => None,
-        };
+        let lacking = self.set_attributes_fd(fd, meta)?.lacking;
         rustix::fs::futimens(fd, &times(meta.mtime))?;
         Ok(lacking.or(lacking_time(fd, b"", meta.mtime)?))
     }
 
-    fn set_attributes_fd(
-        &self,
-        fd: BorrowedFd<'_>,
-        wanted: &[Xattr],
-    ) -> rustix::io::Result<Option<Lacking>> {
+    fn set_attributes_fd(&self, fd: BorrowedFd<'_>, meta: &Meta) -> rustix::io::Result<Outcome> {
+        let Some(wanted) = &meta.xattrs else {
+            return Ok(Outcome::default());
+        };
         let place = Place::Opened(fd);
-        let lacking = attributes::set(&place, wanted, self.attributes)?;
-        if lacking.is_none() || self.powers.any_mode {
-            return Ok(lacking);
+        let outcome = attributes::set(&place, wanted, self.attributes)?;
+        if outcome.lacking.is_none() || self.powers.any_mode {
+            return Ok(outcome);
         }
         // Without the right to write to a file of ours nothing in `user` can be set.
         let mode = Mode::from_raw_mode(rustix::fs::fstat(fd)?.st_mode & 0o7777);
         if mode.contains(Mode::WUSR) || rustix::fs::fchmod(fd, mode | Mode::WUSR).is_err() {
-            return Ok(lacking);
+            return Ok(outcome);
         }
         attributes::set(&place, wanted, self.attributes)
     }
@@ -197,7 +196,8 @@ impl Keeper {
         let Some(xattrs) = &meta.xattrs else {
             return Ok(None);
         };
-        attributes::set(&Place::named(dir, name)?, xattrs, self.attributes)
+        let place = Place::named(dir, name)?;
+        Ok(attributes::set(&place, xattrs, self.attributes)?.lacking)
     }
 
     /// Sets owner, attributes and times of a symlink, which has nothing else, in a directory that is ours alone;
