@@ -18,7 +18,7 @@ use syncd_proto::path::WirePath;
 
 use super::ahead::Ahead;
 use super::attributes::{self, Place};
-use super::root::{self, Identity, SourceRoot};
+use super::root::{self, Identity, Linked, SourceRoot};
 use crate::logic::terms::Terms;
 
 /// Why a file could not be read as one version.
@@ -113,20 +113,54 @@ pub fn read_small(
     stability: Stability,
     terms: &Terms,
 ) -> Result<SmallFile, ReadError> {
-    read_small_opened(&root.open_file(path)?, max, stability, terms)
+    read_small_opened(&Opened::of(root.open_file(path)?)?, max, stability, terms)
 }
 
-/// The same for a descriptor that is already open; it is read from its beginning.
+/// A regular file, opened and examined.
+#[derive(Debug)]
+pub struct Opened {
+    fd: OwnedFd,
+    stat: Statx,
+    entry: EntryMeta,
+}
+
+impl Opened {
+    /// Examines what was opened.
+    ///
+    /// # Errors
+    /// [`ReadError::NotAFile`], or the system failed.
+    pub fn of(fd: OwnedFd) -> Result<Self, ReadError> {
+        let stat = root::statx_of(&fd)?;
+        match root::entry_of(&stat, None) {
+            Some(entry) if entry.kind == Kind::File => Ok(Self { fd, stat, entry }),
+            _ => Err(ReadError::NotAFile),
+        }
+    }
+
+    /// Whether it has a name still. Where a file system does not count them it has none.
+    #[must_use]
+    pub fn has_name(&self) -> bool {
+        self.stat.stx_nlink > 0
+    }
+
+    /// What [`SourceRoot::stat_links`] says of it.
+    #[must_use]
+    pub fn stat_links(&self) -> (EntryMeta, Option<Linked>) {
+        (self.entry.clone(), root::linked(&self.stat))
+    }
+}
+
+/// The same for a file that was opened a moment ago; it is read from its beginning.
 ///
 /// # Errors
 /// See [`ReadError`].
 pub fn read_small_opened(
-    fd: &OwnedFd,
+    Opened { fd, stat, entry }: &Opened,
     max: u64,
     stability: Stability,
     terms: &Terms,
 ) -> Result<SmallFile, ReadError> {
-    let (stamp, entry) = examine(fd, terms)?;
+    let (stamp, entry) = (Stamp::of(stat), terms.entry(entry.clone()));
     if stamp.size > max {
         return Err(ReadError::TooLarge);
     }
@@ -249,7 +283,8 @@ impl LargeFile {
 
     /// The same for a descriptor that is already open.
     pub(super) fn from_fd(fd: OwnedFd, terms: Arc<Terms>) -> Result<Self, ReadError> {
-        let (stamp, entry) = examine(&fd, &terms)?;
+        let Opened { fd, stat, entry } = Opened::of(fd)?;
+        let (stamp, entry) = (Stamp::of(&stat), terms.entry(entry));
         // Only a hint to read ahead; a filesystem without it is fine.
         let _ = rustix::fs::fadvise(&fd, 0, None::<NonZeroU64>, Advice::Sequential);
         Ok(Self {
@@ -451,14 +486,6 @@ impl Stamp {
             mtime: (stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec),
             ctime: (stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec),
         }
-    }
-}
-
-fn examine(fd: &OwnedFd, terms: &Terms) -> Result<(Stamp, EntryMeta), ReadError> {
-    let stat = root::statx_of(fd)?;
-    match root::entry_of(&stat, None) {
-        Some(entry) if entry.kind == Kind::File => Ok((Stamp::of(&stat), terms.entry(entry))),
-        _ => Err(ReadError::NotAFile),
     }
 }
 

@@ -543,7 +543,7 @@ impl DirtySet {
             }
             mark.turn = turn;
         }
-        mark.late = false;
+        (mark.late, mark.saw_file) = (false, false);
         mark.due = change(&mut mark, self.settle, fresh);
         self.insert(path, mark);
     }
@@ -577,6 +577,7 @@ impl DirtySet {
                 witnessed: mark.witnessed || newer.witnessed,
                 leave: mark.leave,
                 late: mark.late && newer.late,
+                saw_file: false,
                 remote: newer.remote,
                 attempts: mark.attempts,
                 failure: mark.failure,

@@ -7,6 +7,7 @@ use syncd_proto::limits::INLINE_FILE_BYTES_MAX;
 use syncd_proto::meta::{EntryMeta, Kind, Meta};
 use syncd_proto::path::WirePath;
 
+use crate::fs::read::Opened;
 use crate::fs::root::{Identity, Nearby};
 use crate::logic::coalesce::{FEW, Look, Millis, Remote, Rename, SOON_BYTES_MAX, Taken};
 use crate::logic::links::{self};
@@ -76,7 +77,11 @@ pub fn run(target: &Arc<Target>) {
                 rest.push_front(taken);
                 break;
             }
-            let there = near.stat_links(&taken.path);
+            let opened = open_seen(&mut near, &taken);
+            let there = match &opened {
+                Some(file) => Ok(Some(file.stat_links())),
+                None => near.stat_links(&taken.path),
+            };
             let is_small = matches!(&there, Ok(Some((entry, _))) if is_small(entry));
             if !is_small && let Some(home) = near.home(&taken.path) {
                 let linked = there.as_ref().ok().and_then(|there| there.as_ref()?.1);
@@ -93,7 +98,7 @@ pub fn run(target: &Arc<Target>) {
                 target.wait_behind(taken, until);
                 continue;
             }
-            let outcome = look(target, &link, &mut near, &taken, there);
+            let outcome = look(target, &link, &mut near, (&taken, opened), there);
             looks.push(taken, outcome);
         }
         add_looks(target, &link, &mut batch, &mut looks, horizon);
@@ -102,6 +107,13 @@ pub fn run(target: &Arc<Target>) {
         target.defer_each(rest.into_iter());
         link.wait_until_written();
     }
+}
+
+/// Opens what was a file a moment ago: then it need not be examined by its name. What is anything else is not to be
+/// opened unseen.
+fn open_seen(near: &mut Nearby<'_>, taken: &Taken) -> Option<Opened> {
+    let fd = taken.mark.saw_file.then(|| near.open_file(&taken.path))?;
+    Opened::of(fd.ok()?).ok().filter(Opened::has_name)
 }
 
 /// Whether it travels in a commit.

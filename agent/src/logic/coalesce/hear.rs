@@ -344,6 +344,21 @@ impl DirtySet {
 
     /// A scan or a comparison found the path to differ.
     pub fn found(&mut self, path: WirePath, look: Look, remote: Remote, now: Millis) {
+        self.found_kind(path, (look, false), remote, now);
+    }
+
+    /// The same for what is a regular file here.
+    pub fn found_file(&mut self, path: WirePath, look: Look, remote: Remote, now: Millis) {
+        self.found_kind(path, (look, true), remote, now);
+    }
+
+    fn found_kind(
+        &mut self,
+        path: WirePath,
+        (look, is_file): (Look, bool),
+        remote: Remote,
+        now: Millis,
+    ) {
         self.respawned += 1;
         self.listings += 1;
         if remote == Remote::Present {
@@ -353,7 +368,7 @@ impl DirtySet {
         self.mark(path, now, |mark, _, fresh| {
             mark.look = mark.look.max(look);
             mark.remote = remote;
-            mark.late = late;
+            (mark.late, mark.saw_file) = (late, is_file);
             if fresh || !mark.open { now } else { mark.due }
         });
     }

@@ -110,6 +110,8 @@ pub struct Mark {
     pub leave: Leave,
     /// A comparison found it: it goes after what was heard of.
     pub late: bool,
+    /// That comparison saw a regular file, and nothing was heard of the name since.
+    pub saw_file: bool,
     /// What the target has there.
     pub remote: Remote,
     /// How often it failed in a row.
@@ -170,6 +172,7 @@ impl Mark {
             witnessed: false,
             leave: Leave::NotAsked,
             late: false,
+            saw_file: false,
             remote: Remote::Unknown,
             attempts: 0,
             failure: None,

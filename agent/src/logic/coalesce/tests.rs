@@ -1039,3 +1039,37 @@ fn what_was_found_is_taken_by_whole_directories_and_what_was_heard_of_in_its_tur
     heard.iter().for_each(|name| set.written(path(name), 0));
     assert_eq!(taken(&mut set, 40), heard[..40]);
 }
+
+#[test]
+fn what_was_seen_as_a_file_is_taken_for_one_until_something_is_heard_of_it() {
+    let found = |file: bool| {
+        let mut set = DirtySet::new(SETTLE);
+        match file {
+            true => set.found_file(path("f"), Look::Content, Remote::Absent, 0),
+            false => set.found(path("f"), Look::Content, Remote::Absent, 0),
+        }
+        set
+    };
+    let saw_file = |mut set: DirtySet| {
+        let taken = set.take(u64::MAX, 9);
+        taken.iter().any(|taken| taken.mark.saw_file)
+    };
+    assert!(saw_file(found(true)));
+    assert!(!saw_file(found(false)));
+    let heard: [fn(&mut DirtySet); 4] = [
+        |set| set.created(path("f"), 1),
+        |set| set.attrib(path("f"), 1),
+        |set| set.gone(path("f"), 1),
+        |set| set.found(path("f"), Look::Content, Remote::Absent, 1),
+    ];
+    for heard in heard {
+        let mut set = found(true);
+        heard(&mut set);
+        assert!(!saw_file(set));
+    }
+    let mut set = found(true);
+    let taken = set.take(0, 1).remove(0);
+    set.attrib(path("f"), 1);
+    set.give_back(taken, 2);
+    assert!(!saw_file(set), "heard of while it was worked on");
+}

@@ -8,7 +8,7 @@ use syncd_proto::path::WirePath;
 
 use super::ABSENCE_MS;
 use super::same::place;
-use crate::fs::read::{self, ReadError, Stability};
+use crate::fs::read::{self, Opened, ReadError, Stability};
 use crate::fs::root::{Identity, Linked, Nearby, is_gone};
 use crate::logic::coalesce::{Look, Millis, Taken};
 use crate::logic::links::{Inode, Known, Version};
@@ -39,12 +39,12 @@ pub(super) enum Outcome {
     Failed(&'static str, String),
 }
 
-/// What is at a path that was examined just now.
+/// What is at a path that was examined just now, and may be open already.
 pub(super) fn look(
     target: &Target,
     link: &Link,
     near: &mut Nearby<'_>,
-    taken: &Taken,
+    (taken, opened): (&Taken, Option<Opened>),
     there: std::io::Result<Option<(EntryMeta, Option<Linked>)>>,
 ) -> Outcome {
     let terms = link.terms();
@@ -106,7 +106,7 @@ pub(super) fn look(
         },
         Kind::File => {
             let linked = linked.map(|linked| linked.file);
-            look_at_file(target, terms, near, (taken, &entry), linked)
+            look_at_file(target, terms, near, (taken, &entry, opened), linked)
         }
         kind => Outcome::Found(Found::Special {
             meta: meta(),
@@ -200,7 +200,7 @@ fn look_at_file(
     target: &Target,
     terms: &Terms,
     near: &mut Nearby<'_>,
-    (taken, entry): (&Taken, &EntryMeta),
+    (taken, entry, opened): (&Taken, &EntryMeta, Option<Opened>),
     linked: Option<Identity>,
 ) -> Outcome {
     let now = target.now();
@@ -218,9 +218,9 @@ fn look_at_file(
     } else {
         Stability::Required
     };
-    let opened = near.open_file(&taken.path).map_err(ReadError::from);
-    let read =
-        opened.and_then(|fd| read::read_small_opened(&fd, INLINE_FILE_BYTES_MAX, stability, terms));
+    let opened = opened.map_or_else(|| Opened::of(near.open_file(&taken.path)?), Ok);
+    let read = opened
+        .and_then(|file| read::read_small_opened(&file, INLINE_FILE_BYTES_MAX, stability, terms));
     match read {
         Ok(file)
             if file.bytes.is_empty()

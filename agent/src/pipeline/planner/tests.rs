@@ -438,3 +438,36 @@ fn what_a_comparison_found_and_is_staged_is_no_news() {
     stage(&mut state, "new");
     assert!(state.has_news(99));
 }
+
+#[test]
+fn only_what_was_seen_as_a_file_and_still_is_one_is_opened_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = target(dir.path());
+    fs::write(dir.path().join("file"), "12345").unwrap();
+    fs::create_dir(dir.path().join("dir")).unwrap();
+    std::os::unix::fs::symlink("file", dir.path().join("link")).unwrap();
+    let mut near = Nearby::new(&target.root);
+    let mut opened = |name: &str, file: bool| {
+        let path = WirePath::from_relative(name.as_ref()).unwrap();
+        let dirty = &mut target.lock().dirty;
+        match file {
+            true => dirty.found_file(path.clone(), Look::Content, Remote::Absent, 0),
+            false => dirty.found(path.clone(), Look::Content, Remote::Absent, 0),
+        }
+        let by_name = near.stat_links(&path).unwrap();
+        let opened = open_seen(&mut near, &dirty.take(0, 1)[0])?;
+        assert_eq!(Some(opened.stat_links()), by_name, "{name}");
+        Some(opened)
+    };
+    assert!(opened("file", true).is_some());
+    assert!(opened("file", false).is_none());
+    for other in ["dir", "link", "gone"] {
+        assert!(opened(other, true).is_none(), "{other}");
+    }
+    let opened = opened("file", true).unwrap();
+    fs::remove_file(dir.path().join("file")).unwrap();
+    assert!(opened.has_name(), "as it was when it was opened");
+    let unlinked = fs::File::create(dir.path().join("unlinked")).unwrap();
+    fs::remove_file(dir.path().join("unlinked")).unwrap();
+    assert!(!Opened::of(unlinked.into()).unwrap().has_name());
+}

@@ -115,9 +115,15 @@ fn mark_one(target: &Target, state: &mut State, it: Weighed, times: Times, now: 
         state.counts.found_files += 1;
         state.counts.found_bytes += here.size;
     }
-    let recent = size.is_some_and(|here| here.kind == Kind::File && was_just_written(here.mtime));
-    state.dirty.found(path.clone(), look, remote, now);
-    state.dirty.weighs(&path, weight);
+    let file = size.filter(|here| here.kind == Kind::File);
+    match file {
+        Some(_) => state.dirty.found_file(path.clone(), look, remote, now),
+        None => state.dirty.found(path.clone(), look, remote, now),
+    }
+    if weight > 1 {
+        state.dirty.weighs(&path, weight);
+    }
+    let recent = file.is_some_and(|here| was_just_written(here.mtime));
     if recent && look != Look::Meta {
         state.dirty.recent(path, now);
     }
