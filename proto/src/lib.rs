@@ -18,7 +18,7 @@
 //! | [`delta`] | two-tier delta |
 //! | [`accounts`], [`wildmatch`] | account files and rsync's wildcards, which both programs read |
 //! | [`filter`] | rsync's include, exclude and filter rules: the agent's and those of a module |
-//! | [`pack`] | compressed payloads |
+//! | [`pack`], [`spares`] | compressed payloads, and buffers of payloads |
 //! | [`exposition`] | the text of metrics, which both programs print |
 //! | [`exchange`] | both sides of a session, one step at a time |
 //!
@@ -47,6 +47,7 @@ pub mod op;
 pub mod pack;
 pub mod path;
 pub mod reject;
+pub mod spares;
 pub mod tree;
 pub mod wildmatch;
 

@@ -364,7 +364,7 @@ fn a_commit_signed_with_another_key_does_not_verify() {
         path: path("d"),
         meta: meta(),
     };
-    let made = opened.commit(&wrong_signer(), vec![op], &[]);
+    let made = opened.commit(&wrong_signer(), vec![op], Vec::new());
     let frame = Frame {
         seq: 0,
         ..made.unwrap().1
@@ -499,7 +499,7 @@ fn acknowledgements_of_another_log_are_contradictions() {
     let root = Digest::of(b"another log");
     for (applied, durable) in [(1, 0), (1, 1), (2, 0)] {
         let mut session = open(1);
-        let made = session.commit(&signer(), Vec::new(), &[]);
+        let made = session.commit(&signer(), Vec::new(), Vec::new());
         assert_eq!(made.unwrap().0, 1);
         let message = ReceiverMessage::from(Ack {
             applied,

@@ -28,7 +28,6 @@ mod reader;
 mod registry;
 mod session;
 mod shared;
-mod spares;
 mod stager;
 
 use std::io;

@@ -573,7 +573,7 @@ struct Opened {
 
 impl Opened {
     fn commit(mut self, signer: &CommitSigner, (ops, inline): (Vec<Op>, Vec<u8>)) -> Met {
-        let made = self.session.commit(signer, ops, &inline);
+        let made = self.session.commit(signer, ops, inline);
         let (number, frame) = made.expect("a commit");
         self.agent.write(&frame);
         let mut met = Met::new("accepted");

@@ -189,6 +189,15 @@ impl Planner {
         Self::default()
     }
 
+    /// The same, whose inline content goes into this buffer.
+    #[must_use]
+    pub fn with_buffer(inline: Vec<u8>) -> Self {
+        Self {
+            inline,
+            ..Self::default()
+        }
+    }
+
     /// Adds a rename. `there` is what stands at the new name now; the receiver must find the same at
     /// the old one.
     pub fn rename(&mut self, rename: Rename, there: Option<&EntryMeta>) {

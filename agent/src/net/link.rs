@@ -21,6 +21,7 @@ use syncd_proto::message::{
 };
 use syncd_proto::op::{Op, TransferId};
 use syncd_proto::pack;
+use syncd_proto::spares::Spares;
 use tokio::io::AsyncWrite;
 use tokio::sync::Notify;
 
@@ -43,6 +44,9 @@ const CHUNK_BYTES_MAX: usize = 512 << 10;
 /// Where a limit is set, so much of a second's bytes wait to be written at most, and are in one chunk.
 const QUEUE_PARTS: u64 = 4;
 const CHUNK_PARTS: u64 = 8;
+
+/// Most buffers that wait for the next commits.
+const SPARES_MAX: usize = 4;
 
 /// Fewer bytes are not worth it.
 const BYTES_MIN: u64 = 32 << 10;
@@ -146,6 +150,8 @@ pub struct Link {
     /// Whether the link takes long for what it is given.
     slow: AtomicBool,
     started: Instant,
+    /// Buffers of commits that were written.
+    spares: Spares,
 }
 
 #[derive(Debug)]
@@ -197,6 +203,7 @@ impl Link {
             limit: AtomicU64::new(0),
             slow: AtomicBool::new(false),
             started: Instant::now(),
+            spares: Spares::new(SPARES_MAX),
         }
     }
 
@@ -204,6 +211,12 @@ impl Link {
     #[must_use]
     pub fn welcome(&self) -> &Welcome {
         &self.welcome
+    }
+
+    /// Buffers of commits that were written, for the content of the next.
+    #[must_use]
+    pub fn buffers(&self) -> &Spares {
+        &self.spares
     }
 
     /// Whether renames leave directories at the target that are not empty.
@@ -256,7 +269,7 @@ impl Link {
     /// # Errors
     /// [`CommitError`]. On a closed link the commit is numbered and goes nowhere; what was in flight is
     /// given back when the connection ends.
-    pub fn commit(&self, ops: Vec<Op>, inline: &[u8]) -> Result<(u64, usize), CommitError> {
+    pub fn commit(&self, ops: Vec<Op>, inline: Vec<u8>) -> Result<(u64, usize), CommitError> {
         let mut outgoing = lock(&self.outgoing);
         let (seq, frame) = outgoing.session.commit(&self.signer, ops, inline)?;
         let bytes = frame.wire_len();
@@ -528,9 +541,13 @@ impl Link {
                 }
                 self.bytes_sent
                     .fetch_add(frame.wire_len() as u64, Ordering::Relaxed);
+                let wire_len = frame.wire_len();
                 writer.feed(&frame).await?;
                 self.written(lane, bytes);
-                packing.wrote(frame.wire_len(), begun.elapsed().as_micros() as u64);
+                if lane == Lane::Commits {
+                    self.spares.give(frame.payload);
+                }
+                packing.wrote(wire_len, begun.elapsed().as_micros() as u64);
                 self.slow.store(packing.is_slow(), Ordering::Relaxed);
                 continue;
             }

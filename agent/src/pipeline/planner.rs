@@ -56,8 +56,8 @@ struct Work {
 /// Runs until the target stops.
 pub fn run(target: &Arc<Target>) {
     while let Some(work) = next_work(target) {
-        let mut batch = Planner::new();
         let (link, horizon) = (work.link, work.horizon);
+        let mut batch = fresh(&link);
         add_renames(target, &link, &mut batch, work.renames);
         for (taken, mut found) in work.ready {
             if is_overtaken(target, &taken) {
@@ -419,12 +419,12 @@ fn add_looks(
             continue;
         }
         if batch.ends_before(&taken) {
-            send(target, link, std::mem::take(batch), horizon);
+            send(target, link, std::mem::replace(batch, fresh(link)), horizon);
             wait_for_room(target, link);
         }
         add_outcome(target, link, batch, taken, outcome, horizon);
         if batch.is_full(link.is_slow()) {
-            send(target, link, std::mem::take(batch), horizon);
+            send(target, link, std::mem::replace(batch, fresh(link)), horizon);
             wait_for_room(target, link);
         }
     }
@@ -534,7 +534,7 @@ fn add_outcome(
             if let Found::Small { bytes, .. } = &found
                 && !batch.has_room(bytes.len() as u64)
             {
-                send(target, link, std::mem::take(batch), horizon);
+                send(target, link, std::mem::replace(batch, fresh(link)), horizon);
                 wait_for_room(target, link);
             }
             add(target, link, batch, taken, found);
@@ -553,8 +553,14 @@ fn add_outcome(
     }
 }
 
+/// An empty batch.
+fn fresh(link: &Link) -> Planner {
+    Planner::with_buffer(link.buffers().take_empty())
+}
+
 fn send(target: &Target, link: &Arc<Link>, batch: Planner, horizon: u64) {
     if batch.is_empty() {
+        link.buffers().give(batch.finish(Vec::new()).inline);
         return;
     }
     let mut dirs = Vec::new();

@@ -301,6 +301,9 @@ impl Target {
         }
         state.rested = done;
         state.dirty.shrink();
+        if let Some(link) = &state.link {
+            link.buffers().clear();
+        }
         drop(state);
         syncd_heap::give_back();
         true
@@ -358,7 +361,7 @@ impl Target {
             .as_ref()
             .is_some_and(|open| Arc::ptr_eq(open, link));
         let sent = if current && !link.is_closed() {
-            link.commit(batch.ops, &batch.inline)
+            link.commit(batch.ops, batch.inline)
                 .map_err(|error| error.to_string())
         } else {
             Err("connection lost".to_owned())

@@ -240,7 +240,7 @@ impl AgentSession {
         &mut self,
         signer: &CommitSigner,
         ops: Vec<Op>,
-        inline: &[u8],
+        inline: Vec<u8>,
     ) -> Result<(u64, Frame), CommitError> {
         let seq = self.committed + 1;
         let commit = AgentMessage::Commit(Commit {
@@ -321,14 +321,14 @@ impl AgentSession {
     }
 }
 
-fn commit_payload(signature: &[u8], inline: &[u8]) -> Result<Vec<u8>, DecodeError> {
+fn commit_payload(signature: &[u8], inline: Vec<u8>) -> Result<Vec<u8>, DecodeError> {
     if signature.len() > SIGNATURE_BYTES_MAX {
         return Err(DecodeError::Invalid("signature length"));
     }
-    let mut payload = Vec::with_capacity(2 + signature.len() + inline.len());
-    payload.extend_from_slice(&(signature.len() as u16).to_le_bytes());
-    payload.extend_from_slice(signature);
-    payload.extend_from_slice(inline);
+    let length = (signature.len() as u16).to_le_bytes();
+    // Moved within its buffer, which may be known to the processor; a second one is not.
+    let mut payload = inline;
+    payload.splice(..0, length.into_iter().chain(signature.iter().copied()));
     if payload.len() > crate::limits::PAYLOAD_BYTES_MAX {
         return Err(DecodeError::TooLarge {
             what: "commit payload",

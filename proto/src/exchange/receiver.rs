@@ -255,6 +255,12 @@ impl Verified {
         &self.commit
     }
 
+    /// Its payload, once it is worked off: the buffer may be used again.
+    #[must_use]
+    pub fn into_payload(self) -> Vec<u8> {
+        self.payload
+    }
+
     /// The operations, each with its inline content if it has some.
     pub fn ops(&self) -> impl Iterator<Item = (&Op, Option<&[u8]>)> {
         let mut at = self.inline_at;

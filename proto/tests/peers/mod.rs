@@ -695,7 +695,7 @@ impl Agent {
             });
         }
         for (ops, inline) in [(first, Vec::new()), (second, inline)] {
-            let made = session.commit(&self.signer, ops, &inline);
+            let made = session.commit(&self.signer, ops, inline);
             self.out.push(made.unwrap().1);
         }
         Ok(())

@@ -100,6 +100,7 @@ impl Answerer<'_> {
             Question::Rest => {
                 let worked = mem::replace(&mut self.rested, applied) != applied;
                 if self.trees.forget(self.asked.elapsed()) || worked {
+                    self.shared.commit_spares.clear();
                     syncd_heap::give_back();
                 }
                 Ok(())

@@ -77,7 +77,8 @@ pub(super) fn commit(
         while let Ok(Ready { group, cost }) = ready.recv() {
             let outcome = committer.apply(group)?;
             log(&outcome.commits, &outcome.rejects);
-            drop(outcome.commits);
+            let commits = outcome.commits.into_iter();
+            commits.for_each(|commit| shared.commit_spares.give(commit.into_payload()));
             shared.commit_bytes.give(cost);
             shared
                 .applied

@@ -15,10 +15,10 @@ use syncd_proto::message::{
 };
 use syncd_proto::pack;
 use syncd_proto::reject::RejectCode;
+use syncd_proto::spares::Spares;
 
 use super::outbox::Outbox;
 use super::shared::Shared;
-use super::spares::Spares;
 use crate::fs::refusal::Refusal;
 
 /// A commit, and what has to be done before it.
@@ -102,7 +102,7 @@ pub(super) fn read(
     };
     let mut input = BufReader::with_capacity(READ_BYTES, socket);
     loop {
-        let frame = match read_frame(&mut input, limits, &shared.spares) {
+        let frame = match read_frame(&mut input, limits, |kind| shared.spares(kind)) {
             Ok(Some(frame)) => frame,
             Ok(None) => return End::Left("the connection was closed".to_owned()),
             Err(Broken::Socket(error)) => return End::Left(socket_text(&error)),
@@ -262,10 +262,10 @@ impl From<io::Error> for Broken {
 }
 
 /// The next whole frame; `None` if the stream ends between frames.
-fn read_frame(
+fn read_frame<'a>(
     input: &mut impl BufRead,
     limits: FrameLimits,
-    spares: &Spares,
+    spares: impl FnOnce(u16) -> Option<&'a Spares>,
 ) -> Result<Option<Frame>, Broken> {
     loop {
         match input.fill_buf() {
@@ -281,10 +281,9 @@ fn read_frame(
     let header = Header::parse(&header, limits).map_err(|error| Broken::Protocol(error.into()))?;
     let mut body = vec![0; header.body_len];
     input.read_exact(&mut body)?;
-    // Only those of chunks come back.
-    let mut payload = match header.kind == StageChunk::KIND {
-        true => spares.take(header.payload_len),
-        false => vec![0; header.payload_len],
+    let mut payload = match spares(header.kind) {
+        Some(spares) => spares.take(header.payload_len),
+        None => vec![0; header.payload_len],
     };
     input.read_exact(&mut payload)?;
     Ok(Some(Frame {
@@ -335,7 +334,7 @@ mod tests {
         let mut bytes = Vec::new();
         frame.write_to(&mut bytes);
         let mut input = BufReader::new(Interrupted(&bytes, false));
-        let mut next = || read_frame(&mut input, FrameLimits::SESSION, &Spares::default());
+        let mut next = || read_frame(&mut input, FrameLimits::SESSION, |_| None);
         let read = next().ok().flatten().unwrap();
         assert_eq!((read.seq, read.body), (frame.seq, frame.body));
         assert!(matches!(next(), Ok(None)));

@@ -5,8 +5,10 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use syncd_proto::message::{Commit, StageChunk};
+use syncd_proto::spares::Spares;
+
 use super::registry::Heard;
-use super::spares::Spares;
 use crate::fs::refusal::Refusal;
 
 /// State of a session between its threads.
@@ -22,8 +24,10 @@ pub(super) struct Shared<'a> {
     pub(super) stop: AtomicBool,
     /// Chunk bytes received and not given back.
     pub(super) window: AtomicU64,
-    /// Buffers of chunks that were worked off.
-    pub(super) spares: Spares,
+    /// Buffers of chunks that were worked off: they come and go one by one.
+    pub(super) chunk_spares: Spares,
+    /// The same of commits.
+    pub(super) commit_spares: Spares,
     /// Stage messages worked off.
     pub(super) staged: Progress,
     /// Bytes of commits that wait.
@@ -40,9 +44,19 @@ impl<'a> Shared<'a> {
             applied: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             window: AtomicU64::new(0),
-            spares: Spares::default(),
+            chunk_spares: Spares::new(SPARES_MAX),
+            commit_spares: Spares::new(SPARES_MAX),
             staged: Progress::default(),
             commit_bytes: Budget::default(),
+        }
+    }
+
+    /// Where buffers of payloads of this kind come from, if they come back.
+    pub(super) fn spares(&self, kind: u16) -> Option<&Spares> {
+        match kind {
+            StageChunk::KIND => Some(&self.chunk_spares),
+            Commit::KIND => Some(&self.commit_spares),
+            _ => None,
         }
     }
 
@@ -59,6 +73,9 @@ impl<'a> Shared<'a> {
         lock(&self.verdict).clone()
     }
 }
+
+/// Most buffers of a kind that wait.
+const SPARES_MAX: usize = 8;
 
 /// A count that others wait for.
 #[derive(Debug, Default)]

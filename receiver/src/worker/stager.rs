@@ -99,7 +99,7 @@ impl Stager<'_> {
             Ok(message) => Some(message),
             Err(RecvTimeoutError::Disconnected) => None,
             Err(RecvTimeoutError::Timeout) => {
-                self.shared.spares.clear();
+                self.shared.chunk_spares.clear();
                 if self.consumed > 0 {
                     self.give_back();
                 }
@@ -120,7 +120,7 @@ impl Stager<'_> {
             }
             StageMessage::Chunk(chunk, payload) => {
                 let appended = self.append(open, &chunk, &payload);
-                self.shared.spares.give(payload);
+                self.shared.chunk_spares.give(payload);
                 appended
             }
             StageMessage::End(end) => match open.remove(&end.transfer) {

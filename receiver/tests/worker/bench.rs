@@ -379,7 +379,7 @@ impl Agent {
     pub(crate) fn send_commit(&mut self, ops: Vec<(Op, Vec<u8>)>) -> u64 {
         let (ops, inline): (Vec<Op>, Vec<Vec<u8>>) = ops.into_iter().unzip();
         let inline = inline.concat();
-        let (seq, frame) = self.session.commit(&self.signer, ops, &inline).unwrap();
+        let (seq, frame) = self.session.commit(&self.signer, ops, inline).unwrap();
         self.write(&frame);
         seq
     }
@@ -387,7 +387,7 @@ impl Agent {
     /// Sends a commit whose signature is that of something else.
     pub(crate) fn forge(&mut self, ops: Vec<(Op, Vec<u8>)>) {
         let (ops, inline): (Vec<Op>, Vec<Vec<u8>>) = ops.into_iter().unzip();
-        let commit = self.session.commit(&self.signer, ops, &inline.concat());
+        let commit = self.session.commit(&self.signer, ops, inline.concat());
         let (_, mut frame) = commit.unwrap();
         frame.payload[10] ^= 1;
         self.write(&frame);
