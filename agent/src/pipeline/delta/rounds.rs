@@ -82,6 +82,16 @@ enum Part {
     Hole { len: u64 },
 }
 
+impl Part {
+    /// Bytes that it stands for.
+    fn len(&self) -> u64 {
+        match self {
+            Self::Data { bytes, .. } => bytes.len() as u64,
+            Self::Copy { len, .. } | Self::Hole { len } => *len,
+        }
+    }
+}
+
 #[derive(Default)]
 struct Round {
     parts: Vec<Part>,
@@ -203,8 +213,8 @@ impl<'a, 'u> Rounds<'a, 'u> {
             ROUND_BYTES.. => true,
             _ => self.round.span >= ROUND_SPAN,
         };
-        if full && let Outcome::Moved(query) = self.close_round(moved)? {
-            return Ok(Outcome::Moved(query));
+        if full && let moved @ Outcome::Moved(_) = self.close_round(moved)? {
+            return Ok(moved);
         }
         self.put_out_answered()?;
         Ok(Outcome::Done)
@@ -212,8 +222,8 @@ impl<'a, 'u> Rounds<'a, 'u> {
 
     /// Everything has been read: puts out all of it.
     pub(super) fn finish(&mut self, moved: Option<Sums<'_>>) -> Result<Outcome, LinkError> {
-        if let Outcome::Moved(query) = self.close_round(moved)? {
-            return Ok(Outcome::Moved(query));
+        if let moved @ Outcome::Moved(_) = self.close_round(moved)? {
+            return Ok(moved);
         }
         self.put_out_awaited(0, 0)?;
         self.end_search(moved)
@@ -316,18 +326,18 @@ impl<'a, 'u> Rounds<'a, 'u> {
         let mut parts = round.parts.into_iter();
         while let Some(part) = parts.next() {
             if !matches!(part, Part::Data { .. })
-                && let Outcome::Moved(query) = self.end_search(sums)?
+                && let moved @ Outcome::Moved(_) = self.end_search(sums)?
             {
                 self.round.put_back([part].into_iter().chain(parts));
-                return Ok(Outcome::Moved(query));
+                return Ok(moved);
             }
             match part {
                 Part::Copy { start, len } => self.upload.copy(start, len)?,
                 Part::Hole { len } => self.upload.hole(len)?,
                 Part::Data { start, bytes } => {
-                    if let Outcome::Moved(query) = self.data(start, bytes, sums)? {
+                    if let moved @ Outcome::Moved(_) = self.data(start, bytes, sums)? {
                         self.round.put_back(parts);
-                        return Ok(Outcome::Moved(query));
+                        return Ok(moved);
                     }
                 }
             }
@@ -358,9 +368,9 @@ impl<'a, 'u> Rounds<'a, 'u> {
     /// Nothing that follows belongs to the unsearched end.
     fn end_search(&mut self, sums: Option<Sums<'_>>) -> Result<Outcome, LinkError> {
         if !self.tail.1.is_empty()
-            && let Outcome::Moved(query) = self.search(sums, true)?
+            && let moved @ Outcome::Moved(_) = self.search(sums, true)?
         {
-            return Ok(Outcome::Moved(query));
+            return Ok(moved);
         }
         self.goes_on_at = None;
         Ok(Outcome::Done)
@@ -418,16 +428,9 @@ impl Round {
     fn put_back(&mut self, parts: impl Iterator<Item = Part>) {
         let behind = std::mem::take(&mut self.parts);
         self.parts = parts.chain(behind).collect();
-        let data = |part: &Part| match part {
-            Part::Data { bytes, .. } => bytes.len() as u64,
-            Part::Copy { .. } | Part::Hole { .. } => 0,
-        };
-        let all = |part: &Part| match part {
-            Part::Data { bytes, .. } => bytes.len() as u64,
-            Part::Copy { len, .. } | Part::Hole { len } => *len,
-        };
-        self.bytes = self.parts.iter().map(data).sum();
-        self.span = self.parts.iter().map(all).sum();
+        let is_data = |part: &&Part| matches!(part, Part::Data { .. });
+        self.bytes = self.parts.iter().filter(is_data).map(Part::len).sum();
+        self.span = self.parts.iter().map(Part::len).sum();
     }
 
     fn push(&mut self, start: u64, slice: Slice<'_>, same: bool) {
@@ -459,41 +462,20 @@ impl Round {
 
 #[cfg(test)]
 mod tests {
-    use syncd_proto::delta::GroupHasher;
-    use syncd_proto::message::{Credit, ReceiverMessage, Signature, SignatureInfo, StageBegin};
+    use syncd_proto::message::{Credit, ReceiverMessage, Signature, SignatureInfo};
     use syncd_proto::meta::Mtime;
-    use syncd_proto::op::TransferId;
 
     use super::*;
-    use crate::fs::read::Stability;
-    use crate::net::link::Urgency;
-    use crate::pipeline::bulk::Channel;
+    use crate::pipeline::delta::tests::{begin, channel, known};
     use crate::pipeline::reconcile::tests::{frame, link_with};
 
     #[test]
     fn a_round_is_put_out_when_its_sums_have_come() {
         let link = link_with(0);
-        let transfer: TransferId = link.issue_id();
-        let channel = Channel {
-            link: &link,
-            transfer,
-            stability: Stability::Required,
-            urgency: Urgency::Patient,
-        };
-        let mut hasher = GroupHasher::for_len(0);
-        hasher.update(&[1; 200_000]);
-        let basis = KnownBasis {
-            version: [7; 16],
-            groups: hasher.finish().0,
-        };
-        let begin = StageBegin {
-            transfer,
-            len_hint: 0,
-            basis: None,
-            key: None,
-            resume_at: 0,
-        };
-        let mut upload = Upload::new(&channel, begin, true);
+        let channel = channel(&link);
+        let transfer = channel.transfer;
+        let basis = known(&[1; 200_000]);
+        let mut upload = Upload::new(&channel, begin(transfer), true);
         let path = WirePath::from_relative("f".as_ref()).unwrap();
         let mut rounds = Rounds::new(&link, &path, &basis, &mut upload);
         let group = basis.groups.group_bytes();

@@ -9,6 +9,7 @@ use syncd_proto::digest::Digest;
 use syncd_proto::frame::{Frame, FrameLimits};
 use syncd_proto::message::{Credit, PatchOp, ReceiverMessage, Signature, StageBegin};
 use syncd_proto::meta::Mtime;
+use syncd_proto::op::TransferId;
 
 use super::*;
 use crate::fs::read::Stability;
@@ -26,6 +27,37 @@ fn noise(seed: u64, len: usize) -> Vec<u8> {
     hasher.update(&seed.to_le_bytes());
     hasher.finalize_xof().fill(&mut out);
     out
+}
+
+/// A transfer of its own.
+pub(super) fn channel(link: &Link) -> Channel<'_> {
+    Channel {
+        link,
+        transfer: link.issue_id(),
+        stability: Stability::Required,
+        urgency: Urgency::Patient,
+    }
+}
+
+/// Begins a file of unknown length, without a key.
+pub(super) fn begin(transfer: TransferId) -> StageBegin {
+    StageBegin {
+        transfer,
+        len_hint: 0,
+        basis: None,
+        key: None,
+        resume_at: 0,
+    }
+}
+
+/// What the receiver has.
+pub(super) fn known(basis: &[u8]) -> KnownBasis {
+    let mut hasher = GroupHasher::for_len(basis.len() as u64);
+    hasher.update(basis);
+    KnownBasis {
+        version: [7; 16],
+        groups: hasher.finish().0,
+    }
 }
 
 /// What a delta took.
@@ -50,12 +82,7 @@ fn sent(basis: &[u8], new: &[u8], holes: &[(usize, usize)]) -> Cost {
     let link = link_with(0);
     let credit = ReceiverMessage::Credit(Credit { bytes: 1 << 40 });
     link.handle(frame(1, &credit)).unwrap();
-    let mut hasher = GroupHasher::for_len(basis.len() as u64);
-    hasher.update(basis);
-    let known = KnownBasis {
-        version: [7; 16],
-        groups: hasher.finish().0,
-    };
+    let known = known(basis);
     let sending = {
         let link = link.clone();
         let root = dir.path().to_owned();
@@ -63,20 +90,8 @@ fn sent(basis: &[u8], new: &[u8], holes: &[(usize, usize)]) -> Cost {
             let path = WirePath::from_relative("f".as_ref()).unwrap();
             let root = SourceRoot::open(&root).unwrap();
             let file = LargeFile::open(&root, &path, Arc::default()).unwrap();
-            let channel = Channel {
-                link: &link,
-                transfer: link.issue_id(),
-                stability: Stability::Required,
-                urgency: Urgency::Patient,
-            };
-            let begin = StageBegin {
-                transfer: channel.transfer,
-                len_hint: 0,
-                basis: None,
-                key: None,
-                resume_at: 0,
-            };
-            let mut upload = Upload::new(&channel, begin, true);
+            let channel = channel(&link);
+            let mut upload = Upload::new(&channel, begin(channel.transfer), true);
             let read = send(&channel, &path, &known, file, &mut upload).unwrap();
             upload.finish().unwrap();
             link.close();
