@@ -4,9 +4,9 @@
 //! other names, renamed into place, and made durable by one `syncfs` (two threads), which `floor-none` leaves out. After
 //! a restart both trees are looked at once, on two processors, and one of them is watched; `floor-HAX` lists every
 //! entry's attributes besides. Over a link, and for `floor-tcp`, it is the same bytes as one plain TCP stream to a
-//! process that reads them and answers with one byte at the end. `floor-tls` is what a copy
-//! through TLS needs that is checked and durable. `floor-hash` reads and digests the source of a large file and does nothing with it. `floor-live` follows the change as it happens: one thread reads inotify
-//! and copies what was closed.
+//! process that reads them and answers with one byte at the end. `floor-tls` is what a copy through TLS needs that is checked
+//! and durable. `floor-hash` reads and digests the source of a large file and does nothing with it. `floor-live` follows the
+//! change as it happens: one thread reads inotify and copies what was closed.
 //!
 //! All of this happens in processes of their own, this program again, so that what they use is counted as for every peer.
 //! A worker does what the lines of its input say and answers each with a line.

@@ -11,7 +11,8 @@ use std::thread::{self, ScopedJoinHandle};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
 
-const THREADS: usize = 2;
+/// Threads that share the work.
+pub(super) const THREADS: usize = 2;
 /// Larger ones would take memory in blocks that are more often cold than smaller ones, see docs/benchmarks.md.
 const BUFFER_BYTES: usize = 256 << 10;
 /// From here on a file is written by all threads.
@@ -170,7 +171,8 @@ fn times_of(stat: &Stat) -> Timestamps {
     }
 }
 
-fn in_threads(work: impl Fn(usize) -> io::Result<()> + Sync) -> io::Result<()> {
+/// The same work in every thread, which is told its number.
+pub(super) fn in_threads(work: impl Fn(usize) -> io::Result<()> + Sync) -> io::Result<()> {
     thread::scope(|scope| {
         let work = &work;
         let running: Vec<_> = (0..THREADS)

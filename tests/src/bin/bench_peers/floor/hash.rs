@@ -1,10 +1,11 @@
-//! Files read and digested by two threads, as anybody needs who must find what changed in them.
+//! Files read and digested by several threads, as anybody needs who must find what changed in them.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::thread;
+
+use super::copy::{THREADS, in_threads};
 
 /// Read at once, and by each thread in turn.
 const PIECE_BYTES: usize = 1 << 20;
@@ -15,17 +16,12 @@ const GROUP_BYTES: usize = 64 << 10;
 pub(super) fn hash(source: &Path, names: &[&str]) -> io::Result<()> {
     for name in names.iter().filter(|name| !name.is_empty()) {
         let path = &source.join(name);
-        thread::scope(|scope| {
-            let threads = [0, 1].map(|turn| scope.spawn(move || pieces(path, turn)));
-            threads
-                .into_iter()
-                .try_for_each(|thread| thread.join().map_err(|_| io::Error::other("a thread"))?)
-        })?;
+        in_threads(|turn| pieces(path, turn as u64))?;
     }
     Ok(())
 }
 
-/// Every other piece of a file, from this one on.
+/// This piece of a file, and each that is as many further on as there are threads.
 fn pieces(path: &Path, first: u64) -> io::Result<()> {
     let file = File::open(path)?;
     let len = file.metadata()?.len();
@@ -38,7 +34,7 @@ fn pieces(path: &Path, first: u64) -> io::Result<()> {
         for group in piece[..here].chunks(GROUP_BYTES) {
             std::hint::black_box(blake3::hash(group));
         }
-        at += 2 * step;
+        at += THREADS as u64 * step;
     }
     Ok(())
 }
