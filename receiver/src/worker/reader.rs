@@ -299,7 +299,7 @@ fn read_frame<'a>(
 pub(super) const WINDOW_BYTES: u64 = 16 << 20;
 
 /// Bytes of commits that wait at once; an agent that sends more is not read from meanwhile.
-const COMMIT_BYTES_MAX: u64 = 32 << 20;
+const COMMIT_BYTES_MAX: u64 = 16 << 20;
 
 /// Bytes read from the socket at once. What is larger is read to where it belongs, but for its beginning.
 const READ_BYTES: usize = 32 << 10;
