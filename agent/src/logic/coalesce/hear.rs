@@ -368,7 +368,8 @@ impl DirtySet {
         self.mark(path, now, |mark, _, fresh| {
             mark.look = mark.look.max(look);
             mark.remote = remote;
-            (mark.late, mark.saw_file) = (late, is_file);
+            // What was heard of may be newer than what was seen.
+            (mark.late, mark.saw_file) = (late, late && is_file);
             if fresh || !mark.open { now } else { mark.due }
         });
     }

@@ -110,7 +110,7 @@ pub struct Mark {
     pub leave: Leave,
     /// A comparison found it: it goes after what was heard of.
     pub late: bool,
-    /// That comparison saw a regular file, and nothing was heard of the name since.
+    /// That comparison saw a regular file, and nothing was heard of the name meanwhile.
     pub saw_file: bool,
     /// What the target has there.
     pub remote: Remote,

@@ -1067,6 +1067,10 @@ fn what_was_seen_as_a_file_is_taken_for_one_until_something_is_heard_of_it() {
         heard(&mut set);
         assert!(!saw_file(set));
     }
+    let mut set = DirtySet::new(SETTLE);
+    set.created(path("f"), 0);
+    set.found_file(path("f"), Look::Content, Remote::Absent, 1);
+    assert!(!saw_file(set), "it may be something else since it was seen");
     let mut set = found(true);
     let taken = set.take(0, 1).remove(0);
     set.attrib(path("f"), 1);
