@@ -194,7 +194,7 @@ pub fn digest(place: &Place<'_>, agreed: Attributes) -> rustix::io::Result<Optio
 /// What became of attributes that were to be set.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
-    /// Whether any was set or removed, or was meant to be.
+    /// Whether any was set or removed, or was meant to be, or the mode was for that.
     pub touched: bool,
     /// The first that could not be set or removed.
     pub lacking: Option<Lacking>,

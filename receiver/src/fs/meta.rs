@@ -184,7 +184,12 @@ impl Keeper {
         if mode.contains(Mode::WUSR) || rustix::fs::fchmod(fd, mode | Mode::WUSR).is_err() {
             return Ok(outcome);
         }
-        attributes::set(&place, wanted, self.attributes)
+        let again = attributes::set(&place, wanted, self.attributes)?;
+        // The mode was, if nothing else.
+        Ok(Outcome {
+            touched: true,
+            ..again
+        })
     }
 
     fn set_attributes_named(
