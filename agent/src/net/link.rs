@@ -46,7 +46,7 @@ const QUEUE_PARTS: u64 = 4;
 const CHUNK_PARTS: u64 = 8;
 
 /// Most buffers that wait for the next commits.
-const SPARES_MAX: usize = 4;
+const BUFFERS_MAX: usize = 4;
 
 /// Fewer bytes are not worth it.
 const BYTES_MIN: u64 = 32 << 10;
@@ -151,7 +151,7 @@ pub struct Link {
     slow: AtomicBool,
     started: Instant,
     /// Buffers of commits that were written.
-    spares: Spares,
+    buffers: Spares,
 }
 
 #[derive(Debug)]
@@ -203,7 +203,7 @@ impl Link {
             limit: AtomicU64::new(0),
             slow: AtomicBool::new(false),
             started: Instant::now(),
-            spares: Spares::new(SPARES_MAX),
+            buffers: Spares::new(BUFFERS_MAX),
         }
     }
 
@@ -216,7 +216,7 @@ impl Link {
     /// Buffers of commits that were written, for the content of the next.
     #[must_use]
     pub fn buffers(&self) -> &Spares {
-        &self.spares
+        &self.buffers
     }
 
     /// Whether renames leave directories at the target that are not empty.
@@ -534,18 +534,18 @@ impl Link {
                     frame = packed(frame).await?;
                 }
                 let begun = Instant::now();
-                let wait = self.wait_ms(&mut bucket, frame.wire_len());
+                let wire_len = frame.wire_len();
+                let wait = self.wait_ms(&mut bucket, wire_len);
                 if wait > 0 {
                     writer.flush().await?;
                     tokio::time::sleep(Duration::from_millis(wait)).await;
                 }
                 self.bytes_sent
-                    .fetch_add(frame.wire_len() as u64, Ordering::Relaxed);
-                let wire_len = frame.wire_len();
+                    .fetch_add(wire_len as u64, Ordering::Relaxed);
                 writer.feed(&frame).await?;
                 self.written(lane, bytes);
                 if lane == Lane::Commits {
-                    self.spares.give(frame.payload);
+                    self.buffers.give(frame.payload);
                 }
                 packing.wrote(wire_len, begun.elapsed().as_micros() as u64);
                 self.slow.store(packing.is_slow(), Ordering::Relaxed);

@@ -24,7 +24,7 @@ pub(super) struct Shared<'a> {
     pub(super) stop: AtomicBool,
     /// Chunk bytes received and not given back.
     pub(super) window: AtomicU64,
-    /// Buffers of chunks that were worked off: they come and go one by one.
+    /// Buffers of chunks that were worked off.
     pub(super) chunk_spares: Spares,
     /// The same of commits.
     pub(super) commit_spares: Spares,
@@ -44,8 +44,8 @@ impl<'a> Shared<'a> {
             applied: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             window: AtomicU64::new(0),
-            chunk_spares: Spares::new(SPARES_MAX),
-            commit_spares: Spares::new(SPARES_MAX),
+            chunk_spares: Spares::new(CHUNK_SPARES_MAX),
+            commit_spares: Spares::new(COMMIT_SPARES_MAX),
             staged: Progress::default(),
             commit_bytes: Budget::default(),
         }
@@ -74,8 +74,11 @@ impl<'a> Shared<'a> {
     }
 }
 
-/// Most buffers of a kind that wait.
-const SPARES_MAX: usize = 8;
+/// Most buffers of chunks that wait: they come and go one by one.
+const CHUNK_SPARES_MAX: usize = 4;
+
+/// Most buffers of commits that wait: a group of them comes and goes together.
+const COMMIT_SPARES_MAX: usize = 8;
 
 /// A count that others wait for.
 #[derive(Debug, Default)]
