@@ -198,6 +198,12 @@ impl Planner {
         }
     }
 
+    /// Its buffer, for another one; what was added is lost.
+    #[must_use]
+    pub fn into_buffer(self) -> Vec<u8> {
+        self.inline
+    }
+
     /// Adds a rename. `there` is what stands at the new name now; the receiver must find the same at
     /// the old one.
     pub fn rename(&mut self, rename: Rename, there: Option<&EntryMeta>) {

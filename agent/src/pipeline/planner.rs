@@ -419,13 +419,11 @@ fn add_looks(
             continue;
         }
         if batch.ends_before(&taken) {
-            send(target, link, std::mem::replace(batch, fresh(link)), horizon);
-            wait_for_room(target, link);
+            send_early(target, link, batch, horizon);
         }
         add_outcome(target, link, batch, taken, outcome, horizon);
         if batch.is_full(link.is_slow()) {
-            send(target, link, std::mem::replace(batch, fresh(link)), horizon);
-            wait_for_room(target, link);
+            send_early(target, link, batch, horizon);
         }
     }
 }
@@ -534,8 +532,7 @@ fn add_outcome(
             if let Found::Small { bytes, .. } = &found
                 && !batch.has_room(bytes.len() as u64)
             {
-                send(target, link, std::mem::replace(batch, fresh(link)), horizon);
-                wait_for_room(target, link);
+                send_early(target, link, batch, horizon);
             }
             add(target, link, batch, taken, found);
         }
@@ -558,9 +555,16 @@ fn fresh(link: &Link) -> Planner {
     Planner::with_buffer(link.buffers().take_empty())
 }
 
+/// Sends what was gathered so far, and waits until there is room for more.
+fn send_early(target: &Target, link: &Arc<Link>, batch: &mut Planner, horizon: u64) {
+    let gathered = std::mem::replace(batch, fresh(link));
+    send(target, link, gathered, horizon);
+    wait_for_room(target, link);
+}
+
 fn send(target: &Target, link: &Arc<Link>, batch: Planner, horizon: u64) {
     if batch.is_empty() {
-        link.buffers().give(batch.finish(Vec::new()).inline);
+        link.buffers().give(batch.into_buffer());
         return;
     }
     let mut dirs = Vec::new();

@@ -344,18 +344,15 @@ impl DirtySet {
 
     /// A scan or a comparison found the path to differ.
     pub fn found(&mut self, path: WirePath, look: Look, remote: Remote, now: Millis) {
-        self.found_kind(path, (look, false), remote, now);
+        self.found_as(path, false, look, remote, now);
     }
 
-    /// The same for what is a regular file here.
-    pub fn found_file(&mut self, path: WirePath, look: Look, remote: Remote, now: Millis) {
-        self.found_kind(path, (look, true), remote, now);
-    }
-
-    fn found_kind(
+    /// The same where it is known whether it is a regular file here.
+    pub fn found_as(
         &mut self,
         path: WirePath,
-        (look, is_file): (Look, bool),
+        is_file: bool,
+        look: Look,
         remote: Remote,
         now: Millis,
     ) {

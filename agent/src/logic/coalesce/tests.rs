@@ -1044,10 +1044,7 @@ fn what_was_found_is_taken_by_whole_directories_and_what_was_heard_of_in_its_tur
 fn what_was_seen_as_a_file_is_taken_for_one_until_something_is_heard_of_it() {
     let found = |file: bool| {
         let mut set = DirtySet::new(SETTLE);
-        match file {
-            true => set.found_file(path("f"), Look::Content, Remote::Absent, 0),
-            false => set.found(path("f"), Look::Content, Remote::Absent, 0),
-        }
+        set.found_as(path("f"), file, Look::Content, Remote::Absent, 0);
         set
     };
     let saw_file = |mut set: DirtySet| {
@@ -1069,7 +1066,7 @@ fn what_was_seen_as_a_file_is_taken_for_one_until_something_is_heard_of_it() {
     }
     let mut set = DirtySet::new(SETTLE);
     set.created(path("f"), 0);
-    set.found_file(path("f"), Look::Content, Remote::Absent, 1);
+    set.found_as(path("f"), true, Look::Content, Remote::Absent, 1);
     assert!(!saw_file(set), "it may be something else since it was seen");
     let mut set = found(true);
     let taken = set.take(0, 1).remove(0);

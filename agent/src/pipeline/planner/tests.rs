@@ -450,10 +450,7 @@ fn only_what_was_seen_as_a_file_and_still_is_one_is_opened_at_once() {
     let mut opened = |name: &str, file: bool| {
         let path = WirePath::from_relative(name.as_ref()).unwrap();
         let dirty = &mut target.lock().dirty;
-        match file {
-            true => dirty.found_file(path.clone(), Look::Content, Remote::Absent, 0),
-            false => dirty.found(path.clone(), Look::Content, Remote::Absent, 0),
-        }
+        dirty.found_as(path.clone(), file, Look::Content, Remote::Absent, 0);
         let by_name = near.stat_links(&path).unwrap();
         let opened = open_seen(&mut near, &dirty.take(0, 1)[0])?;
         assert_eq!(Some(opened.stat_links()), by_name, "{name}");

@@ -116,10 +116,10 @@ fn mark_one(target: &Target, state: &mut State, it: Weighed, times: Times, now: 
         state.counts.found_bytes += here.size;
     }
     let file = size.filter(|here| here.kind == Kind::File);
-    match file {
-        Some(_) => state.dirty.found_file(path.clone(), look, remote, now),
-        None => state.dirty.found(path.clone(), look, remote, now),
-    }
+    let is_file = file.is_some();
+    state
+        .dirty
+        .found_as(path.clone(), is_file, look, remote, now);
     if weight > 1 {
         state.dirty.weighs(&path, weight);
     }
